@@ -1,0 +1,95 @@
+"""What one stage did on one task: the entry of a task in handoff.json.
+
+Axes: P prompts (the same before and after, in one order), n samples of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from offon.behavior.counts import Counts, count
+from offon.behavior.decompose import decompose
+from offon.behavior.passk import curve, mean_pass_at_k
+from offon.behavior.support import CHANGES, prompt_changes
+from offon.errors import DataError
+
+Outcomes = Sequence[Sequence[float | None]]
+
+
+def task_handoff(
+    before: Outcomes,
+    after: Outcomes,
+    prompts: Sequence[Mapping],
+    *,
+    k: int,
+    sampler: tuple[Mapping, Mapping] = ({}, {}),
+    seed: int = 0,
+) -> dict:
+    """Compare the outcomes [P][n] of two checkpoints on the same prompts: 1, 0, None = unscored.
+
+    prompts: {"id", "family", "prompt"} each. k: the rollouts per prompt the next on-policy stage can spend, declared
+    beforehand. sampler: how before and after were drawn, kept beside the numbers they explain.
+    Success, calls and D1 use the same prompts, so success after - success before is D1's total: those with at least
+    two scored samples on both sides; the others stay in "prompts" and are counted in "unmeasured". "families" repeats
+    the numbers per family where there are several.
+    """
+    counts = count(before), count(after)
+    sizes = {"prompts": len(prompts), "before": len(counts[0].scored), "after": len(counts[1].scored)}
+    if len(set(sizes.values())) > 1:
+        raise DataError(f"rows disagree: {sizes}", why="before and after are the same prompts in one order")
+    measured = (counts[0].scored >= 2) & (counts[1].scored >= 2)
+    if not measured.any():
+        raise DataError("no prompt has two scored samples before and after", fix="look at why the checker scored none")
+
+    calls = prompt_changes(*counts, k)
+    families = np.array([prompt.get("family", "") for prompt in prompts])
+    entry = {
+        "n_prompts": len(prompts),
+        "n_samples": int(min(np.median(side.scored) for side in counts)),
+        "unmeasured": int((~measured).sum()),
+        "unscored": {when: _unscored(rows) for when, rows in (("before", before), ("after", after))},
+        **_measure(*counts, calls, measured, k, seed),
+        "prompts": [
+            {
+                "id": prompt["id"],
+                "family": prompt.get("family", ""),
+                "prompt": prompt["prompt"],
+                "before": [int(counts[0].successes[index]), int(counts[0].scored[index])],
+                "after": [int(counts[1].successes[index]), int(counts[1].scored[index])],
+                "call": calls[index],
+            }
+            for index, prompt in enumerate(prompts)
+        ],
+    }
+    entry["before"]["sampler"], entry["after"]["sampler"] = map(dict, sampler)
+    names = sorted(set(families[measured]))
+    if len(names) > 1:
+        entry["families"] = {
+            str(name): _measure(*counts, calls, measured & (families == name), k, seed) for name in names
+        }
+    return entry
+
+
+def _measure(before: Counts, after: Counts, calls: Sequence[str], chosen: np.ndarray, k: int, seed: int) -> dict:
+    """Success, pass@k, calls and D1 of the chosen prompts."""
+    before, after = before.at(chosen), after.at(chosen)
+    chosen_calls = [call for call, keep in zip(calls, chosen, strict=True) if keep]
+    return {
+        "before": _performance(before, k, seed),
+        "after": _performance(after, k, seed),
+        "calls": {change: chosen_calls.count(change) for change in CHANGES},
+        "d1": decompose(before, after, k=k, seed=seed).as_dict(),
+    }
+
+
+def _performance(counts: Counts, k: int, seed: int) -> dict:
+    return {
+        "success": mean_pass_at_k(counts, 1, seed=seed)._asdict(),
+        "pass_at_k": curve(counts, declared=(k,), seed=seed),
+    }
+
+
+def _unscored(rows: Outcomes) -> int:
+    return sum(len(row) for row in rows) - int(count(rows).scored.sum())

@@ -1,0 +1,111 @@
+"""Hidden states of growing sequences, one token per sequence and step: with a key-value store, or by recomputing.
+
+Both decoders number their sequences 0..B-1 without gaps and speak the same five words:
+
+    prefill(prefixes) -> prompts        one per prefix
+    bind(prompts) -> hidden [n, E]      appends n sequences; what predicts their first token
+    step(tokens [B]) -> hidden [B, E]   feeds every sequence the token it drew; what predicts the next
+    release(slots) -> holes, movers     forgets sequences; number movers[i] becomes number holes[i]
+    room(prompt, longest, engine)       how many sequences of `longest` tokens the engine's bounds allow
+
+Axes: B sequences, N rows of a packed buffer, E model width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from offon.models.attention import Plan
+from offon.models.decode import DecodeState, Prompt, compaction
+from offon.models.layout import Layout
+from offon.models.model import Model
+from offon.types.trajectory import Tokens
+
+
+class CachedDecoder:
+    """Decoding through the packed attention function: every token passes the model once."""
+
+    def __init__(self, model: Model):
+        self.model = model
+        self.state = DecodeState(model.device)
+
+    def prefill(self, prefixes: Sequence[Tokens]) -> list[Prompt]:
+        lengths = np.array([len(prefix) for prefix in prefixes])
+        ends = lengths.cumsum()
+        plan = Plan(np.stack([ends - lengths, lengths, np.full_like(lengths, -1)], axis=1), capture={})
+        ids = torch.tensor(list(chain.from_iterable(prefixes)), device=self.model.device)
+        hidden = self.model.flat(ids, plan.positions.to(self.model.device), plan)[ends - 1]
+        kv = {layer: (k.split(lengths.tolist()), v.split(lengths.tolist())) for layer, (k, v) in plan.capture.items()}
+        return [
+            Prompt(length=int(length), hidden=hidden[i], kv={layer: (k[i], v[i]) for layer, (k, v) in kv.items()})
+            for i, length in enumerate(lengths)
+        ]
+
+    def bind(self, prompts: Sequence[Prompt]) -> Tensor:
+        self.state.bind(prompts)
+        return stack_hidden(prompts)
+
+    def step(self, token_B: Tensor) -> Tensor:
+        return self.model.flat(token_B, self.state.begin(), self.state)
+
+    def release(self, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self.state.release(slots)
+
+    def room(self, prompt: Prompt, longest: int, engine) -> int:
+        return engine.kv_bytes // (prompt.bytes_per_token * longest)
+
+
+@dataclass(frozen=True, eq=False)
+class Prefix:
+    """The prompt of a ReplayDecoder: nothing is known of it but the next hidden state."""
+
+    tokens: Tokens
+    hidden: Tensor  # [E]
+
+
+class ReplayDecoder:
+    """Decoding for models whose attention the packed mechanism does not cover: every step runs whole sequences through the
+    model's own padded forward. Slow, and as right as that forward is."""
+
+    def __init__(self, model: Model):
+        self.model = model
+        self.sequences: list[list[int]] = []
+
+    def prefill(self, prefixes: Sequence[Tokens]) -> list[Prefix]:
+        return [Prefix(tokens, row) for tokens, row in zip(prefixes, self._last_hidden(prefixes), strict=True)]
+
+    def bind(self, prompts: Sequence[Prefix]) -> Tensor:
+        self.sequences.extend(list(prompt.tokens) for prompt in prompts)
+        return stack_hidden(prompts)
+
+    def step(self, token_B: Tensor) -> Tensor:
+        for sequence, token in zip(self.sequences, token_B.tolist(), strict=True):
+            sequence.append(token)
+        return self._last_hidden(self.sequences)
+
+    def release(self, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        holes, movers, left = compaction(slots, len(self.sequences))
+        for hole, mover in zip(holes, movers, strict=True):
+            self.sequences[hole] = self.sequences[mover]
+        del self.sequences[left:]
+        return holes, movers
+
+    def room(self, prompt: Prefix, longest: int, engine) -> int:
+        return engine.prefill_tokens // longest
+
+    def _last_hidden(self, sequences: Sequence[Sequence[int]]) -> Tensor:
+        """[B, E]: a layout's rows are those that predict a target; with one target each, the last row. Its id is unused."""
+        return self.model.hidden(Layout.of([(sequence, (0,)) for sequence in sequences]))
+
+
+def stack_hidden(prompts: Sequence[Prompt] | Sequence[Prefix]) -> Tensor:
+    """[n, E], each distinct prompt touched once."""
+    place = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
+    rows = torch.stack([prompt.hidden for prompt in place])
+    return rows[[place[prompt] for prompt in prompts]]

@@ -1,0 +1,37 @@
+"""From a recipe's node to a stage: the row called with its inputs and arguments, modifiers applied, parts checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from offon.collect import Pipe, Rollouts
+from offon.errors import ConfigError
+from offon.loops.settings import Settings
+from offon.methods import registry
+from offon.parts.stage import Stage
+
+
+def build_stage(
+    method: str,
+    inputs: Mapping[str, Any],
+    arguments: Mapping[str, Any],
+    modifiers: Sequence[tuple[str, Mapping[str, Any]]],
+    settings: Settings,
+) -> Stage:
+    """Call the row, apply modifiers in order, write the node's sampling into its rollouts, and validate.
+
+    inputs: task, data and teacher as far as the node has them; the row takes those it names.
+    """
+    info = registry.get(method)
+    missing = [name for name, needed in info.inputs.items() if needed and inputs.get(name) is None]
+    if missing:
+        raise ConfigError(f"method {method} needs {' and '.join(missing)}", fix=f"add {missing[0]}: ... to the node")
+    given = {name: value for name in info.inputs if (value := inputs.get(name)) is not None}
+    stage = info.function(**given, **arguments)
+    for name, values in modifiers:
+        stage = registry.get(name).function(stage, **values)
+    stage = stage.replace(collect=Pipe(stage.collect.parts).replace(Rollouts, sampling=settings.sampling))
+    if any(isinstance(part, Rollouts) and part.task is None for part in stage.collect.parts):
+        raise ConfigError(f"method {method} needs data or a task to sample from", fix="add data: or task: to the node")
+    return stage.validate()

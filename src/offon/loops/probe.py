@@ -1,0 +1,107 @@
+"""Probing a model on a task: n samples of each of P held-out prompts, verified. What every measurement starts from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from offon.data import prompt_groups
+from offon.engines.api import Request
+from offon.engines.native import NativeEngine
+from offon.errors import DataError
+from offon.models.model import Model
+from offon.types import Group, Producer, Sampling, Source, Trajectory
+
+SUCCESS = 1.0  # a response is a success when its score reaches this
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """The declared measurement: held-out prompts, samples of each, how they are drawn, and the budget k that
+    "reachable" refers to (rollouts per prompt the next on-policy stage can spend)."""
+
+    prompts: int = 64
+    samples: int = 128
+    k: int = 48
+    sampling: Sampling = Sampling()
+    seed: int = 0
+
+    def key(self, model_hash: str, task: Any) -> str:
+        """Names a probe by everything it depends on: the same model, task and settings are never sampled twice."""
+        content = json.dumps([model_hash, repr(task), asdict(self)], sort_keys=True, default=repr)
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def run_probe(
+    model: Model,
+    task: Any,
+    probe: Probe,
+    key: str,
+    *,
+    engine: NativeEngine | None = None,
+    progress: Callable[..., None] | None = None,
+) -> list[Group]:
+    """Sample and verify. Members carry the signals "reward" and "content" (None = unscored).
+
+    Randomness is keyed by `key`, so samples of different models are independent and those of one model repeat.
+    """
+    items = list(task.items("heldout"))[: probe.prompts]
+    if not items:
+        raise DataError(f"task {task.name} has no held-out items to probe", fix="a larger data set, or another split")
+    groups = prompt_groups(items, model.tokenizer)
+    salt = int(key, 16)
+    requests = [
+        Request(group.prompt, probe.sampling, (salt, index, sample))
+        for index, group in enumerate(groups)
+        for sample in range(probe.samples)
+    ]
+    completions = (engine or NativeEngine()).generate(requests, model, progress=progress)
+    texts = model.tokenizer.batch_decode([c.tokens for c in completions], skip_special_tokens=True)
+    owners = [group for group in groups for _ in range(probe.samples)]
+    verdicts = task.verify([(group.item, text) for group, text in zip(owners, texts, strict=True)])
+    producer = Producer(model=model.fingerprint(), sampling=probe.sampling)
+    sampled = iter(zip(completions, texts, verdicts, strict=True))
+
+    def member(group: Group, index: int, sample: int) -> Trajectory:
+        completion, text, verdict = next(sampled)
+        return Trajectory.of(
+            completion.tokens,
+            group.prompt,
+            Source.LEARNER,
+            behavior_logp=completion.logp,
+            signals={"reward": verdict.score, "content": verdict.content},
+            tags=frozenset({"truncated"} if completion.stop == "length" else ()),
+            producer=producer,
+            text=text,
+            id=f"probe-{key}/{index}/{sample}",
+        )
+
+    return [
+        group.replace(draw=index, members=tuple(member(group, index, sample) for sample in range(probe.samples)))
+        for index, group in enumerate(groups)
+    ]
+
+
+def outcomes(groups: Sequence[Group], signal: str = "reward") -> list[list[float | None]]:
+    """[P][n]: 1 success, 0 failure, None unscored."""
+
+    def outcome(score: float | None) -> float | None:
+        return None if score is None else float(score >= SUCCESS)
+
+    return [[outcome(member.signals.get(signal)) for member in group.members] for group in groups]
+
+
+def content_outcomes(groups: Sequence[Group]) -> list[list[float | None]] | None:
+    """Verdicts with format ignored, or None where the task has no such verdict."""
+    rows = outcomes(groups, "content")
+    return rows if any(value is not None for row in rows for value in row) else None
+
+
+def prompt_infos(groups: Sequence[Group]) -> list[Mapping[str, str]]:
+    def words(prompt) -> str:
+        return prompt if isinstance(prompt, str) else " ".join(str(message.get("content", "")) for message in prompt)
+
+    return [{"id": g.item.id, "family": g.item.family, "prompt": words(g.item.prompt)} for g in groups]

@@ -1,0 +1,328 @@
+"""What a running stage holds: models, engine, optimizer, buffer, counters; and how all of it survives a stop.
+
+Order and sampling are pure functions of (seed, draw), so a checkpoint is weights, optimizer, the scored buffer and a
+few counters, and a resumed run is the same run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from offon.collect.context import Context, Prompted, Step, permuted
+from offon.engines.api import Request
+from offon.engines.native import NativeEngine
+from offon.errors import DataError, EngineError, NumericsError
+from offon.loops.holdings import Holdings
+from offon.loops.scoring import layout_of, score_buffer
+from offon.loops.settings import Settings
+from offon.loops.update import accumulate, apply, make_optimizer
+from offon.parts.models import SELF, ModelRef, Need
+from offon.parts.schedules import learning_rate_at, value_at
+from offon.parts.stage import Learner
+from offon.runs import NodeDirectory, ledger, tensors, trajectories
+from offon.types import Group, Producer, Source, Trajectory
+from offon.types.batch import PAIRS, Batch, source_counts
+
+SYNC_TOLERANCE_NATS = 0.02  # float32 rounding is 1e-5; a stale or half-synced sampler is off by 0.2 and more
+SYNC_SAMPLES = 4
+
+
+@dataclass
+class State:
+    """The counters a checkpoint keeps. `cursor` counts the steps taken from the current buffer."""
+
+    step: int = 0
+    draws: int = 0
+    buffer: int = -1
+    cursor: int = 0
+    skipped_steps: int = 0
+    cost: Counter = field(default_factory=Counter)
+    tokens_by_source: Counter = field(default_factory=Counter)
+    groups: Counter = field(default_factory=Counter)  # all_fail, all_pass, mixed, unscored members, truncated members
+    off_policy: Counter = field(default_factory=Counter)  # sums over trained tokens: see _trained
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_json(value: dict[str, Any]) -> State:
+        return State(**{name: Counter(v) if isinstance(v, dict) else v for name, v in value.items()})
+
+
+class Runtime:
+    """The edge of a stage's loop: it knows files, models and devices; the loop knows none of them."""
+
+    def __init__(
+        self,
+        node: NodeDirectory,
+        holdings: Holdings,
+        prompts: Sequence[Group],
+        settings: Settings,
+        *,
+        progress: Callable[[dict[str, Any]], None] = lambda event: None,
+        interrupted: Callable[[], bool] = lambda: False,
+        engine: NativeEngine | None = None,
+    ):
+        if not prompts:
+            raise DataError("the stage has no prompts to draw", where=node.name)
+        self.node, self.holdings, self.prompts, self.settings = node, holdings, prompts, settings
+        self.steps, self.updates = settings.steps, settings.updates
+        self.engine = engine or NativeEngine()
+        self.state = State()
+        self.buffer: list[Group] = []
+        self.parameters = holdings.learner.train_parameters()
+        self.optimizer = make_optimizer(self.parameters, settings.weight_decay)
+        self._progress, self._interrupted = progress, interrupted
+        self._metrics: dict[str, tuple[float, float]] = {}
+        self._started = time.perf_counter()
+
+    # --- collect -----------------------------------------------------------------------------------------------
+
+    def context(self) -> Context:
+        step = Step(self.state.step, self.steps, self.settings.seed, self.node.name)
+        return Context(self._generate, self._score, self._memory, step)
+
+    def draw(self) -> list[Group]:
+        """The next prompts in the data order, each with its draw number; external members get ids of their own."""
+        first, self.state.draws = self.state.draws, self.state.draws + self.updates.buffer
+        return [self._drawn(draw) for draw in range(first, self.state.draws)]
+
+    def _drawn(self, draw: int) -> Group:
+        group = self.prompts[permuted(len(self.prompts), self.settings.seed, draw)]
+        members = (m.replace(id=f"{self.node.name}/{draw}/{i}") for i, m in enumerate(group.members))
+        return group.replace(draw=draw, members=tuple(members))
+
+    def _generate(self, prompts: Sequence[Prompted], ref: ModelRef) -> list[Trajectory]:
+        model = self.holdings(ref)
+        requests = [Request(p.prefix, p.sampling, p.key) for p in prompts]
+        completions = self.engine.generate(requests, model, progress=self._generating)
+        source = Source.LEARNER if ref == SELF else Source.TEACHER
+        fingerprint = model.fingerprint()
+        sampled = []
+        for prompt, completion in zip(prompts, completions, strict=True):
+            producer = Producer(model=fingerprint, step=self.state.step, sampling=prompt.sampling)
+            sampled.append(
+                Trajectory.of(
+                    completion.tokens,
+                    prompt.prefix,
+                    source,
+                    behavior_logp=completion.logp,
+                    tags=frozenset({"truncated"} if completion.stop == "length" else ()),
+                    producer=producer,
+                    text=model.tokenizer.decode(completion.tokens, skip_special_tokens=True),
+                    id="/".join([self.node.name, *map(str, prompt.key[2:])]),
+                )
+            )
+        self.state.cost["tokens_generated"] += sum(map(len, sampled))
+        if ref == SELF:
+            self._check_sync(sampled)
+        return sampled
+
+    def _check_sync(self, sampled: Sequence[Trajectory]) -> None:
+        """Compare the sampler's log-probs of a few trajectories with the learner's; disagreement stops the run."""
+        checked = [t for t in sampled if t.producer.sampling.full_softmax][:SYNC_SAMPLES]
+        if not checked:
+            return
+        learner, layout = self.holdings.learner, layout_of(checked, "sample")
+        temperature = torch.tensor([t.producer.sampling.temperature for t in checked])[layout.sequence]
+        with torch.no_grad():
+            logp = learner.logp(layout, temperature=temperature).float().cpu().numpy()
+        difference = logp - np.concatenate([t.behavior_logp for t in checked])
+        if not np.abs(difference).max() < SYNC_TOLERANCE_NATS:
+            raise EngineError(
+                f"sampler and learner disagree by {np.abs(difference).max():.3g} nats on a sampled token",
+                where=f"{self.node.name}, step {self.state.step}",
+                why=f"they should agree within {SYNC_TOLERANCE_NATS}: the sampler does not hold the learner's weights",
+            )
+        gap = float((np.exp(difference) - 1 - difference).sum())
+        self._count({"sync/max_logp_diff": (float(np.abs(difference).max()), 1.0), "sync/gap_nats": (gap, len(difference))})
+
+    def _score(self, groups: Sequence[Group], need: Need) -> list[Group]:
+        self.state.cost["tokens_scored"] += sum(len(m) for g in groups for m in g.members)
+        return score_buffer(self.holdings(need.model), groups, need, self.settings.micro_batch_tokens)
+
+    def _memory(self, where: str) -> list[Trajectory]:
+        """Trajectories of this run that satisfy an SQL condition over the ledger."""
+        table = ledger.query(self.node.path.parent.parent, f"select id from trajectories where {where}")
+        wanted = set(table.column("id").to_pylist())
+        shards = (self.node.read_buffer(index) for index in self.node.buffers())
+        return [m for shard in shards for group in shard for m in group.members if m.id in wanted]
+
+    def annotate(self, groups: list[Group], learner: Learner) -> list[Group]:
+        for need in learner.needs:
+            if need.when == "buffer":
+                groups = self._score(groups, need)
+        return groups
+
+    # --- buffer ------------------------------------------------------------------------------------------------
+
+    @property
+    def buffer_is_spent(self) -> bool:
+        return not self.buffer or self.state.cursor >= self.updates.steps_per_buffer
+
+    def fill(self, groups: list[Group]) -> None:
+        """Take a collected, scored, credited buffer and put all of it on record."""
+        self.buffer, self.state.cursor = groups, 0
+        self.state.buffer += 1
+        self.node.write_buffer(self.state.buffer, groups)
+        self._tally(groups)
+
+    def next_groups(self) -> list[Group]:
+        """The groups of the next step; every pass over the buffer after the first has an order of its own."""
+        per_step, size = self.updates.prompts_per_step, len(self.buffer)
+        start = self.state.cursor * per_step
+        first_pass = start < size
+        order_seed = (self.settings.seed, self.state.buffer)
+        positions = range(start, start + per_step)
+        indices = positions if first_pass else [permuted(size, order_seed, p) for p in positions]
+        return [self.buffer[i] for i in indices]
+
+    # --- update ------------------------------------------------------------------------------------------------
+
+    def update(self, learner: Learner, batch: Batch) -> None:
+        state, settings = self.state, self.settings
+        coefficients = {term.name: value_at(term.coef, state.step, self.steps) for term in learner.terms}
+        if batch.total_weight() == 0:
+            state.skipped_steps += 1
+            return
+        try:
+            self._count(accumulate(self.holdings, learner, batch, coefficients, settings.micro_batch_tokens))
+            rate = learning_rate_at(
+                settings.learning_rate, state.step, self.steps,
+                warmup_steps=settings.warmup_steps, shape=settings.lr_scheduler_type,
+            )  # fmt: skip
+            norm = apply(self.optimizer, self.parameters, rate, settings.max_grad_norm)
+        except NumericsError as error:
+            path = self.node.path / f"failed-step-{state.step}.parquet"
+            trajectories.write(path, self.next_groups(), node=self.node.name)
+            error.where = f"{self.node.name}, step {state.step}: {error.where}"
+            error.kept = f"the batch in {path.name}; the last checkpoint; nothing was updated"
+            raise
+        self._count({"grad_norm": (norm, 1.0), "learning_rate": (rate, 1.0)})
+        self._trained(learner, [batch.trajectories[i] for i in trained_sequences(batch)])
+
+    def _trained(self, learner: Learner, trained: Sequence[Trajectory]) -> None:
+        """Record consumption and how off-policy it was, in tokens: age, conditioning, and on-policy outright."""
+        state = self.state
+        self.node.record_consumption(state.step, learner.name, [t.id for t in trained])
+        state.tokens_by_source.update(source_counts(trained))
+        for t in trained:
+            n = int(t.trainable.sum())
+            age = state.step - t.producer.step if t.behavior_logp is not None else 0
+            own = int((t.source == Source.LEARNER).sum())
+            state.cost["tokens_trained"] += n
+            state.off_policy.update(
+                tokens=n,
+                own_tokens=own,
+                age=age * own,
+                conditioned=own * t.off_policy_by_conditioning,
+                on_policy=own * (age == 0 and not t.off_policy_by_conditioning),
+            )
+
+    # --- bookkeeping -------------------------------------------------------------------------------------------
+
+    def finish_step(self, groups: list[Group]) -> None:
+        state = self.state
+        state.step += 1
+        state.cursor += 1
+        self._count(_group_metrics(groups))
+        metrics = {name: total / count if count else total for name, (total, count) in self._metrics.items()}
+        for name in ("sync/gap_nats", "off_policy/sampler_gap_nats"):
+            if name in self._metrics:
+                total, count = self._metrics[name]
+                state.off_policy.update({f"{name}/sum": total, f"{name}/count": count})
+        elapsed = time.perf_counter() - self._started
+        state.cost["seconds"] += elapsed
+        self._started, self._metrics = time.perf_counter(), {}
+        metrics |= {"num_tokens": state.cost["tokens_trained"], "time/step_s": elapsed}
+        self.node.log_metrics(state.step, metrics)
+        self._progress({"node": self.node.name, "step": state.step, "steps": self.steps, **metrics})
+        if state.step % self.settings.save_steps == 0 and state.step < self.steps:
+            self.checkpoint()
+
+    def _count(self, metrics: dict[str, tuple[float, float]]) -> None:
+        for name, (total, count) in metrics.items():
+            before = self._metrics.get(name, (0.0, 0.0))
+            self._metrics[name] = (before[0] + total, before[1] + count)
+
+    def _tally(self, groups: Sequence[Group]) -> None:
+        """Counts over everything collected, for the words that say why nothing is learned."""
+        state = self.state
+        for group in groups:
+            everyone = [*group.members, *(member for member, _ in group.dropped)]
+            rewards = [m.signals["reward"] for m in everyone if "reward" in m.signals]
+            state.cost["verifier_calls"] += len(rewards)
+            scored = [r for r in rewards if r is not None]
+            state.groups["unscored"] += len(rewards) - len(scored)
+            state.groups["members"] += len(everyone)
+            state.groups["truncated"] += sum("truncated" in m.tags for m in everyone)
+            if scored:
+                kind = "mixed" if max(scored) > min(scored) else "all_pass" if max(scored) > 0 else "all_fail"
+                state.groups[kind] += 1
+
+    @property
+    def interrupted(self) -> bool:
+        return self._interrupted()
+
+    def _generating(self, done: int, total: int, *_) -> None:
+        self._progress({"node": self.node.name, "step": self.state.step, "steps": self.steps, "generated": (done, total)})
+
+    # --- stop and resume ---------------------------------------------------------------------------------------
+
+    def checkpoint(self) -> None:
+        state = self.state
+        with self.node.checkpoint(state.step, keep=self.settings.save_total_limit) as directory:
+            directory = Path(directory)
+            self.holdings.learner.save(directory)
+            tensors.save(self.optimizer.state_dict(), directory / "optimizer", finite=True)
+            trajectories.write(directory / "buffer.parquet", self.buffer, node=self.node.name)
+            tensors.save(state.to_json(), directory / "state")
+
+    def restore(self) -> State:
+        """Go back to the newest complete checkpoint, and forget whatever was recorded after it."""
+        found = self.node.latest_checkpoint()
+        if found is None:
+            self.node.rewind(0, -1)
+            return self.state
+        self.state = State.from_json(tensors.load(found.path / "state"))
+        self.buffer = trajectories.read(found.path / "buffer.parquet")
+        self.optimizer.load_state_dict(tensors.load(found.path / "optimizer"))
+        self.node.rewind(self.state.step, self.state.buffer)
+        return self.state
+
+
+def trained_sequences(batch: Batch) -> list[int]:
+    """The sequences on which some term has weight: what "trained" means in the ledger."""
+    trained = torch.zeros(batch.n_sequences, dtype=torch.bool)
+    for name, weight in batch.weights.items():
+        units = batch.pairs[weight != 0].flatten() if name.startswith(PAIRS) else batch.sequence[weight != 0]
+        trained[units] = True
+    return trained.nonzero()[:, 0].tolist()
+
+
+def _group_metrics(groups: Sequence[Group]) -> dict[str, tuple[float, float]]:
+    """Rewards, lengths and truncation of a step's groups, members set aside included where they were scored."""
+    metrics: dict[str, tuple[float, float]] = {}
+    everyone = [[*g.members, *(m for m, _ in g.dropped)] for g in groups]
+    rewards = [[r for m in members if (r := m.signals.get("reward")) is not None] for members in everyone]
+    rewards = [group for group in rewards if group]
+    if rewards:
+        flat = [r for group in rewards for r in group]
+        metrics["reward"] = (sum(flat), len(flat))
+        spread = [float(np.std(group)) for group in rewards]
+        metrics["reward_std"] = (sum(spread), len(spread))
+        metrics["frac_reward_zero_std"] = (sum(s == 0 for s in spread), len(spread))
+    sampled = [m for members in everyone for m in members if m.behavior_logp is not None]
+    if sampled:
+        metrics["completions/mean_length"] = (sum(map(len, sampled)), len(sampled))
+        metrics["completions/clipped_ratio"] = (sum("truncated" in m.tags for m in sampled), len(sampled))
+    return metrics

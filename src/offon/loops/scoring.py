@@ -1,0 +1,114 @@
+"""From needs to scores: which model is run on which view, once each.
+
+Axes: M response tokens of a (micro-)batch, R some of them, D hidden width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from offon.maths.vocabulary import token_logp
+from offon.models.layout import Layout
+from offon.parts.models import SELF, ModelRef, Need
+from offon.types import Group, Trajectory
+from offon.types.batch import Batch
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """The next-token distributions at M positions, kept as hidden states [M, D] and the head that reads them."""
+
+    model: Any
+    hidden: Tensor
+
+    def compare(self, other: Distribution, function: Callable[[Tensor, Tensor], Tensor], rows: Tensor, temperature: float):
+        """function(own logits, other's logits) at some rows, [R], chunk by chunk: [R, V] never exists."""
+        rows = rows.to(self.hidden.device)
+
+        def reduce(own_mV: Tensor, other_mD: Tensor) -> Tensor:
+            return function(own_mV, other.model.next_logits(other_mD) / temperature)
+
+        column = torch.full((len(rows),), temperature, device=self.hidden.device)
+        return self.model.over_vocabulary(self.hidden[rows], reduce, other.hidden[rows], temperature=column)
+
+
+def score(models: Callable[[ModelRef], Any], batch: Batch, needs: Iterable[Need]) -> dict[Need, Tensor | Distribution]:
+    """Everything a step's terms need on one micro-batch. Only SELF carries a gradient; each model and view runs once.
+
+    Log-probs are those at the temperature each trajectory was sampled at, under every model.
+    """
+    wanted: dict[tuple[ModelRef, str], list[Need]] = defaultdict(list)
+    for need in needs:
+        if need.when == "loss":
+            wanted[need.model, need.view].append(need)
+    scores: dict[Need, Tensor | Distribution] = {}
+    for (ref, view), group in wanted.items():
+        model = models(ref)
+        layout = layout_of(batch.trajectories, view)
+        with nullcontext() if ref == SELF else torch.no_grad():
+            hidden = model.hidden(layout)
+            for need in group:
+                if need.what == "distribution":
+                    scores[need] = Distribution(model, hidden)
+                else:
+                    scores[need] = _logp(model, hidden, layout, batch.temperature[batch.sequence])
+    return scores
+
+
+def layout_of(trajectories: Sequence[Trajectory], view: str) -> Layout:
+    return Layout.of([(t.prefix(view), t.tokens.tolist()) for t in trajectories])
+
+
+def _logp(model, hidden: Tensor, layout: Layout, temperature_M: Tensor) -> Tensor:
+    device = hidden.device
+    return model.over_vocabulary(hidden, token_logp, layout.targets.to(device), temperature=temperature_M.to(device))
+
+
+@torch.no_grad()
+def score_buffer(model: Any, groups: Sequence[Group], need: Need, max_tokens: int) -> list[Group]:
+    """Log-probs of every member under a model and view, without gradient, as the token signal `need.column`."""
+    if need.what != "logp":
+        raise ValueError(f"only log-probs are kept with a buffer, not {need.what}")
+    batch = Batch.of(groups)
+    if not batch.n_sequences:
+        return list(groups)
+    scored: list[Trajectory] = []
+    for part in batch.split(max_tokens):
+        layout = layout_of(part.trajectories, need.view)
+        logp = _logp(model, model.hidden(layout), layout, part.temperature[part.sequence]).float().cpu()
+        pieces = logp.split(layout.lengths)
+        scored += [
+            t.with_token_signals(**{need.column: piece.numpy()}) for t, piece in zip(part.trajectories, pieces, strict=True)
+        ]
+    members = iter(scored)
+    return [group.replace(members=tuple(next(members) for _ in group.members)) for group in groups]
+
+
+def weigh(batch: Batch, terms: Sequence[Any]) -> Batch:
+    """Fix every term's weight column on the whole step batch. Nothing after this divides."""
+    return batch.with_weights({term.name: term.weigh(batch) for term in terms})
+
+
+def step_loss(
+    terms: Sequence[Any], batch: Batch, scores: Mapping[Need, Any], coefficients: Mapping[str, float]
+) -> tuple[Tensor, dict[str, tuple[float, float]]]:
+    """sum over terms of coef * sum_units weight * loss: a scalar that adds up exactly over micro-batches.
+
+    Returns it with metrics as (sum, count) pairs; "loss/<term>" counts as 1 in total over a step's micro-batches.
+    """
+    total, metrics = torch.zeros(()), {}
+    for term in terms:
+        units, seen = term.units(batch, scores)
+        weight = batch.weights[term.name].to(device=units.device, dtype=units.dtype)
+        loss = torch.where(weight != 0, units, torch.zeros_like(units)).mul(weight).sum()
+        total = total.to(loss) + coefficients[term.name] * loss
+        metrics[f"loss/{term.name}"] = (float(loss.detach()), 0.0)
+        metrics.update(seen)
+    return total, metrics

@@ -1,0 +1,50 @@
+"""Running a stage. This file reads like an algorithm box and names no method, source or signal."""
+
+from __future__ import annotations
+
+from offon.errors import Interrupted
+from offon.loops.runtime import Runtime
+from offon.loops.scoring import weigh
+from offon.parts.stage import Learner, Stage
+from offon.types import Group
+from offon.types.batch import Batch
+
+
+def run_stage(stage: Stage, runtime: Runtime) -> None:
+    """Repeat until the stage's optimizer steps are done:
+
+        collect a buffer     sources and signals; may call models
+        annotate             scores without gradient, kept as token signals
+        credit               signals become advantages; pure
+        for each step of the buffer, for each learner in order:
+            weigh            every term's weight column, on the whole step batch
+            update           score with gradient, sum the terms over micro-batches, one optimizer step
+    """
+    state = runtime.restore()
+    while state.step < runtime.steps:
+        if runtime.buffer_is_spent:
+            groups = stage.collect(runtime.context(), runtime.draw())
+            for learner in stage.learners:
+                groups = assign_credit(learner, runtime.annotate(groups, learner))
+            runtime.fill(groups)
+        groups = runtime.next_groups()
+        for learner in stage.learners:
+            runtime.update(learner, weigh(Batch.of(groups), learner.terms))
+        runtime.finish_step(groups)
+        if runtime.interrupted:
+            runtime.checkpoint()
+            raise Interrupted(
+                f"interrupted after step {state.step} of {runtime.steps}",
+                kept=f"checkpoint-{state.step}; run again with --resume",
+            )
+
+
+def assign_credit(learner: Learner, groups: list[Group]) -> list[Group]:
+    """Write the learner's advantage column. Groups too small for its credit are set aside with the reason."""
+    if learner.credit is None:
+        return groups
+    enough = [len(group.members) >= learner.credit.min_group for group in groups]
+    return [
+        learner.credit(group) if fits and group.members else group.drop([False] * len(group.members), "alone in its group")
+        for group, fits in zip(groups, enough, strict=True)
+    ]

@@ -1,0 +1,82 @@
+"""One optimizer step of one learner: accumulate the gradient over micro-batches, check it, apply it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from offon.errors import NumericsError
+from offon.loops.scoring import score, step_loss
+from offon.parts.models import SELF, ModelRef, Need
+from offon.parts.stage import Learner
+from offon.types.batch import Batch
+
+
+def accumulate(
+    models: Callable[[ModelRef], Any],
+    learner: Learner,
+    batch: Batch,
+    coefficients: Mapping[str, float],
+    micro_batch_tokens: int | None,
+) -> dict[str, tuple[float, float]]:
+    """Add the gradient of the weighted batch to the learner's parameters; metrics as (sum, count).
+
+    The result does not depend on how the batch is split: weights were fixed on the whole of it.
+    """
+    metrics: dict[str, tuple[float, float]] = {}
+    for micro in batch.split(micro_batch_tokens):
+        scores = score(models, micro, learner.needs)
+        loss, seen = step_loss(learner.terms, micro, scores, coefficients)
+        if not math.isfinite(float(loss.detach())):
+            raise NumericsError(
+                f"loss is {float(loss.detach())}",
+                where=", ".join(sorted(t.id for t in micro.trajectories)[:4]) + (" ..." if micro.n_sequences > 4 else ""),
+                why="; ".join(f"{name} {value}" for name, (value, _) in seen.items() if name.startswith("loss/")),
+                fix="a smaller learning rate, or look at the samples named",
+            )
+        if loss.requires_grad:
+            loss.backward()
+        seen["loss/total"] = (float(loss.detach()), 0.0)
+        seen |= _sampler_gap(micro, scores)
+        for name, (total, count) in seen.items():
+            before = metrics.get(name, (0.0, 0.0))
+            metrics[name] = (before[0] + total, before[1] + count)
+    return metrics
+
+
+def _sampler_gap(batch: Batch, scores: Mapping[Need, Any]) -> dict[str, tuple[float, float]]:
+    """KL(behaviour || learner) in nats per token, from the sampled tokens trained under the view they were sampled
+    under: mean of e^d - 1 - d with d = log pi - log pi_behaviour (never negative, low variance)."""
+    logp = scores.get(Need("logp", SELF))
+    if logp is None:
+        return {}
+    same_view = torch.tensor([not t.off_policy_by_conditioning for t in batch.trajectories])[batch.sequence]
+    sampled = batch.columns["behavior_logp"].isfinite() & same_view & batch.columns["trainable"]
+    difference = (logp.detach().cpu() - batch.columns["behavior_logp"])[sampled].clamp(-20, 20)
+    return {"off_policy/sampler_gap_nats": (float((difference.exp() - 1 - difference).sum()), float(sampled.sum()))}
+
+
+def apply(optimizer: torch.optim.Optimizer, named: Mapping[str, torch.nn.Parameter], learning_rate: float, max_norm: float):
+    """Clip to max_norm, refuse non-finite gradients before anything moves, step, clear. Returns the norm before clipping."""
+    gradients = {name: p.grad for name, p in named.items() if p.grad is not None}
+    norm = torch.nn.utils.get_total_norm(gradients.values())
+    if not math.isfinite(float(norm)):
+        bad = [name for name, gradient in gradients.items() if not gradient.isfinite().all()]
+        raise NumericsError(
+            f"gradient norm is {float(norm)}", where=", ".join(bad[:4]), fix="a smaller learning rate; nothing was updated"
+        )
+    torch.nn.utils.clip_grads_with_norm_(named.values(), max_norm, norm)
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return float(norm)
+
+
+def make_optimizer(named: Mapping[str, torch.nn.Parameter], weight_decay: float) -> torch.optim.AdamW:
+    """AdamW on what moves; the learning rate is set at every step. Fused where the device allows."""
+    parameters: Sequence[torch.nn.Parameter] = list(named.values())
+    return torch.optim.AdamW(parameters, lr=0.0, weight_decay=weight_decay, fused=True)

@@ -1,0 +1,49 @@
+"""Functions Stage -> Stage: what can be added to any row with `with:`."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from offon.collect import Hint, Pipe, Rollouts
+from offon.errors import ConfigError
+from offon.methods.registry import method
+from offon.parts import Artefact, Fade, Stage, divergence
+from offon.parts.models import SELF_START
+
+
+@method(
+    kind="modifier", family="consolidation", interface="teacher targets", usual_provenance="any",
+    usual_role="consolidation", paper="2203.02155",
+)  # fmt: skip
+def kl_anchor(stage: Stage, *, to: str | None = None, coef: float = 0.05, kind: Literal["reverse", "forward"] = "reverse") -> Stage:
+    """Stay close to an earlier model: adds coef * KL over the whole vocabulary at every trained position.
+
+        L' = L + coef * 1/D sum_t KL(pi || pi_anchor)      (reverse; forward swaps them)
+
+    to: a model of the recipe ($sft); the learner when the stage began unless written. Exact per position, on any prefix,
+    where the sampled estimators are right only on the learner's own tokens. At pi = pi_anchor its gradient is 0.
+    """
+    anchor = divergence(to=Artefact(to) if to else SELF_START, kind=kind, coef=coef, name="kl_anchor")
+    first, *rest = stage.learners
+    return stage.replace(learners=(dataclasses.replace(first, terms=(*first.terms, anchor)), *rest))
+
+
+@method(
+    kind="modifier", family="guided", interface="reward", usual_provenance="on-policy", usual_role="expansion",
+    paper="2601.18779",
+)  # fmt: skip
+def hints(stage: Stage, *, view: str = "hint", start: float = 1.0, end: float = 0.0, over: float = 0.7,
+          shape: Literal["linear", "cosine"] = "linear", drop: bool = False) -> Stage:  # fmt: skip
+    """Sample a fading share of the groups under a prompt with a hint.
+
+        share(step) = start -> end over the first `over` of the stage, then end
+
+    drop=False: trained under the hinted prompt they were sampled under; the hint is condition, never target, and the
+    ratio compares like with like. drop=True: trained under the plain prompt with the true ratio
+    pi(y | x) / pi_sampled(y | x, hint); reported as off-policy by conditioning.
+    """
+    if not any(isinstance(part, Rollouts) for part in stage.collect.parts):
+        raise ConfigError("hints need rollouts to guide, and this stage samples none", fix="use it with grpo or raft")
+    hint = Hint(view=view, amount=Fade(start, end, share=over, shape=shape), drop=drop)
+    return stage.replace(collect=Pipe(stage.collect.parts).replace(Rollouts, hint=hint))

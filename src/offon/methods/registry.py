@@ -1,0 +1,160 @@
+"""The catalogue: every row and modifier, with what the survey asks of a method. Rows register with a decorator."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from offon.errors import ConfigError
+
+INPUTS = ("task", "data", "teacher")  # what a row may be given by name; its other parameters are arguments of a recipe
+CATALOGUE = ("offon.methods.off_policy", "offon.methods.on_policy", "offon.methods.modifiers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodInfo:
+    name: str
+    kind: Literal["stage", "modifier"]
+    function: Callable[..., Any]
+    family: str
+    usual_provenance: str
+    interface: str
+    usual_role: str
+    paper: str
+
+    @property
+    def signature(self) -> inspect.Signature:
+        return inspect.signature(self.function, eval_str=True)
+
+    @property
+    def inputs(self) -> dict[str, bool]:
+        """The inputs the row takes: name -> whether it must be given."""
+        parameters = self.signature.parameters
+        return {name: parameters[name].default is inspect.Parameter.empty for name in INPUTS if name in parameters}
+
+    @property
+    def arguments(self) -> dict[str, inspect.Parameter]:
+        return {
+            name: parameter
+            for name, parameter in self.signature.parameters.items()
+            if name not in INPUTS and name != "stage"
+        }
+
+    @property
+    def doc(self) -> str:
+        return inspect.cleandoc(self.function.__doc__ or "")
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """The composition at its defaults, in words: what is collected, and each learner's terms and credit."""
+        if self.kind == "modifier":
+            return {}
+        stage = self.example()
+        return {
+            "collect": str(stage.collect),
+            "learners": [
+                {
+                    "name": learner.name,
+                    "credit": None if learner.credit is None else in_words(learner.credit),
+                    "terms": [in_words(term) for term in learner.terms],
+                }
+                for learner in stage.learners
+            ],
+        }
+
+    def example(self) -> Any:
+        """The row at its defaults, with stand-ins for the inputs it must be given."""
+        return self.function(**{name: _Given(name) for name, needed in self.inputs.items() if needed})
+
+    def describe(self) -> dict[str, Any]:
+        fields = ("name", "kind", "family", "usual_provenance", "interface", "usual_role", "paper")
+        return {**{name: getattr(self, name) for name in fields}, "parts": self.parts}
+
+
+def in_words(part: Any) -> str:
+    """A part as its name and the fields that differ from their defaults: PolicyGradient(advantage=credit, ...)."""
+    if not dataclasses.is_dataclass(part):
+        return getattr(part, "__name__", repr(part))
+    shown = [
+        f"{field.name}={in_words(getattr(part, field.name))}"
+        for field in dataclasses.fields(part)
+        if field.default is dataclasses.MISSING or getattr(part, field.name) != field.default
+    ]
+    return f"{type(part).__name__}({', '.join(shown)})"
+
+
+class _Given(str):
+    """Stands for an input (a task, data, a teacher) where only the shape of a row is wanted."""
+
+
+_METHODS: dict[str, MethodInfo] = {}
+
+
+def method(*, family: str, interface: str, usual_provenance: str, usual_role: str, paper: str, kind="stage"):
+    """Register a row. Family, interface and roles are the survey's words; roles are usual tendencies, never claims."""
+
+    def register(function):
+        info = MethodInfo(
+            name=function.__name__, kind=kind, function=function, family=family, interface=interface,
+            usual_provenance=usual_provenance, usual_role=usual_role, paper=paper,
+        )  # fmt: skip
+        function.info = info
+        if function.__module__ in CATALOGUE:
+            _METHODS[info.name] = info
+        return function
+
+    return register
+
+
+def _load() -> dict[str, MethodInfo]:
+    for module in CATALOGUE:
+        importlib.import_module(module)
+    return _METHODS
+
+
+def names() -> list[str]:
+    return sorted(name for name, info in _load().items() if info.kind == "stage")
+
+
+def modifiers() -> list[str]:
+    return sorted(name for name, info in _load().items() if info.kind == "modifier")
+
+
+def get(name: str) -> MethodInfo:
+    """A method by its name, or `file.py:function` for one of your own."""
+    if ":" in name:
+        return _from_file(name)
+    catalogue = _load()
+    if name not in catalogue:
+        import difflib
+
+        close = difflib.get_close_matches(name, catalogue, n=1)
+        raise ConfigError(
+            f"unknown method {name!r}",
+            fix=(f"did you mean {close[0]!r}? " if close else "") + f"known: {', '.join(sorted(catalogue))}",
+        )
+    return catalogue[name]
+
+
+def _from_file(name: str) -> MethodInfo:
+    path, _, function_name = name.rpartition(":")
+    file = Path(path)
+    if not file.is_file():
+        raise ConfigError(f"method file {path} does not exist", where=name, fix="write it as path/to/file.py:function")
+    spec = importlib.util.spec_from_file_location(f"offon_user_{file.stem}", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    function = getattr(module, function_name, None)
+    if function is None:
+        defined = [n for n, f in inspect.getmembers(module, inspect.isfunction) if f.__module__ == spec.name]
+        raise ConfigError(f"{path} has no function {function_name!r}", fix=f"it defines: {', '.join(defined)}")
+    if not hasattr(function, "info"):
+        kind = "modifier" if "stage" in inspect.signature(function).parameters else "stage"
+        method(family="own", interface="own", usual_provenance="own", usual_role="own", paper="", kind=kind)(function)
+    return function.info

@@ -1,0 +1,142 @@
+"""Does the packed mechanism compute what this model computes? Asked of its own weights, once, at load.
+
+Two questions on a few short probes. Is any row influenced by a row it must not see? Gradients answer that exactly, in
+any precision: a layer that mixes tokens by something other than attention (recurrences, convolutions) leaks. And are
+the log-probs those of the model run on each sequence alone with its plainest attention?
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from offon.maths.vocabulary import token_logp
+from offon.models.attention import NAME
+from offon.models.forward import run_flat, run_padded
+from offon.models.head import Head
+from offon.models.layout import Layout
+
+# Log-probs of small models agree to 1e-6 nats in float32, of models with logits near 30 to 1e-5; a dropped window,
+# softcap or sink, or a leak, shows as 1e-2 and more. Lower precisions are compared with their own rounding noise.
+TOLERANCE = 1e-4
+NOISE_FACTOR = 4.0
+
+Probe = list[tuple[list[int], list[int]]]
+
+
+def probe(vocabulary: int) -> Probe:
+    """Two prompts with three and two completions, and a lone sequence; random token ids."""
+    random = np.random.Generator(np.random.Philox(0))
+    shapes = [(17, (12, 5, 8)), (9, (20, 3)), (4, (11,))]
+    sequences = []
+    for n_prefix, n_responses in shapes:
+        prefix = random.integers(vocabulary, size=n_prefix).tolist()
+        sequences += [(prefix, random.integers(vocabulary, size=n).tolist()) for n in n_responses]
+    return sequences
+
+
+def why_not_packed(core: nn.Module, head: Head) -> str:
+    """Switch `core` to the packed attention and test it. "" if it may stay, else the reason in words.
+
+    On failure the model has its former attention back.
+    """
+    former = core.config._attn_implementation
+    if (reason := _switch(core, NAME)) or (reason := _disagreement(core, head)):
+        _switch(core, former)
+        return reason
+    return ""
+
+
+def _switch(core: nn.Module, implementation: str) -> str:
+    try:
+        core.set_attn_implementation(implementation)
+    except (ValueError, ImportError) as error:
+        return f"its attention cannot be replaced ({_short(error)})"
+    if core.config._attn_implementation != implementation:
+        return "it has no attention interface: transformers cannot replace its attention function"
+    return ""
+
+
+def _disagreement(core: nn.Module, head: Head) -> str:
+    sequences = probe(head.vocabulary)
+    tree, packed = Layout.of(sequences), Layout.of(sequences, share=False)
+    try:
+        for layout in (packed, tree):
+            if leak := _leak(core, head, layout):
+                return leak
+        with torch.no_grad():
+            ours = {name: _packed_logp(core, head, layout) for name, layout in (("packed", packed), ("tree", tree))}
+    except Exception as error:  # whatever a foreign architecture raises is the answer to the question asked
+        return f"its forward refuses packed sequences ({_short(error)})"
+    plain, noise = _plain_logp(core, head, sequences, packed)
+    allowed = max(TOLERANCE, NOISE_FACTOR * noise)
+    for name, logp in ours.items():
+        gap = float((logp - plain).abs().max())
+        if not gap <= allowed:
+            return f"log-probs of {name} sequences differ from its own by {gap:.1e} nats (allowed: {allowed:.1e})"
+    return ""
+
+
+def _packed_logp(core: nn.Module, head: Head, layout: Layout) -> Tensor:
+    device = next(core.parameters()).device
+    body = core.get_submodule(head.body)
+    hidden = run_flat(body, layout.ids.to(device), layout.positions.to(device), layout.plan)
+    return token_logp(head.logits(core, hidden[layout.rows.to(device)]), layout.targets.to(device))
+
+
+@torch.no_grad()
+def _plain_logp(core: nn.Module, head: Head, sequences: Probe, layout: Layout) -> tuple[Tensor, float]:
+    """Log-probs by the model's own forward on each sequence alone, and the rounding noise of that forward.
+
+    The noise is how far a padded batch of the same sequences is from it: the same function in another order.
+    """
+    device = next(core.parameters()).device
+    packed = core.config._attn_implementation
+    _switch(core, "eager")
+    try:
+        logps = []
+        for prefix, response in sequences:
+            ids = torch.tensor([prefix + response], device=device)
+            logits = core(input_ids=ids, use_cache=False).logits[0, len(prefix) - 1 : -1].float()
+            logps.append(token_logp(logits, ids[0, len(prefix) :]))
+        plain = torch.cat(logps)
+        hidden = run_padded(core.get_submodule(head.body), layout)
+        padded = token_logp(head.logits(core, hidden), layout.targets.to(device))
+    finally:
+        _switch(core, packed)
+    return plain, float((padded - plain).abs().max())
+
+
+def _leak(core: nn.Module, head: Head, layout: Layout) -> str:
+    """Gradients of the last row of a sequence with respect to all embeddings: zero at every row it must not see."""
+    embedded: list[Tensor] = []
+
+    def watch(module, args, output):
+        embedded.append(output.detach().requires_grad_())
+        return embedded[-1]
+
+    handle = core.get_input_embeddings().register_forward_hook(watch)
+    device = next(core.parameters()).device
+    try:
+        with torch.enable_grad():
+            body = core.get_submodule(head.body)
+            hidden = run_flat(body, layout.ids.to(device), layout.positions.to(device), layout.plan)
+            last = layout.plan.start + layout.plan.length - 1
+            direction = torch.linspace(-1, 1, hidden.shape[-1], device=device, dtype=hidden.dtype)
+            leaves = np.unique(layout.leaf)
+            for leaf in leaves:
+                score = (hidden[last[leaf]] * direction).sum()
+                (grad,) = torch.autograd.grad(score, embedded[0], retain_graph=True)
+                reached = set(grad[0].float().abs().sum(-1).nonzero()[:, 0].tolist())
+                own = set(layout.plan.rows_up_to(np.array([leaf]), layout.plan.longest)[0].tolist())
+                if reached - own:
+                    return "its layers mix tokens of different sequences (a recurrence or convolution)"
+    finally:
+        handle.remove()
+    return ""
+
+
+def _short(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__

@@ -1,0 +1,237 @@
+"""From hidden states to logits: find a model's language-model head by watching it, and run it chunk by chunk.
+
+Names are not to be trusted: models multiply or divide logits, cap them, scale hidden states before the head, or feed
+the head from a module other than their `base_model`. So the head is found by observation and verified by replay: the
+model's own code behind its body is run on hidden states of our choice.
+
+Legend: M targets, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from offon.errors import ModelError
+from offon.models.forward import hidden_of
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """How a causal LM turns the hidden states of its body into logits.
+
+        logits = cap(scale * lm_head(pre * hidden)),    cap(z) = softcap * tanh(z / softcap)
+
+    body: the module, by name, whose output is `hidden`. vocabulary: V. replayed: the body's output object, kept where
+    that formula does not fit; logits then come from the model's own code, which is exact and slower.
+    """
+
+    body: str
+    vocabulary: int
+    pre: float = 1.0
+    scale: float = 1.0
+    softcap: float | None = None
+    replayed: Any = None
+
+    def logits(self, core: nn.Module, hidden: Tensor) -> Tensor:
+        """Logits [M, V] of hidden states [M, D], in float32 or wider. `core` is the transformers causal LM."""
+        if self.replayed is not None:
+            z = _replay(core, self.body, self.replayed, hidden[None])[0]
+            return z.to(torch.promote_types(z.dtype, torch.float32))
+        z = core.get_output_embeddings()(hidden if self.pre == 1 else hidden * self.pre)
+        z = z.to(torch.promote_types(z.dtype, torch.float32))
+        return _shape(z, self.scale, self.softcap)
+
+
+def _shape(z: Tensor, scale: float, softcap: float | None) -> Tensor:
+    if scale != 1:
+        z = z * scale
+    return z if softcap is None else torch.tanh(z / softcap) * softcap
+
+
+def over_vocabulary(
+    logits: Callable[[Tensor], Tensor],
+    vocabulary: int,
+    hidden: Tensor,
+    reduce: Callable,
+    *aligned: Tensor,
+    temperature: Tensor | None = None,
+    chunk_elements: int = 2**24,
+) -> Any:
+    """reduce(logits / temperature, *aligned) over chunks of targets, so that [M, V] logits never exist.
+
+    logits maps [m, D] to [m, V]. `aligned` tensors have M rows, as has temperature. reduce returns a tensor or a tuple
+    of tensors with m rows each. With more than one chunk, each is computed again in the backward pass instead of
+    keeping its logits: at most `chunk_elements` of them are alive at a time (times what reduce needs).
+    """
+
+    def one_chunk(hidden: Tensor, temperature: Tensor | None, *aligned: Tensor):
+        z = logits(hidden)
+        return reduce(z if temperature is None else z / temperature[:, None], *aligned)
+
+    rows = max(1, chunk_elements // vocabulary)
+    if len(hidden) <= rows:
+        return one_chunk(hidden, temperature, *aligned)
+    outputs = []
+    for at in range(0, len(hidden), rows):
+        part = [None if t is None else t[at : at + rows] for t in (hidden, temperature, *aligned)]
+        outputs.append(checkpoint(one_chunk, *part, use_reentrant=False, preserve_rng_state=False))
+    if isinstance(outputs[0], tuple):
+        return tuple(torch.cat(parts) for parts in zip(*outputs, strict=True))
+    return torch.cat(outputs)
+
+
+# Logit magnitudes at which a candidate must match. The large one is essential: at the size of freshly initialised
+# logits a cap of 30 changes them by two thousandths.
+_MAGNITUDES = (1.0, 20.0, 300.0)
+_TOLERANCE = 2e-6  # relative, float32
+
+
+@torch.no_grad()
+def find_head(core: nn.Module) -> Head:
+    """Find and verify how `core`, a transformers causal LM, gets from hidden states to logits.
+
+    1. One forward of a few tokens: the body is the outermost module that finished before the head and whose output is
+       proportional to the head's input.
+    2. Replay: the body returns hidden states of our choice and a small float32 stand-in takes the head's place, so
+       that scale and cap are read off without rounding whatever the model's dtype, and without running a layer.
+    3. The result is compared with the model's own logits. Where no formula fits, the head is replayed for good.
+    """
+    name, output, logits = _observe(core)
+    body = Head(name, logits.shape[-1])
+    hidden = hidden_of(output)[0]
+    fitted = _fit(core, body, output)
+    precision = max(_TOLERANCE, 4 * torch.finfo(hidden.dtype).eps)
+    if fitted is not None and _difference(fitted.logits(core, hidden), logits) < precision:
+        return fitted
+    opaque = Head(name, logits.shape[-1], replayed=output)
+    if (gap := _difference(opaque.logits(core, hidden), logits)) > precision:
+        raise ModelError(
+            f"the logits of {type(core).__name__} are not a function of the output of its module {name!r}",
+            why=f"replaying its code on the same hidden states gives logits that differ by {gap:.2g} (relative)",
+        )
+    return opaque
+
+
+def _difference(ours: Tensor, theirs: Tensor) -> float:
+    """Largest difference relative to the largest logit; infinite for another shape."""
+    if ours.shape != theirs.shape:
+        return float("inf")
+    return float((ours - theirs).abs().max() / theirs.abs().max().clamp_min(1e-30))
+
+
+def _observe(core: nn.Module) -> tuple[str, Any, Tensor]:
+    """(name of the body, its output object, logits [m, V]) of one small forward."""
+    head = core.get_output_embeddings()
+    if head is None:
+        raise ModelError(f"{type(core).__name__} has no output embeddings", why="a causal LM with an LM head is needed")
+    finished: list[tuple[str, Any]] = []
+    entered: list[tuple[int, Tensor]] = []
+    handles = [
+        module.register_forward_hook(lambda _, __, output, name=name: finished.append((name, output)))
+        for name, module in core.named_modules()
+        if module is not core
+    ]
+    handles.append(head.register_forward_pre_hook(lambda _, args: entered.append((len(finished), args[0]))))
+    device = head.weight.device
+    ids = torch.arange(7, device=device) % core.config.get_text_config().vocab_size
+    try:
+        logits = core(input_ids=ids[None], use_cache=False).logits[0].float()
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not entered:
+        raise ModelError(f"{type(core).__name__} computes its logits without calling its output embeddings")
+    n_before, fed = entered[-1]
+    for name, output in reversed(finished[:n_before]):
+        if not isinstance(output, Tensor | tuple) and getattr(output, "last_hidden_state", None) is None:
+            continue
+        hidden = hidden_of(output)
+        if isinstance(hidden, Tensor) and hidden.shape == fed.shape:
+            close = 4 * torch.finfo(hidden.dtype).eps * fed.abs().max()
+            if (fed - _slope(hidden, fed) * hidden).abs().max() <= close:
+                return name, output, logits
+    raise ModelError(f"no module of {type(core).__name__} returns what its LM head is fed with")
+
+
+def _slope(x: Tensor, y: Tensor) -> float:
+    """The c that brings c x closest to y."""
+    x, y = x.double(), y.double()
+    c = float((x * y).sum() / (x * x).sum())
+    return 1.0 if abs(c - 1) < 1e-6 else c
+
+
+def _fit(core: nn.Module, body: Head, output: Any) -> Head | None:
+    """pre, scale and softcap, or None where they do not describe the model within tolerance."""
+    width = hidden_of(output).shape[-1]
+    generator = torch.Generator().manual_seed(0)
+    stand_in = nn.Linear(width, 16, bias=False, dtype=torch.float32)
+    stand_in.weight.copy_(torch.randn(16, width, generator=generator))
+    direction = torch.randn(1, 5, width, generator=generator)
+    device = hidden_of(output).device
+    stand_in, direction = stand_in.to(device), direction.to(device)
+    fed = []
+    stand_in.register_forward_pre_hook(lambda _, args: fed.append(args[0]))
+
+    with _head_replaced(core, stand_in):
+        _replay(core, body.body, output, direction)
+        pre = _slope(direction, fed[-1])
+        unit = direction / stand_in(direction * pre).abs().max()
+
+        def response(magnitude: float) -> tuple[Tensor, Tensor]:
+            """(head output, logits) where the largest head output is `magnitude`."""
+            hidden = unit * magnitude
+            z = _replay(core, body.body, output, hidden)
+            return stand_in(hidden * pre), z
+
+        head_out, z = response(1e4)
+        scale, softcap = _slope(head_out, z), None
+        if _difference(head_out * scale, z) > _TOLERANCE:
+            softcap = float(z.abs().max())  # saturated
+            scale = _slope(*response(1e-3))
+        for magnitude in _MAGNITUDES:
+            head_out, z = response(magnitude)
+            if _difference(_shape(head_out, scale, softcap), z) > _TOLERANCE:
+                return None
+    return Head(body.body, body.vocabulary, pre, scale, softcap)
+
+
+def _replay(core: nn.Module, body_name: str, output: Any, hidden: Tensor) -> Tensor:
+    """The model's own logits [1, m, V] for hidden states [1, m, D] in place of its body's output."""
+    body = core.get_submodule(body_name)
+    if isinstance(output, Tensor):
+        stub = hidden
+    elif isinstance(output, tuple):
+        stub = (hidden, *output[1:])
+    else:
+        stub = copy.copy(output)
+        stub["last_hidden_state"] = hidden
+    ids = torch.zeros(hidden.shape[:2], dtype=torch.long, device=hidden.device)
+    overridden = body.__dict__.get("forward")
+    body.forward = lambda *_, **__: stub
+    try:
+        return core(input_ids=ids, use_cache=False).logits
+    finally:
+        if overridden is None:
+            del body.forward
+        else:
+            body.forward = overridden
+
+
+@contextmanager
+def _head_replaced(core: nn.Module, stand_in: nn.Module) -> Iterator[None]:
+    head = core.get_output_embeddings()
+    parent_name, _, leaf = next(name for name, module in core.named_modules() if module is head).rpartition(".")
+    parent = core.get_submodule(parent_name)
+    setattr(parent, leaf, stand_in)
+    try:
+        yield
+    finally:
+        setattr(parent, leaf, head)

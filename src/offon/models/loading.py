@@ -1,0 +1,258 @@
+"""From a path or hub id to a transformers causal LM with its tokenizer, or to an error that says what to do."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import transformers
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from offon.errors import ModelError
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraSpec:
+    """Low-rank adapters: W + alpha / r * B A on the target modules, A random from `seed`, B zero.
+
+    r 16 with alpha 2 r on every linear layer is the common setting for post-training (Hu et al. 2021,
+    arXiv:2106.09685; all layers: Dettmers et al. 2023, arXiv:2305.14314). There is no dropout: log-probs must be a
+    function of the weights.
+    """
+
+    r: int = 16
+    alpha: float = 32
+    target_modules: str | tuple[str, ...] = "all-linear"
+    seed: int = 0
+
+
+def load_model(path: str | Path, *, dtype: torch.dtype, lora: LoraSpec | None) -> tuple[nn.Module, bool]:
+    """(transformers or PEFT model in `dtype`, whether its adapter is new).
+
+    A directory with an adapter continues that adapter; `lora` then has to agree with it.
+    """
+    source = locate(path)
+    if not _is_adapter(source):
+        model = _load_causal_lm(source, dtype)
+        return (model, False) if lora is None else (add_lora(model, lora), True)
+    settings = _read_json(Path(source) / "adapter_config.json")
+    saved = {"r": settings.get("r"), "alpha": settings.get("lora_alpha")}
+    if settings.get("peft_type") != "LORA":
+        raise ModelError(
+            f"the adapter is of type {settings.get('peft_type')!r}", where=source, why="offon continues LoRA adapters"
+        )
+    if lora is not None and (saved["r"], saved["alpha"]) != (lora.r, lora.alpha):
+        raise ModelError(
+            f"the adapter has r {saved['r']} and alpha {saved['alpha']}, asked for are {lora.r} and {lora.alpha}",
+            where=source,
+            why="a stage that starts from an adapter continues it",
+            fix=f"lora: {{r: {saved['r']}, alpha: {saved['alpha']}}}, or start from a merged model",
+        )
+    base = _load_causal_lm(_base_of_adapter(source, settings), dtype)
+    silence(base)
+    return PeftModel.from_pretrained(base, source, is_trainable=True), False
+
+
+def add_lora(model: nn.Module, lora: LoraSpec) -> PeftModel:
+    """The model with fresh adapters; everything else is frozen. At the start it computes what the model computed."""
+    targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
+    config = LoraConfig(
+        r=lora.r, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=targets, task_type="CAUSAL_LM"
+    )
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(lora.seed)
+        try:
+            return get_peft_model(model, config)
+        except ValueError as error:
+            linear = (name for name, module in model.named_modules() if isinstance(module, nn.Linear))
+            raise ModelError(
+                f"LoRA cannot be attached to {lora.target_modules}",
+                why=str(error).splitlines()[0],
+                fix=f"target_modules: all-linear, or some of {sorted({name.rpartition('.')[2] for name in linear})}",
+            ) from error
+
+
+def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer beside the weights; for an adapter without one, its base model's."""
+    source = locate(path)
+    if _is_adapter(source) and not any(Path(source).glob("tokenizer*")):
+        source = _base_of_adapter(source, _read_json(Path(source) / "adapter_config.json"))
+    try:
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            "no usable tokenizer beside the weights",
+            where=source,
+            why=_first_line(error),
+            fix="save the tokenizer into the same directory: tokenizer.save_pretrained(path)",
+        ) from error
+
+
+def locate(path: str | Path) -> str:
+    """The absolute local directory, or the hub id.
+
+    Whatever starts with / . or ~, or has more than one slash, is a local path and never looked for elsewhere.
+    """
+    text = str(path)
+    local = Path(text).expanduser()
+    if local.is_dir():
+        return str(local.resolve())
+    if local.is_file():
+        raise ModelError(
+            "a model is a directory, this is a file", where=text, fix=f"the directory that holds it: {local.parent}"
+        )
+    if isinstance(path, Path) or text.startswith(("/", ".", "~")) or text.count("/") > 1:
+        raise ModelError("no such model directory", where=text, **_suggestion(local))
+    return text
+
+
+def _suggestion(missing: Path) -> dict[str, str]:
+    """What exists near a path that does not: the deepest existing parent, and the entry closest to the next name."""
+    missing = missing.absolute()
+    parent = next(parent for parent in missing.parents if parent.is_dir())
+    wanted = missing.relative_to(parent).parts[0]
+    entries = sorted(entry.name for entry in parent.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    close = difflib.get_close_matches(wanted, entries, n=1, cutoff=0.5)
+    why = f"{parent} has no {wanted!r}" + (f"; it has {', '.join(entries[:8])}" if entries else " and no directories")
+    return {"why": why, "fix": f"did you mean {parent / close[0]}?" if close else "check the path"}
+
+
+def _is_adapter(source: str) -> bool:
+    return (Path(source) / "adapter_config.json").is_file()
+
+
+def _base_of_adapter(source: str, settings: dict) -> str:
+    base = settings.get("base_model_name_or_path")
+    try:
+        if not base:
+            raise ModelError("no base model named")
+        return locate(base)
+    except ModelError as error:
+        raise ModelError(
+            f"the adapter's base model {base!r} was not found",
+            where=f"{source}/adapter_config.json",
+            why=error.why or error.what,
+            fix="set base_model_name_or_path there to the directory of the base model",
+        ) from error
+
+
+def _load_causal_lm(source: str, dtype: torch.dtype) -> nn.Module:
+    config = _load_config(source)
+    silence_config(config)
+    bars = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            source, config=config, dtype=dtype, trust_remote_code=False, use_safetensors=True, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelError(
+            "the weights could not be loaded",
+            where=source,
+            why=_first_line(error),
+            fix="a causal LM as written by save_pretrained: config.json beside *.safetensors",
+        ) from error
+    finally:
+        if bars:
+            transformers.utils.logging.enable_progress_bar()
+    if missing := sorted(report["missing_keys"]):
+        raise ModelError(
+            f"{len(missing)} weights are not in the checkpoint, {missing[0]} among them",
+            where=source,
+            why="they would be random numbers",
+            fix="the checkpoint of a causal LM, of the class that config.json names",
+        )
+    return model
+
+
+def _load_config(source: str) -> transformers.PreTrainedConfig:
+    if Path(source).is_dir():
+        _check_directory(Path(source))
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except OSError as error:
+        near = _suggestion(Path(source))
+        raise ModelError(
+            f"{source!r} is neither a local directory nor a model that the Hugging Face hub gave us",
+            why=f"locally, {near['why']}; the hub: {_first_line(error)}",
+            fix=near["fix"] if near["fix"].startswith("did") else "a local path (./name), or a hub id while online",
+        ) from error
+    except (ValueError, KeyError) as error:
+        raise ModelError(
+            "transformers does not know this kind of model", where=source, why=_first_line(error)
+        ) from error
+    if "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {}):
+        raise _wants_own_code(source)
+    return config
+
+
+def _check_directory(directory: Path) -> None:
+    if not (directory / "config.json").is_file():
+        inside = sorted(entry.name for entry in directory.iterdir())
+        models = sorted({str(config.parent.relative_to(directory)) for config in directory.glob("*/config.json")})
+        raise ModelError(
+            "no config.json in the model directory",
+            where=str(directory),
+            why=f"it holds {', '.join(inside[:8])}" if inside else "it is empty",
+            fix=f"perhaps {directory / models[-1]}" if models else "a directory written by save_pretrained",
+        )
+    if "AutoModelForCausalLM" in (_read_json(directory / "config.json").get("auto_map") or {}):
+        raise _wants_own_code(str(directory))
+    if not any(directory.glob("*.safetensors")):
+        pickled = sorted(entry.name for entry in [*directory.glob("*.bin"), *directory.glob("*.pt*")])
+        raise ModelError(
+            "no weights (*.safetensors) in the model directory",
+            where=str(directory),
+            why=f"{pickled[0]} is a pickle, which can run code when opened" if pickled else "there is only a config",
+            fix="load it once with transformers and save_pretrained it" if pickled else "copy the weights as well",
+        )
+
+
+def _wants_own_code(source: str) -> ModelError:
+    return ModelError(
+        "the model wants to run code of its own",
+        where=f"{source}/config.json: auto_map",
+        why="offon runs only the model classes of the installed transformers",
+        fix="if transformers has a class for this model_type, remove auto_map from a local copy's config.json",
+    )
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError("not valid JSON", where=str(path), why=str(error)) from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__
+
+
+def silence(model: nn.Module) -> None:
+    """Switch off everything random in a forward: dropout of all kinds and router jitter, in configs and modules."""
+    silence_config(model.config)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name, setting in vars(module).items():
+            if _is_noise(name, setting):
+                setattr(module, name, 0.0)
+
+
+def silence_config(config: transformers.PreTrainedConfig) -> None:
+    for part in (config, config.get_text_config()):
+        for name, setting in list(vars(part).items()):
+            if _is_noise(name, setting):
+                setattr(part, name, 0.0)
+
+
+def _is_noise(name: str, setting: object) -> bool:
+    return isinstance(setting, float) and setting > 0 and any(word in name for word in ("drop", "jitter"))

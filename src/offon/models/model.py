@@ -1,0 +1,218 @@
+"""A causal LM of transformers with its tokenizer, scored without padding and without [tokens, vocabulary] logits.
+
+Legend: M targets, D width of hidden states, V vocabulary, N rows of a flat buffer.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from offon.errors import ModelError
+from offon.maths.vocabulary import token_logp
+from offon.models import head as heads
+from offon.models.attention import NAME, Decoding, Plan
+from offon.models.check import why_not_packed
+from offon.models.forward import run_flat, run_padded
+from offon.models.head import Head, find_head
+from offon.models.layout import Layout
+from offon.models.loading import LoraSpec, add_lora, load_model, load_tokenizer, silence
+
+
+@dataclass(eq=False)
+class Model:
+    """hf: the transformers model, or PEFT's wrapping of one. head: how hidden states become logits.
+
+    why: "" if sequences are packed, else the reason, in words, for which they are padded.
+    adapter_is_new: the adapter was created here, so that switching it off gives the model it started from.
+    """
+
+    hf: nn.Module
+    tokenizer: PreTrainedTokenizerBase | None
+    head: Head
+    why: str = ""
+    adapter_is_new: bool = False
+
+    @staticmethod
+    def load(
+        path: str | Path,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device | None = None,
+        lora: LoraSpec | None = None,
+        check: bool = True,
+        checkpointing: bool = False,
+    ) -> Model:
+        """A local Hugging Face directory (a model or a LoRA adapter) or a hub id. See `wrap` for the options."""
+        hf, adapter_is_new = load_model(path, dtype=dtype, lora=lora)
+        tokenizer = load_tokenizer(path)
+        model = Model.wrap(hf, tokenizer, device=device, check=check, checkpointing=checkpointing)
+        model.adapter_is_new = adapter_is_new
+        return model
+
+    @staticmethod
+    def wrap(
+        hf: nn.Module,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        device: str | torch.device | None = None,
+        lora: LoraSpec | None = None,
+        check: bool = True,
+        checkpointing: bool = False,
+    ) -> Model:
+        """A transformers model in memory. It is changed: moved, its dropouts set to 0, its attention replaced.
+
+        device: default a GPU if there is one. lora: train fresh adapters instead of the weights. check: verify the
+        packed mechanism on the model's own weights (about three short forwards) and fall back to padding where it
+        fails. checkpointing: recompute layers in the backward pass to save memory.
+        """
+        if lora is not None:
+            hf = add_lora(hf, lora)
+        core = hf.get_base_model() if isinstance(hf, PeftModel) else hf
+        silence(core)
+        # In train mode layers are checkpointed; with everything random at 0 the modes compute the same.
+        hf.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).train(checkpointing)
+        if checkpointing:
+            # Reentrant checkpointing gives wrong gradients where layers share keys and values.
+            core.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model = Model(hf, tokenizer, find_head(core), adapter_is_new=lora is not None)
+        if check:
+            model.why = why_not_packed(core, model.head)
+        else:
+            core.set_attn_implementation(NAME)
+        if not model.packed:
+            warnings.warn(f"{type(core).__name__} takes the slower padded path: {model.why}", stacklevel=2)
+        return model
+
+    @property
+    def packed(self) -> bool:
+        return not self.why
+
+    @property
+    def core(self) -> nn.Module:
+        """The transformers causal LM, inside PEFT's wrapping if there is one."""
+        return self.hf.get_base_model() if isinstance(self.hf, PeftModel) else self.hf
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.hf.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.hf.parameters()).dtype
+
+    @property
+    def config(self) -> PreTrainedConfig:
+        return self.core.config
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of logits, which may exceed the number of the tokenizer's tokens."""
+        return self.head.vocabulary
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Every token id that ends a response, as generation config, tokenizer and config say."""
+        generation = getattr(self.core, "generation_config", None)
+        ids: set[int] = set()
+        for holder in (generation, self.tokenizer, self.config, self.config.get_text_config()):
+            stop = getattr(holder, "eos_token_id", None)
+            ids.update(stop if isinstance(stop, list | tuple) else [] if stop is None else [stop])
+        return tuple(sorted(ids))
+
+    def flat(self, ids: Tensor, positions: Tensor, plan: Plan | Decoding) -> Tensor:
+        """Hidden states [N, D] of a flat buffer of token ids [N]; rows see each other as `plan` says."""
+        return run_flat(self.core.get_submodule(self.head.body), ids, positions, plan)
+
+    def hidden(self, layout: Layout) -> Tensor:
+        """The hidden states [M, D] that predict a layout's targets. Gradients as torch's grad mode says."""
+        if not self.packed:
+            return run_padded(self.core.get_submodule(self.head.body), layout)
+        device = self.device
+        states = self.flat(layout.ids.to(device), layout.positions.to(device), layout.plan)
+        return states.index_select(0, layout.rows.to(device))
+
+    def over_vocabulary(
+        self,
+        hidden: Tensor,
+        reduce: Callable,
+        *aligned: Tensor,
+        temperature: Tensor | None = None,
+        chunk_elements: int = 2**24,
+    ) -> Any:
+        """reduce(logits / temperature, *aligned) chunk by chunk, see `head.over_vocabulary`: [M, V] never exists."""
+        return heads.over_vocabulary(
+            self.next_logits,
+            self.vocabulary,
+            hidden,
+            reduce,
+            *aligned,
+            temperature=temperature,
+            chunk_elements=chunk_elements,
+        )
+
+    def logp(self, layout: Layout, temperature: Tensor | None = None) -> Tensor:
+        """Log-prob (nats) [M] of every target under softmax(logits / temperature)."""
+        device = self.device
+        if temperature is not None:
+            temperature = temperature.to(device)
+        hidden = self.hidden(layout)
+        return self.over_vocabulary(hidden, token_logp, layout.targets.to(device), temperature=temperature)
+
+    def next_logits(self, hidden: Tensor) -> Tensor:
+        """Logits [M, V] of hidden states [M, D], float32 or wider."""
+        return self.head.logits(self.core, hidden)
+
+    def train_parameters(self) -> dict[str, nn.Parameter]:
+        return {name: parameter for name, parameter in self.hf.named_parameters() if parameter.requires_grad}
+
+    def bytes(self) -> int:
+        """Memory of weights and buffers."""
+        return sum(tensor.nbytes for tensor in [*self.hf.parameters(), *self.hf.buffers()])
+
+    def fingerprint(self) -> str:
+        """16 hex digits that change when any weight does.
+
+        A hash of every tensor's row and column sums over its bits as integers: exact, the same on any device, and two
+        passes over memory.
+        """
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.hf.state_dict().items()):
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            bits = tensor.detach().contiguous().view(_INTEGER[tensor.element_size()])
+            bits = bits.reshape(-1, tensor.shape[-1]) if tensor.ndim > 1 else bits.reshape(1, -1)
+            for sums in (bits.sum(0, dtype=torch.int64), bits.sum(1, dtype=torch.int64)):
+                digest.update(sums.cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def save(self, directory: str | Path) -> None:
+        """A directory that transformers' from_pretrained loads (PEFT's for LoRA), with tokenizer and chat template."""
+        self.hf.save_pretrained(directory)
+        if self.tokenizer is not None:
+            self.tokenizer.save_pretrained(directory)
+
+    def adapter_off(self) -> AbstractContextManager:
+        """Within it, the model computes without its adapter."""
+        if not isinstance(self.hf, PeftModel):
+            raise ModelError("this model has no adapter to switch off", fix="lora: {r: 16}, or a frozen copy")
+        return self.hf.disable_adapter()
+
+    def copy_frozen(self) -> Model:
+        """A copy that stays as the model is now. Weights that are not trained are shared with it."""
+        shared = {id(parameter): parameter for parameter in self.hf.parameters() if not parameter.requires_grad}
+        hf = copy.deepcopy(self.hf, shared)
+        return Model(hf.requires_grad_(False), self.tokenizer, self.head, self.why, self.adapter_is_new)
+
+
+_INTEGER = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

@@ -1,0 +1,127 @@
+"""Every trajectory of a run, through SQL: DuckDB over the run's Parquet and JSON lines, read only.
+
+trajectories   all stages and probes. fate: "dropped: reason", "probe", "trained" (some learner consumed it),
+               "pending" (none did so far). prompt_tokens is the prefix the sampler saw, train_prompt_tokens the
+               prefix it is trained under. source: 0 external, 1 teacher, 2 learner, 3 environment, per token.
+consumption    which optimizer step of which learner consumed which trajectory
+metrics        one row per optimizer step
+nodes          the pipeline's nodes
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from offon.errors import ConfigError
+from offon.runs import trajectories
+from offon.runs.directory import RunDirectory
+
+_TRAJECTORIES = """
+create view trajectories as
+with consumed as (select distinct node, id from consumption)
+select t.id, t.node, t.buffer, t.draw, t.member, t.item, t.family,
+       case when t.fate is not null then t.fate
+            when exists (select 1 from consumed c where c.node = t.node and c.id = t.id) then 'trained'
+            else 'pending' end as fate,
+       t.tags,
+       case when t.temperature is null then null
+            when list_contains(t.tags, 'truncated') then 'length' else 'stop' end as stop,
+       t.producer, t.step_sampled, t.temperature, t.top_p, t.top_k, t.view_sampled, t.prompt_text, t.text,
+       t.views['sample'] as prompt_tokens,
+       coalesce(t.views['train'], t.views['sample']) as train_prompt_tokens,
+       t.tokens, t.source, t.scaffold, t.behavior_logp, t.signals, t.token_signals, t.spans,
+       t.item_json as item_columns
+from rows t where t.member is not null
+"""
+
+
+# What a view has when its file does not exist yet.
+_EMPTY = {
+    "consumption": pa.schema(
+        [("id", pa.string()), ("node", pa.string()), ("step", pa.int64()), ("learner", pa.string())]
+    ),
+    "metrics": pa.schema([("node", pa.string()), ("step", pa.int64()), ("time", pa.float64())]),
+    "nodes": pa.schema([("name", pa.string()), ("kind", pa.string()), ("method", pa.string()), ("state", pa.string())]),
+}
+
+
+def _table(rows: list[dict[str, Any]], empty: pa.Schema) -> pa.Table:
+    """Rows with different keys as one table; a column whose values do not share a type becomes JSON text."""
+    names = list(dict.fromkeys([*empty.names, *(name for row in rows for name in row)]))
+    columns = {}
+    for name in names:
+        values = [row.get(name) for row in rows]
+        fixed = empty.field(name).type if name in empty.names else None
+        try:
+            columns[name] = pa.array(values, type=fixed)
+        except (pa.ArrowInvalid, pa.ArrowTypeError):
+            columns[name] = pa.array([None if value is None else json.dumps(value) for value in values])
+    return pa.table(columns)
+
+
+def _consumption(run: RunDirectory) -> list[dict[str, Any]]:
+    return [
+        {"id": id, "node": node.name, "step": line["step"], "learner": line["learner"]}
+        for node in run.nodes()
+        for line in node.consumption()
+        for id in line["ids"]
+    ]
+
+
+def _quoted(path: Path) -> str:
+    return "'" + str(path).replace("'", "''") + "'"
+
+
+def connect(path: Path) -> duckdb.DuckDBPyConnection:
+    """An in-memory connection with the four views over a run. It reads files below the run directory and no others;
+    use `query` for SQL that somebody else wrote, which also refuses to write."""
+    run = RunDirectory.open(path)
+    root = run.path.resolve()
+    connection = duckdb.connect(":memory:", config={"python_enable_replacements": "false"})
+    small = {"consumption": _consumption(run), "metrics": run.metrics(), "nodes": run.pipeline().get("nodes", [])}
+    for name, rows in small.items():
+        connection.register("incoming", _table(rows, _EMPTY[name]))
+        connection.execute(f"create table {name} as select * from incoming")
+        connection.unregister("incoming")
+
+    connection.execute(f"set allowed_directories = [{_quoted(root)}]")
+    connection.execute("set enable_external_access = false")
+    connection.execute("set lock_configuration = true")
+
+    if shards := sorted([*root.glob("nodes/*/trajectories/*.parquet"), *root.glob("probes/*.parquet")]):
+        files = ", ".join(map(_quoted, shards))
+        connection.execute(f"create view rows as select * from read_parquet([{files}], hive_partitioning = false)")
+    else:
+        connection.register("incoming", trajectories.SCHEMA.empty_table())
+        connection.execute("create table rows as select * from incoming")
+    connection.execute(_TRAJECTORIES)
+    return connection
+
+
+def query(path: Path, sql: str) -> pa.Table:
+    """The result of one SELECT (or DESCRIBE, SHOW, SUMMARIZE) over the views of a run."""
+    with connect(path) as connection:
+        try:
+            statements = connection.extract_statements(sql)
+            if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
+                kinds = ", ".join(statement.type.name for statement in statements) or "nothing"
+                raise ConfigError(
+                    "the ledger answers one SELECT at a time",
+                    where=sql.strip()[:200],
+                    why=f"this is {kinds}; a run's ledger is never changed through SQL",
+                    fix="select fate, count(*) from trajectories group by fate",
+                )
+            return connection.sql(sql).to_arrow_table()
+        except duckdb.Error as error:
+            tables = "trajectories, consumption, metrics, nodes"
+            raise ConfigError(
+                "the ledger could not answer",
+                where=sql.strip()[:200],
+                why=str(error).split("\n\n")[0].replace("\n", " "),
+                fix=f"tables: {tables}; `describe trajectories` lists the columns",
+            ) from error

@@ -1,0 +1,260 @@
+"""Items, trajectories and groups: every token knows who produced it and under which prompt.
+
+Axes: T response tokens of one trajectory. Arrays are numpy, one-dimensional, read-only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+Prompt = str | tuple[Mapping[str, Any], ...]  # plain text, or chat messages (role, content)
+Tokens = tuple[int, ...]
+
+
+class Source(IntEnum):
+    """Who produced a token. Provenance is data on every token, never a property of a method."""
+
+    EXTERNAL = 0  # a dataset
+    TEACHER = 1  # a model other than the learner
+    LEARNER = 2  # the model being trained (now or at an earlier step: see Producer)
+    ENVIRONMENT = 3  # the world: user turns, tool output; never trained
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How tokens were drawn: softmax(logits / temperature), cut to top_k, then to top_p, renormalised.
+
+    temperature 0 is greedy. top_k 0 and top_p 1 cut nothing.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_tokens: int = 512
+
+    @property
+    def full_softmax(self) -> bool:
+        """Nothing was cut off: a likelihood ratio against these log-probs is well defined."""
+        return self.temperature > 0 and self.top_p >= 1 and self.top_k == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Producer:
+    """The exact origin of sampled tokens: which weights, after how many updates, under which sampler."""
+
+    model: str  # fingerprint of the weights, or a data set's name
+    step: int = 0  # optimizer steps the learner had taken
+    sampling: Sampling | None = None
+
+
+@dataclass(frozen=True)
+class Span:
+    """Response tokens [start, end) with a name (turn, step) and signals of their own."""
+
+    name: str
+    start: int
+    end: int
+    signals: Mapping[str, float | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a checker said. None means unscored (the checker failed), which is never the same as 0.
+
+    `score` is the strict verdict used as reward; `content` is the verdict when format is ignored, where the
+    task can tell the two apart; `reason` says why something is unscored or wrong, in a few words.
+    """
+
+    score: float | None
+    content: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One task item: a prompt and what its checker needs.
+
+    `views` are further prompts for the same item by name ("hint": the prompt with a hint, "privileged": with
+    the solution). `columns` are the extra fields of its row, passed to checkers by name. `group` is the family or
+    topic that reports break results down by. `reference` is a known good response, if there is one.
+    """
+
+    id: str
+    prompt: Prompt
+    views: Mapping[str, Prompt] = field(default_factory=dict)
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    family: str = ""
+    reference: str | None = None
+
+    @staticmethod
+    def content_id(prompt: Prompt) -> str:
+        """An id from the prompt's content, so that splits are by content and never by seed."""
+        text = prompt if isinstance(prompt, str) else repr([sorted(dict(m).items()) for m in prompt])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def frozen(values, dtype) -> np.ndarray:
+    array = np.array(values, dtype=dtype)
+    array.setflags(write=False)
+    return array
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trajectory:
+    """Response tokens with their provenance. Everything a term may read about them is here, by name.
+
+    tokens         [T] int32
+    views          name -> prefix (prompt token ids). "sample" is what the sampler saw. "train" is the one prefix
+                   the trajectory is trained under; it is "sample" unless written.
+    source         [T] int8, see Source
+    scaffold       [T] bool: present in training, absent at deployment
+    behavior_logp  [T] float32, log-probs (nats) under the distribution really sampled, NaN where unknown; None if
+                   nobody sampled it here
+    signals        named numbers about the whole response; None = unscored
+    token_signals  name -> [T] float32 (log-probs under other models, values, advantages)
+    spans          turns and steps, with signals of their own
+    tags           chosen, rejected, replay, refined, truncated, ...
+    """
+
+    tokens: np.ndarray
+    views: Mapping[str, Tokens]
+    source: np.ndarray
+    scaffold: np.ndarray
+    behavior_logp: np.ndarray | None = None
+    signals: Mapping[str, float | None] = field(default_factory=dict)
+    token_signals: Mapping[str, np.ndarray] = field(default_factory=dict)
+    spans: tuple[Span, ...] = ()
+    tags: frozenset[str] = frozenset()
+    producer: Producer = Producer(model="")
+    text: str = ""
+    id: str = ""
+
+    def __post_init__(self):
+        n = len(self.tokens)
+        columns = {"source": self.source, "scaffold": self.scaffold, **self.token_signals}
+        if self.behavior_logp is not None:
+            columns["behavior_logp"] = self.behavior_logp
+        wrong = {name: len(column) for name, column in columns.items() if len(column) != n}
+        if wrong:
+            raise ValueError(f"a trajectory of {n} tokens has columns of other lengths: {wrong}")
+        if "sample" not in self.views:
+            raise ValueError(f"a trajectory needs a view named 'sample', it has {sorted(self.views)}")
+
+    @staticmethod
+    def of(
+        tokens: Sequence[int],
+        prefix: Sequence[int],
+        source: Source | Sequence[int],
+        *,
+        views: Mapping[str, Sequence[int]] = MappingProxyType({}),
+        scaffold: Sequence[bool] | None = None,
+        behavior_logp: Sequence[float] | None = None,
+        **fields,
+    ) -> Trajectory:
+        """Build from plain lists: `Trajectory.of([5, 6, 2], [1, 4], Source.EXTERNAL)`."""
+        n = len(tokens)
+        return Trajectory(
+            tokens=frozen(tokens, np.int32),
+            views={"sample": tuple(prefix), **{name: tuple(ids) for name, ids in views.items()}},
+            source=frozen([source] * n if isinstance(source, int) else source, np.int8),
+            scaffold=frozen([False] * n if scaffold is None else scaffold, bool),
+            behavior_logp=None if behavior_logp is None else frozen(behavior_logp, np.float32),
+            **fields,
+        )
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def trainable(self) -> np.ndarray:
+        """[T] bool: tokens a policy could have produced at deployment; the environment's and scaffold are not."""
+        return (self.source != Source.ENVIRONMENT) & ~self.scaffold
+
+    def prefix(self, view: str = "train") -> Tokens:
+        """The prompt tokens under a view. "train" is "sample" unless written."""
+        if view == "train" and view not in self.views:
+            view = "sample"
+        if view not in self.views:
+            raise KeyError(f"no view {view!r} on this trajectory; it has {sorted(self.views)}")
+        return self.views[view]
+
+    @property
+    def off_policy_by_conditioning(self) -> bool:
+        """Sampled under one prompt and trained under another (hint dropped, context distilled)."""
+        return self.behavior_logp is not None and self.prefix("train") != self.prefix("sample")
+
+    def replace(self, **changes) -> Trajectory:
+        return dataclasses.replace(self, **changes)
+
+    def with_signals(self, **signals: float | None) -> Trajectory:
+        return self.replace(signals={**self.signals, **signals})
+
+    def with_token_signals(self, **columns) -> Trajectory:
+        new = {name: frozen(column, np.float32) for name, column in columns.items()}
+        return self.replace(token_signals={**self.token_signals, **new})
+
+    def tagged(self, *tags: str) -> Trajectory:
+        return self.replace(tags=self.tags | set(tags))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Member `winner` of a group was preferred to member `loser` (indices into members)."""
+
+    winner: int
+    loser: int
+    margin: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Group:
+    """One task item, its trajectories and the comparisons among them.
+
+    SFT is a group of one, a preference pair a group of two with one comparison, GRPO a group of G with rewards,
+    a prompt nobody has answered yet a group of none. `views` are the item's rendered prompts (token ids) by name;
+    "prompt" is the one deployment sees.
+    """
+
+    item: Item
+    views: Mapping[str, Tokens]
+    members: tuple[Trajectory, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
+    draw: int = -1  # position in the stage's data order, the key of all randomness spent on this group
+    dropped: tuple[tuple[Trajectory, str], ...] = ()  # members that will not be trained, with the reason
+
+    @property
+    def prompt(self) -> Tokens:
+        return self.views["prompt"]
+
+    def replace(self, **changes) -> Group:
+        return dataclasses.replace(self, **changes)
+
+    def add(self, *members: Trajectory) -> Group:
+        return self.replace(members=self.members + members)
+
+    def map(self, function) -> Group:
+        """Apply a function to each member."""
+        return self.replace(members=tuple(function(member) for member in self.members))
+
+    def drop(self, keep: Sequence[bool], reason: str) -> Group:
+        """Set members aside with a reason. Comparisons that name a dropped member go with it."""
+        position, kept = {}, []
+        for index, (member, keeps) in enumerate(zip(self.members, keep, strict=True)):
+            if keeps:
+                position[index] = len(kept)
+                kept.append(member)
+        gone = tuple((m, reason) for m, k in zip(self.members, keep, strict=True) if not k)
+        pairs = tuple(
+            dataclasses.replace(c, winner=position[c.winner], loser=position[c.loser])
+            for c in self.comparisons
+            if c.winner in position and c.loser in position
+        )
+        return self.replace(members=tuple(kept), comparisons=pairs, dropped=self.dropped + gone)
