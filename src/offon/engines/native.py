@@ -113,8 +113,9 @@ class Slots:
         return len(self.request_B)
 
     def bind(self, requests: Sequence[int]) -> None:
-        for slot, index in enumerate(requests, start=len(self)):
-            self.uniform_BT[slot, : self.limit[index]] = uniforms(self.requests[index].key, self.limit[index])
+        longest = self.limit[requests].max()
+        first, keys = len(self), [self.requests[index].key for index in requests]
+        self.uniform_BT[first : first + len(keys), :longest] = uniforms(keys, longest)
         self.request_B = np.append(self.request_B, requests)
         self.length_B = np.append(self.length_B, np.zeros(len(requests), np.int64))
         self._sampling_B = None

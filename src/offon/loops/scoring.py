@@ -29,11 +29,16 @@ class Distribution:
     hidden: Tensor
 
     def compare(self, other: Distribution, function: Callable[[Tensor, Tensor], Tensor], rows: Tensor, temperature: float):
-        """function(own logits, other's logits) at some rows, [R], chunk by chunk: [R, V] never exists."""
+        """function(own logits, other's logits) at some rows, [R], chunk by chunk: [R, V] never exists.
+
+        The other is a teacher: no gradient reaches it.
+        """
         rows = rows.to(self.hidden.device)
 
         def reduce(own_mV: Tensor, other_mD: Tensor) -> Tensor:
-            return function(own_mV, other.model.next_logits(other_mD) / temperature)
+            with torch.no_grad():
+                other_mV = other.model.next_logits(other_mD) / temperature
+            return function(own_mV, other_mV)
 
         column = torch.full((len(rows),), temperature, device=self.hidden.device)
         return self.model.over_vocabulary(self.hidden[rows], reduce, other.hidden[rows], temperature=column)

@@ -28,6 +28,8 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from offon.errors import ModelError
+
 NAME = "offon_packed"
 
 # Read by the mask function only: a model builds its masks inside its forward, but under gradient checkpointing the
@@ -35,7 +37,7 @@ NAME = "offon_packed"
 ACTIVE: ContextVar[Plan | Decoding | None] = ContextVar("offon_plan", default=None)
 
 
-class Unsupported(NotImplementedError):
+class Unsupported(ModelError):
     """The model asks its attention for something this mechanism would get wrong."""
 
 
@@ -248,11 +250,12 @@ def _tile(plan: Plan, window: int | None, device: torch.device) -> Tiling:
                 seen = _visible(offset[:, None] + step, offset + length, n_keys, window).to(device)
             tiles.append(Tile(len(of), n_queries, n_keys, seen))
 
-    def index(rows: np.ndarray) -> Tensor | None:
-        whole = len(rows) == plan.n_rows and (rows == np.arange(plan.n_rows)).all()
+    def index(rows: np.ndarray, n_source: int) -> Tensor | None:
+        whole = len(rows) == n_source and (rows == np.arange(n_source)).all()
         return None if whole else torch.from_numpy(rows).to(device)
 
-    return Tiling(tiles, index(np.concatenate(query_rows)), index(np.concatenate(key_rows)), index(place))
+    queries, keys = np.concatenate(query_rows), np.concatenate(key_rows)
+    return Tiling(tiles, index(queries, plan.n_rows), index(keys, plan.n_rows), index(place, n_places))
 
 
 def _visible(position: np.ndarray, end: np.ndarray, n_keys: int, window: int | None) -> Tensor:

@@ -7,13 +7,17 @@ the log-probs those of the model run on each sequence alone with its plainest at
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from offon.errors import OffonError
 from offon.maths.vocabulary import token_logp
 from offon.models.attention import NAME
-from offon.models.forward import run_flat, run_padded
+from offon.models.forward import run_flat
 from offon.models.head import Head
 from offon.models.layout import Layout
 
@@ -42,13 +46,14 @@ def why_not_packed(core: nn.Module, head: Head) -> str:
     On failure the model has its former attention back.
     """
     former = core.config._attn_implementation
-    if (reason := _switch(core, NAME)) or (reason := _disagreement(core, head)):
-        _switch(core, former)
+    if (reason := switch(core, NAME)) or (reason := _disagreement(core, head)):
+        switch(core, former)
         return reason
     return ""
 
 
-def _switch(core: nn.Module, implementation: str) -> str:
+def switch(core: nn.Module, implementation: str) -> str:
+    """Set the attention implementation; "" or why it did not take effect (some models only log a warning)."""
     try:
         core.set_attn_implementation(implementation)
     except (ValueError, ImportError) as error:
@@ -69,7 +74,7 @@ def _disagreement(core: nn.Module, head: Head) -> str:
             ours = {name: _packed_logp(core, head, layout) for name, layout in (("packed", packed), ("tree", tree))}
     except Exception as error:  # whatever a foreign architecture raises is the answer to the question asked
         return f"its forward refuses packed sequences ({_short(error)})"
-    plain, noise = _plain_logp(core, head, sequences, packed)
+    plain, noise = _plain_logp(core, sequences)
     allowed = max(TOLERANCE, NOISE_FACTOR * noise)
     for name, logp in ours.items():
         gap = float((logp - plain).abs().max())
@@ -86,26 +91,50 @@ def _packed_logp(core: nn.Module, head: Head, layout: Layout) -> Tensor:
 
 
 @torch.no_grad()
-def _plain_logp(core: nn.Module, head: Head, sequences: Probe, layout: Layout) -> tuple[Tensor, float]:
-    """Log-probs by the model's own forward on each sequence alone, and the rounding noise of that forward.
-
-    The noise is how far a padded batch of the same sequences is from it: the same function in another order.
-    """
+def _plain_logp(core: nn.Module, sequences: Probe) -> tuple[Tensor, float]:
+    """Log-probs by the model's own forward on each sequence alone, and the rounding noise of that forward in nats."""
     device = next(core.parameters()).device
     packed = core.config._attn_implementation
-    _switch(core, "eager")
-    try:
+    switch(core, "eager")
+
+    def score() -> Tensor:
         logps = []
         for prefix, response in sequences:
             ids = torch.tensor([prefix + response], device=device)
             logits = core(input_ids=ids, use_cache=False).logits[0, len(prefix) - 1 : -1].float()
             logps.append(token_logp(logits, ids[0, len(prefix) :]))
-        plain = torch.cat(logps)
-        hidden = run_padded(core.get_submodule(head.body), layout)
-        padded = token_logp(head.logits(core, hidden), layout.targets.to(device))
+        return torch.cat(logps)
+
+    try:
+        plain = score()
+        with _rounded_again(core):
+            noise = float((score() - plain).abs().max())
     finally:
-        _switch(core, packed)
-    return plain, float((padded - plain).abs().max())
+        switch(core, packed)
+    return plain, noise
+
+
+@contextmanager
+def _rounded_again(core: nn.Module) -> Iterator[None]:
+    """Every innermost module's output is moved by half a unit in the last place, up or down at random.
+
+    What this does to log-probs is what computing the same function in another order may do.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def nudge(module, args, output):
+        if not isinstance(output, Tensor) or not output.is_floating_point():
+            return output
+        sign = torch.randint(0, 2, output.shape, generator=generator).to(output) * 2 - 1
+        return output * (1 + 0.5 * torch.finfo(output.dtype).eps * sign)
+
+    innermost = [module for module in core.modules() if not any(module.children())]
+    handles = [module.register_forward_hook(nudge) for module in innermost]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _leak(core: nn.Module, head: Head, layout: Layout) -> str:
@@ -138,5 +167,7 @@ def _leak(core: nn.Module, head: Head, layout: Layout) -> str:
 
 
 def _short(error: BaseException) -> str:
+    if isinstance(error, OffonError):
+        return error.what
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__

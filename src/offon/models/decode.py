@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+VECTOR = 16  # float32 lanes of a wide CPU register: softmax and products over fewer columns are several times slower
 GROWTH = 64
 
 
@@ -175,9 +176,8 @@ class DecodeState:
         self._slots_B = torch.arange(len(self), device=self.device)
         self._length_B = torch.from_numpy(self._prompt_length_B).to(self.device)
         self._position_B = self._length_B + self._write_B
-        self._P, self._S = int(self._prompt_length_B.max()), int(self.own_B.max()) + 1
-        self._even = bool((self._prompt_length_B == self._P).all() and (self.own_B == self._S - 1).all())
-        self._bias: dict[int | None, Tensor | None] = {}
+        self._P, self._S = _whole(int(self._prompt_length_B.max())), _whole(int(self.own_B.max()) + 1)
+        self._bias: dict[int | None, Tensor] = {}  # by window
         self.own_B = self.own_B + 1
         return self._position_B
 
@@ -207,15 +207,14 @@ class DecodeState:
         )
         if softcap is not None:
             scores = torch.tanh(scores / softcap) * softcap
-        if (bias := self._bias_of(window, scores.dtype)) is not None:
-            scores = scores + bias
+        scores = scores + self._bias_of(window, scores.dtype)
         if sinks is not None:
             sink = sinks.to(scores.dtype).view(1, heads, -1, 1).expand(n_slots, -1, -1, 1)
             scores = torch.cat([scores, sink], dim=-1)
         weights = torch.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(value.dtype)
         on_prompt, on_own = weights[..., : self._P], weights[..., self._P : self._P + self._S]
         out = self._grid.mix(on_prompt, prompt_values) + torch.matmul(on_own, own_values)
-        return out.view(n_slots, query_heads, -1)
+        return out.reshape(n_slots, query_heads, -1)
 
     def _append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Write one column per slot; returns the slots' own keys and values so far, [B, Hk, S, D] and [B, Hk, S, Dv]."""
@@ -237,27 +236,23 @@ class DecodeState:
         self.prompts.extend(fresh)
         for layer, example in fresh[0].kv.items():
             store = self._prompt_kv.get(layer) or tuple(_no_memory(t) for t in example)
-            store = self._prompt_kv[layer] = tuple(_grown(t, len(self.prompts), int(lengths.max())) for t in store)
+            store = self._prompt_kv[layer] = tuple(_grown(t, len(self.prompts), _whole(int(lengths.max()))) for t in store)
             for memory, of_prompts in zip(store, zip(*(prompt.kv[layer] for prompt in fresh)), strict=True):
                 memory[block_N, :, column_N] = torch.cat(of_prompts)
 
-    def _bias_of(self, window: int | None, dtype: torch.dtype) -> Tensor | None:
-        """[B, 1, 1, P + S]: -inf on columns that a slot does not see; None when it sees all. Once per step and window."""
-        if window is not None and window >= self._P + self._S:
-            window = None
+    def _bias_of(self, window: int | None, dtype: torch.dtype) -> Tensor:
+        """[B, 1, 1, P + S]: -inf on the columns that a slot does not see. Built once per step and window."""
         if window not in self._bias:
-            self._bias[window] = None if self._even and window is None else self._hidden_columns(window, dtype)
+            column = torch.arange(self._P + self._S, device=self.device)
+            length, position = self._length_B[:, None], self._position_B[:, None]
+            own = column >= self._P
+            key_position = torch.where(own, column - self._P + length, column)
+            seen = torch.where(own, key_position <= position, column < length)
+            if window is not None:
+                seen &= key_position > position - window
+            bias = torch.zeros(seen.shape, dtype=dtype, device=self.device).masked_fill_(~seen, -torch.inf)
+            self._bias[window] = bias[:, None, None]
         return self._bias[window]
-
-    def _hidden_columns(self, window: int | None, dtype: torch.dtype) -> Tensor:
-        column = torch.arange(self._P + self._S, device=self.device)
-        length, position = self._length_B[:, None], self._position_B[:, None]
-        own = column >= self._P
-        key_position = torch.where(own, column - self._P + length, column)
-        seen = torch.where(own, key_position <= position, column < length)
-        if window is not None:
-            seen &= key_position > position - window
-        return torch.zeros(seen.shape, dtype=dtype, device=self.device).masked_fill_(~seen, -torch.inf)[:, None, None]
 
 
 def _take(x: Tensor, index: Tensor | None) -> Tensor:
@@ -280,8 +275,13 @@ def _grown(store: Tensor, places: int, columns: int) -> Tensor:
     return grown
 
 
+def _whole(columns: int) -> int:
+    """The number of columns that are read for `columns` in use: whole vectors."""
+    return -(-columns // VECTOR) * VECTOR
+
+
 def _enlarged(have: int, need: int) -> int:
-    """Double while small, then add GROWTH: a copy per 64 steps costs little beside reading everything in every step."""
+    """Double while small, then add GROWTH: copying everything once in 64 steps is little beside reading it in each."""
     return have if need <= have else max(need, min(2 * have, have + GROWTH))
 
 

@@ -23,7 +23,7 @@ from offon.errors import ModelError
 from offon.maths.vocabulary import token_logp
 from offon.models import head as heads
 from offon.models.attention import NAME, Decoding, Plan
-from offon.models.check import why_not_packed
+from offon.models.check import switch, why_not_packed
 from offon.models.forward import run_flat, run_padded
 from offon.models.head import Head, find_head
 from offon.models.layout import Layout
@@ -87,10 +87,7 @@ class Model:
             # Reentrant checkpointing gives wrong gradients where layers share keys and values.
             core.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model = Model(hf, tokenizer, find_head(core), adapter_is_new=lora is not None)
-        if check:
-            model.why = why_not_packed(core, model.head)
-        else:
-            core.set_attn_implementation(NAME)
+        model.why = why_not_packed(core, model.head) if check else switch(core, NAME)
         if not model.packed:
             warnings.warn(f"{type(core).__name__} takes the slower padded path: {model.why}", stacklevel=2)
         return model

@@ -144,9 +144,8 @@ class _Builder:
         if any(node is outer for outer in self.open):
             return self.problem("an anchor contains itself", node)
         if not node.tag.startswith(_TAG) or node.tag.removeprefix(_TAG) not in (*_SCALARS, "str", "map", "seq"):
-            return self.problem(
-                f"tag {node.tag.replace(_TAG, '!!')} is refused", node, why="a recipe holds names and values, never objects"
-            )
+            tag = node.tag.replace(_TAG, "!!")
+            return self.problem(f"tag {tag} is refused", node, why="a recipe holds names and values, never objects")
         if isinstance(node, yaml.MappingNode):
             return self.mapping(loader, node, position)
         if isinstance(node, yaml.SequenceNode):
@@ -164,7 +163,7 @@ class _Builder:
             if key.value in first:
                 lines = f"lines {first[key.value].start_mark.line + 1} and {key.start_mark.line + 1}"
                 self.problem(f"key {key.value!r} is written twice", key, why=f"on {lines}", fix="keep one of them")
-            elif not isinstance(key, yaml.ScalarNode) or not key.tag == _TAG + "str":
+            elif not isinstance(key, yaml.ScalarNode) or key.tag != _TAG + "str":
                 self.problem(f"key {key.value!r} is not a name", key, fix="quote it, if it is meant to be text")
             else:
                 first[key.value] = key
@@ -246,7 +245,7 @@ def nearest_path(path: Path) -> str:
         return ""
     folder, missing = parts[depth], parts[depth - 1].name
     entries = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
-    close = difflib.get_close_matches(missing, entries, n=1) or difflib.get_close_matches(missing, entries, n=1, cutoff=0.4)
+    close = difflib.get_close_matches(missing, entries, n=1, cutoff=0.5)
     if close:
         return f"closest: {folder / close[0]}"
     listed = ", ".join(entries[:6]) + (", ..." if len(entries) > 6 else "")

@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Union
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 _CONFIG = ConfigDict(allow_inf_nan=False, arbitrary_types_allowed=True)
-_WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null", Any: "any value"}
+_WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
 
 
 class NotAllowed(ValueError):
@@ -37,7 +37,11 @@ def checked(annotation: Any, value: Any) -> Any:
 
 
 def _is_mapping_type(annotation: Any) -> bool:
-    return dataclasses.is_dataclass(annotation) or hasattr(annotation, "model_fields") or typing.is_typeddict(annotation)
+    return dataclasses.is_dataclass(annotation) or typing.is_typeddict(annotation) or _is_model(annotation)
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def _booleans_agree(value: Any, result: Any) -> bool:
@@ -54,7 +58,7 @@ def annotation_of(parameter: inspect.Parameter) -> Any:
     if parameter.annotation is not inspect.Parameter.empty:
         return parameter.annotation
     default = parameter.default
-    return type(default) if isinstance(default, bool | int | float | str) else Any
+    return type(default) if isinstance(default, bool | int | float | str | tuple) else Any
 
 
 def described(annotation: Any) -> str:

@@ -10,6 +10,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from offon.errors import NumericsError, StorageError
 from offon.runs import atomic
 
@@ -45,6 +47,8 @@ def save(tree: Any, path: Path, *, finite: bool = False) -> None:
         if isinstance(value, (list, tuple)):
             kind = "tuple" if isinstance(value, tuple) else "list"
             return {kind: [describe(inner, f"{place}[{i}]") for i, inner in enumerate(value)]}
+        if isinstance(value, np.generic):
+            value = value.item()
         if value is None or type(value) in (bool, int, float, str):
             return value
         raise TypeError(f"{place or 'the tree'} is a {type(value).__name__}, which is not stored")

@@ -11,17 +11,18 @@ import logging
 import re
 from collections.abc import Callable
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from offon.types import Verdict
 
 ANSWER_TAGS = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 # At most 40 digits before and after the point and 3 in the exponent: bounded work for any input.
 NUMBER = re.compile(
-    r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3}){1,13}|\d{1,40})(?:\.\d{1,40})?(?:[eE][-+]?\d{1,3})?(?:\s?/\s?\d{1,40})?(?!\d)"
+    r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3}){1,13}|\d{1,40})(?:\.\d{1,40})?(?:[eE][-+]?\d{1,3})?(?:\s?/\s?\d{1,40})?(?!\d|[eE][-+]?\d)"
 )
 LATEX_FRACTION = re.compile(r"\\[dt]?frac\{(\d+)\}\{(\d+)\}")
 MARKED_ANSWER = re.compile(r"<answer>(.*?)</answer>|\\boxed\{([^{}]*)\}|####[ \t]*([^\n]*)", re.DOTALL)
+BARE_EXPRESSION_CHARS = 100
 RELATIVE_TOLERANCE = Fraction(1, 10**6)
 
 
@@ -30,15 +31,15 @@ def normalised(text: str) -> str:
     return " ".join(text.split())
 
 
-def extracted(text: str) -> str:
+def unwrapped(text: str) -> str:
     """The answer within a response: inside its last <answer>...</answer>, or all of it where there are no tags."""
     tagged = ANSWER_TAGS.findall(text)
-    return normalised(tagged[-1] if tagged else text)
+    return (tagged[-1] if tagged else text).strip()
 
 
 def exact(text: str, answer: str) -> Verdict:
-    """1 if the extracted response equals the answer, whitespace aside."""
-    right = extracted(text) == normalised(answer)
+    """1 if the response, unwrapped, equals the answer, whitespace aside."""
+    right = normalised(unwrapped(text)) == normalised(answer)
     return Verdict(float(right), content=float(right or opens_or_closes(text, answer)))
 
 
@@ -116,8 +117,9 @@ def math_checker() -> Callable[[str, str], Verdict]:
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
 
     def expressions(text: str) -> list:
-        """Math-Verify wants dollar signs around LaTeX; a text that is nothing but an expression may omit them."""
-        return parse(text, parsing_timeout=None) or parse(f"${text}$", parsing_timeout=None)
+        """Math-Verify wants dollar signs around LaTeX; a short text that is nothing but an expression may omit them."""
+        found = parse(text, parsing_timeout=None)
+        return found or (parse(f"${text}$", parsing_timeout=None) if len(text) <= BARE_EXPRESSION_CHARS else [])
 
     reference = lru_cache(maxsize=4096)(expressions)
 
@@ -132,5 +134,5 @@ def math_checker() -> Callable[[str, str], Verdict]:
     return check
 
 
-def regex_checker() -> Callable[[str, str | None, str], Verdict]:
-    return regex
+def regex_checker(pattern: str) -> Callable[[str, str | None], Verdict]:
+    return partial(regex, pattern=pattern)

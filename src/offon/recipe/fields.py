@@ -1,0 +1,107 @@
+"""What a recipe may say: the keys of each section, what they accept, and the library's defaults with their reasons."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le
+
+Count = Annotated[int, Ge(1)]
+Seed = Annotated[int, Ge(0)]
+Temperature = Annotated[float, Ge(0), Le(100)]
+Share = Annotated[float, Gt(0), Le(1)]
+
+RECIPE = ("model", "task", "seed", "probe", "pipeline")
+
+LEARNING_RATE = 1e-5  # small enough to keep what the model can do; rows recommend their paper's
+LORA_FACTOR = 10  # an adapter wants about ten times the rate of full fine-tuning ("LoRA without regret", 2025)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora:
+    """Low-rank adapters on these modules. `lora: true` takes the defaults. There is no dropout: a log-prob has to be a
+    function of the weights."""
+
+    r: Count = 16
+    alpha: Annotated[float, Gt(0)] = 32.0
+    target_modules: str | tuple[str, ...] = "all-linear"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeSettings:
+    """The keys every training node takes, whatever its method.
+
+    init, teacher, data   a path, a Hub id, testbed:NAME, or $node
+    task                  what to sample, verify and probe: the recipe's unless written
+    steps                 optimizer steps; buffers are derived
+    prompts_per_step      groups per optimizer step       prompts_per_buffer  groups collected at once (null: one step's)
+    epochs                passes over a buffer            max_age  most learner updates between sampling and training
+    max_length            longest prompt + response of a data row, in tokens; null: what the model can read
+    max_tokens            longest sampled response, in tokens
+    temperature           1 with top_p 1 and top_k 0 samples the policy itself: ratios need that
+    micro_batch_tokens    tokens computed at once: memory and speed, never the gradient
+    save_steps            optimizer steps between checkpoints; the last `save_total_limit` stay (null: all)
+    supervise             which assistant turns of a conversation are trained
+    columns               {name offon reads: name in the data}
+    """
+
+    init: str
+    teacher: str | None = None
+    data: Any = None
+    task: Any = None
+    steps: Count
+    learning_rate: Share = LEARNING_RATE
+    weight_decay: Annotated[float, Ge(0), Le(1)] = 0.0  # post-training starts from weights worth keeping
+    max_grad_norm: Annotated[float, Gt(0)] = 1.0
+    warmup_steps: Annotated[int, Ge(0)] = 0
+    lr_scheduler_type: Literal["constant", "linear", "cosine"] = "constant"
+    prompts_per_step: Count = 32
+    prompts_per_buffer: Count | None = None
+    epochs: Count = 1
+    max_age: Annotated[int, Ge(0)] | None = None
+    micro_batch_tokens: Count = 16_384
+    max_length: Count | None = None
+    max_tokens: Count = 512
+    temperature: Temperature = 1.0
+    top_p: Share = 1.0
+    top_k: Annotated[int, Ge(0)] = 0
+    lora: Lora | None = None
+    seed: Seed = 0
+    save_steps: Count = 50
+    save_total_limit: Count | None = 2  # the newest and, should it turn out damaged, the one before
+    supervise: Literal["all", "last"] = "all"
+    columns: Mapping[str, str] | None = None
+
+
+SAMPLING = ("max_tokens", "temperature", "top_p", "top_k")  # mean something where a stage samples
+READING = ("max_length", "supervise", "columns")  # mean something where a stage reads data
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """How each model is measured before and after each stage, on held-out prompts.
+
+    prompts, samples  per task               k  the rollout budget that "reachable" refers to
+    tasks             name -> task; every task of the recipe unless written
+    """
+
+    prompts: Count = 64
+    samples: Count = 128
+    k: Count = 32
+    tasks: Any = None
+    temperature: Temperature = 1.0
+    max_tokens: Count = 512
+
+
+def keys_of(section: type) -> dict[str, Any]:
+    """name -> annotation"""
+    hints = typing.get_type_hints(section, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(section)}
+
+
+def defaults_of(section: type) -> dict[str, Any]:
+    return {f.name: f.default for f in dataclasses.fields(section) if f.default is not dataclasses.MISSING}

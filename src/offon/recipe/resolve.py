@@ -1,0 +1,428 @@
+"""From what a recipe says to what it means: every key known, every value in range, every path and reference found.
+
+All problems are reported together, each with its file and line; nothing is loaded but the rows and functions named.
+Precedence of a value: the recipe, then the row's recommendation, then the library.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from offon.errors import DataError, ModelError, OffonError
+from offon.recipe import fields
+from offon.recipe.fields import NodeSettings, Probe
+from offon.recipe.functions import function_at
+from offon.recipe.load import Document, Keys, override, read
+from offon.recipe.reader import BAD, Reader, did_you_mean
+from offon.recipe.resolved import LIBRARY, RECIPE, ROW, Input, MakeNode, Modifier, Node, ResolvedRecipe, TrainNode
+from offon.recipe.trl import RENAMED
+from offon.recipe.values import annotation_of
+
+NODE = fields.keys_of(NodeSettings)
+NODE_DEFAULTS = fields.defaults_of(NodeSettings)
+NODE_NAME = r"[A-Za-z_][\w\-]*"
+EDGES = {name: name for name in ("init", "teacher", "data", "reward", "reference")} | {"model": "init"}
+Given = dict[str, tuple[Any, Keys]]  # key -> what was written, and where
+
+
+def resolve(
+    recipe: str | Path | Mapping[str, Any] | Document, *, overrides: Iterable[str] = (), registry: Any = None
+) -> ResolvedRecipe:
+    """A recipe (a file, a document, or plain Python values) with everything filled in. Raises what is wrong with it."""
+    if isinstance(recipe, str | Path):
+        recipe = read(recipe)
+    elif not isinstance(recipe, Document):
+        recipe = Document(data=dict(recipe), name="recipe", folder=Path.cwd())
+    return _Resolver(override(recipe, overrides), registry).recipe()
+
+
+class _Resolver(Reader):
+    """One pass over one document."""
+
+    def __init__(self, document: Document, registry: Any):
+        super().__init__(document)
+        self._registry = registry
+        self.model, self.default_task, self.seed = None, None, 0
+
+    @property
+    def registry(self) -> Any:
+        """The catalogue, imported only once a recipe names a method: it brings torch with it."""
+        if self._registry is None:
+            from offon.methods import registry
+
+            self._registry = registry
+        return self._registry
+
+    def recipe(self) -> ResolvedRecipe:
+        data = self.document.data
+        self._refuse_unknown_sections(data)
+        self.seed = self.value(fields.Seed, data.get("seed", 0), ("seed",))
+        if data.get("model") is not None:
+            self.model = self.located(data["model"], ("model",), ModelError)
+        if data.get("task") is not None:
+            self.default_task = self.task(data["task"], ("task",))
+        if not self.nodes:
+            what = "pipeline is not a mapping of nodes" if data.get("pipeline") else "there is no pipeline"
+            self.problem(what, ("pipeline",), fix="pipeline: {sft: {method: sft, data: demos.jsonl, steps: 100}}")
+        nodes = [self.node(name, keys) for name, keys in self.nodes.items()]
+        probe, origins = self.probe(data.get("probe"), nodes)
+        self.raise_problems()
+        nodes = self.ordered(nodes)
+        self.raise_problems()
+        return ResolvedRecipe(
+            model=self.model, task=self.default_task, seed=self.seed, probe=probe, nodes=tuple(nodes),
+            name=Path(self.document.name).stem, notes=tuple(self.notes),
+            origins=origins | ({} if "seed" in data else {"seed": LIBRARY}),
+        )  # fmt: skip
+
+    def _refuse_unknown_sections(self, data: Mapping[str, Any]) -> None:
+        for key in data:
+            if key in fields.RECIPE:
+                continue
+            if key in NODE or key in ("method", "with", "make"):
+                self.problem(f"{key!r} belongs in a node", (key,), fix=f"pipeline: {{NAME: {{{key}: ...}}}}")
+            elif key == "model_name_or_path":
+                self.problem(f"unknown key {key!r}", (key,), fix="model")
+            else:
+                self.unknown(key, (key,), fields.RECIPE, why=f"a recipe has {', '.join(fields.RECIPE)}")
+
+    def ordered(self, nodes: list[Node]) -> list[Node]:
+        """Each node after what it reads, otherwise as written."""
+        reads = {node.name: [*self.edges.get(node.name, ())] for node in nodes}
+        waiting, done = {node.name: node for node in nodes}, []
+        while waiting:
+            ready = next((name for name in waiting if not any(read in waiting for read in reads[name])), None)
+            if ready is None:
+                circle = [next(iter(waiting))]
+                while circle.count(circle[-1]) < 2:
+                    circle.append(next(read for read in reads[circle[-1]] if read in waiting))
+                circle = circle[circle.index(circle[-1]) :]
+                self.problem(f"nodes wait for each other: {' -> '.join(circle)}", ("pipeline", circle[0]))
+                return done
+            done.append(waiting.pop(ready))
+        return done
+
+    # ---- nodes
+
+    def node(self, name: str, keys: Any) -> Node | None:
+        position = ("pipeline", name)
+        if not re.fullmatch(NODE_NAME, name):
+            self.problem(f"{name!r} cannot name a node", position, fix="letters, digits, _ and -: it names a folder")
+        if not isinstance(keys, dict):
+            self.problem(f"node {name!r} is not a mapping", position, fix=f"{name}: {{method: sft, steps: 100}}")
+        elif ("method" in keys) == ("make" in keys):
+            has = "both method and make" if "make" in keys else "neither method nor make"
+            self.problem(f"node {name!r} has {has}", position, fix="method: NAME, or make: ./file.py:function")
+        else:
+            return self.train(name, keys) if "method" in keys else self.make(name, keys)
+        return None
+
+    def train(self, name: str, keys: Mapping[str, Any]) -> TrainNode | None:
+        position, before = ("pipeline", name), len(self.problems)
+        method, info = self.row(keys["method"], (*position, "method"), "stage")
+        given = self.entries(keys, position, info)
+        written = {key: self.setting(key, *given[key]) for key in NODE if key in given}
+        inherited = self.inherited(written, name)
+        modifiers, references = self.modifiers(*given.get("with", ([], position)))
+        arguments, more = self.arguments(info, given, position) if info else ({}, [])
+        if len(self.problems) > before:
+            return None
+        stage = self.composed(info, {**inherited, **written}, arguments, modifiers, position)
+        settings, origins = self.filled(info, stage, given, written, inherited, position) if stage else (None, {})
+        if settings is None:
+            return None
+        sources = {key: getattr(settings, key) for key in ("init", "teacher", "data")}
+        edges = [Input(key, source) for key, source in sources.items() if isinstance(source, str)]
+        origins |= {key: RECIPE if key in given else ROW for key in arguments}
+        return TrainNode(
+            name=name, method=method, settings=settings, arguments=arguments, modifiers=modifiers,
+            inputs=(*edges, *more, *references), origins=origins, place=self.document.place(position),
+        )  # fmt: skip
+
+    def row(self, name: Any, position: Keys, kind: str) -> tuple[str, Any]:
+        """The catalogue's entry for a method or modifier, or for a function in a file; (name, None) after a problem."""
+        known = self.registry.names() if kind == "stage" else self.registry.modifiers()
+        word = "method" if kind == "stage" else "modifier"
+        if not isinstance(name, str):
+            self.problem(f"{word}: {name!r} is not a name", position, of="value", fix=f"one of {', '.join(known)}")
+            return "", None
+        if ":" in name:
+            name = self.path(name, position)
+            if name is BAD:
+                return "", None
+        elif name not in known:
+            fix = f"{did_you_mean(name, known)} known: {', '.join(known)}, or ./file.py:function".strip()
+            self.problem(f"unknown {word} {name!r}", position, of="value", fix=fix)
+            return name, None
+        try:
+            info = self.registry.get(name)
+            info.arguments  # noqa: B018  a signature that cannot be read is a problem of this line
+        except OffonError as error:
+            self.problem(error.what, position, of="value", why=error.why, fix=error.fix)
+        except Exception as error:
+            self.problem(f"{name} cannot be imported", position, of="value", why=f"{type(error).__name__}: {error}")
+        else:
+            if info.kind == kind:
+                return name, info
+            self.problem(f"{name} is a {info.kind}, not a {kind}", position, of="value")
+        return name, None
+
+    def entries(self, keys: Mapping[str, Any], position: Keys, info: Any) -> Given:
+        """What a training node says, TRL's words renamed, unknown keys refused."""
+        own = info.arguments if info else {}
+        known = [*own, *NODE, "method", "with"]
+        given: Given = {}
+        for key, value in keys.items():
+            place = (*position, key)
+            name = key if key in known else RENAMED.get(key, key)
+            if name not in known:
+                if info is not None:  # without the method its arguments are unknown too
+                    self.unknown(key, place, known, **self._advice(key, keys["method"]))
+            elif name in given:
+                self.problem(f"{given[name][1][-1]} and {key} are the same setting", place, fix=f"keep {name}")
+            else:
+                if name != key:
+                    self.notes.append(f"{self.document.place(place)}: {key} is called {name} here")
+                given[name] = (value, place)
+        return given
+
+    def _advice(self, key: str, method: str) -> dict[str, str]:
+        owners = [name for name in self.registry.names() if key in self.registry.get(name).arguments]
+        why = f"{key} belongs to {', '.join(owners)}; this node's method is {method}" if owners else ""
+        return {"why": why, "elsewhere": f"`offon methods {method}` lists what it takes"}
+
+    def setting(self, key: str, value: Any, position: Keys) -> Any:
+        match key:
+            case "init" | "teacher":
+                return self.located(value, position, ModelError)
+            case "data":
+                objects = not isinstance(value, str | Path | dict | list | int | float | None)
+                return value if objects else self.located(value, position, DataError)
+            case "task":
+                return self.task(value, position)
+            case "lora":
+                return self.lora(value, position)
+        return self.value(NODE[key], value, position)
+
+    def inherited(self, written: Mapping[str, Any], name: str) -> dict[str, Any]:
+        """What the recipe says once for all nodes. A model that is a node becomes an edge of this node too."""
+        inherited = {"init": self.model, "task": self.default_task, "seed": self.seed}
+        inherited = {key: value for key, value in inherited.items() if key not in written and value is not None}
+        if isinstance(model := inherited.get("init"), str):
+            if model.startswith("$"):
+                self.edges.setdefault(name, []).append(model[1:])
+            earlier = [other for other in list(self.nodes)[: list(self.nodes).index(name)] if f"${other}" != model]
+            if earlier:
+                self.notes.append(f"{name} starts from {model}; to continue {earlier[-1]} write init: ${earlier[-1]}")
+        return inherited
+
+    def modifiers(self, items: Any, position: Keys) -> tuple[tuple[Modifier, ...], list[Input]]:
+        form = "with: [{kl_anchor: {coef: 0.05}}]"
+        if not isinstance(items, list):
+            self.problem("with is not a list", position, of="value", fix=form)
+            return (), []
+        found, references = [], []
+        for index, item in enumerate(items):
+            place = (*position, index)
+            item = {item: None} if isinstance(item, str) else item
+            if not isinstance(item, dict) or len(item) != 1:
+                self.problem("an item of with is one modifier and its arguments", place, of="value", fix=form)
+                continue
+            ((written, values),) = item.items()
+            name, info = self.row(written, (*place, written), "modifier")
+            if info is None:
+                continue
+            if not isinstance(values or {}, dict):
+                self.problem(f"{written} takes named arguments", (*place, written), of="value", fix=form)
+                continue
+            given = {key: (value, (*place, written, key)) for key, value in (values or {}).items()}
+            for key, (_, where) in given.items():
+                if key not in info.arguments:
+                    takes = f"{written} takes {', '.join(info.arguments) or 'no arguments'}"
+                    self.unknown(key, where, info.arguments, why=takes)
+            arguments, more = self.arguments(info, given, (*place, written))
+            found.append(Modifier(name, arguments))
+            references += more
+        return tuple(found), references
+
+    def arguments(self, info: Any, given: Given, position: Keys) -> tuple[dict[str, Any], list[Input]]:
+        """The arguments of a row or modifier, defaults included, and the models and files among them."""
+        return self._arguments(info.arguments, info.name, given, position)
+
+    def _arguments(
+        self, parameters: Mapping[str, inspect.Parameter], owner: str, given: Given, position: Keys
+    ) -> tuple[dict[str, Any], list[Input]]:
+        values, inputs = {}, []
+        for name, parameter in parameters.items():
+            if name in given:
+                found: list[str] = []
+                value, place = given[name]
+                value = self.argument(value, place, found)
+                values[name] = BAD if BAD in found else self.value(annotation_of(parameter), value, place)
+                inputs += [Input(EDGES.get(name, "reference"), source) for source in found]
+            elif parameter.default is inspect.Parameter.empty:
+                self.problem(f"{owner} needs {name}", position, fix=f"add {name}: ...")
+            elif isinstance(parameter.default, bool | int | float | str | tuple):
+                values[name] = parameter.default
+        return values, inputs
+
+    def composed(self, info: Any, values: Mapping[str, Any], arguments, modifiers, position: Keys) -> Any:
+        """The stage, with names standing for what it will be given; a problem if its parts cannot work together."""
+        missing = [name for name, needed in info.inputs.items() if needed and values.get(name) is None]
+        if missing:
+            fix = ", ".join(f"{name}: ..." for name in missing)
+            return self._none(f"method {info.name} needs {' and '.join(missing)}", position, fix=f"add {fix}")
+        inputs = {name: values[name] for name in info.inputs if values.get(name) is not None}
+        try:
+            stage = info.function(**inputs, **arguments)
+            for modifier in modifiers:
+                stage = self.registry.get(modifier.name).function(stage, **modifier.arguments)
+            return stage.validate()
+        except OffonError as error:
+            return self._none(error.what, position, why=error.why, fix=error.fix)
+        except Exception as error:
+            return self._none(f"{info.name} cannot be composed", position, why=f"{type(error).__name__}: {error}")
+
+    def _none(self, what: str, position: Keys, **details: str) -> None:
+        self.problem(what, position, **details)
+
+    def filled(
+        self, info: Any, stage: Any, given: Given, written: dict[str, Any], inherited: dict[str, Any], position: Keys
+    ) -> tuple[NodeSettings | None, dict[str, str]]:
+        """Every setting of a node, and the origin of those that mean something for it."""
+        before = len(self.problems)
+        recommended = {**(dataclasses.asdict(stage.updates) if stage.updates else {}), **stage.recommends}
+        lora = written.get("lora", recommended.get("lora"))
+        layers = (
+            (written, dict.fromkeys(written, RECIPE)),
+            (recommended, dict.fromkeys(recommended, ROW)),
+            (inherited, {key: f"the recipe's {'model' if key == 'init' else key}" for key in inherited}),
+            (NODE_DEFAULTS, dict.fromkeys(NODE_DEFAULTS, LIBRARY)),
+        )
+        values, origins = {}, {}
+        for key in NODE:
+            layer, origin = next(((layer, origin) for layer, origin in layers if key in layer), ({}, {}))
+            if layer:
+                values[key], origins[key] = layer[key], origin[key]
+        if lora and origins["learning_rate"] != RECIPE:
+            values["learning_rate"] *= fields.LORA_FACTOR
+            origins["learning_rate"] += f" x {fields.LORA_FACTOR} for LoRA"
+        for key, fix in (("steps", "steps: 100"), ("init", "init: ./model, or model: ./model at the top")):
+            if key not in values:
+                self.problem(f"node {position[1]!r} has no {key}", position, fix=fix)
+        idle = self._idle(info, stage, written)
+        for key in given:
+            if key in idle:
+                self.problem(f"{key} has no effect here", given[key][1], why=idle[key], fix="take it out")
+        if len(self.problems) == before:
+            self._check_batches(values, position)
+        if len(self.problems) > before:
+            return None, {}
+        shown = {k: o for k, o in origins.items() if k not in idle and (o != LIBRARY or values[k] is not None)}
+        return NodeSettings(**values), shown
+
+    @staticmethod
+    def _idle(info: Any, stage: Any, written: Mapping[str, Any]) -> dict[str, str]:
+        """Keys that nothing of this stage reads, with the reason."""
+        idle = {}
+        for name in ("teacher", "data"):
+            if name not in info.inputs:
+                idle[name] = f"{info.name} takes {' and '.join(info.inputs) or 'no inputs'}, no {name}"
+        if not stage.samplers:
+            idle |= dict.fromkeys(fields.SAMPLING, f"{info.name} samples nothing here")
+        if written.get("data") is None:
+            idle |= dict.fromkeys(fields.READING, f"{info.name} reads no data here")
+        return idle
+
+    def _check_batches(self, values: Mapping[str, Any], position: Keys) -> None:
+        from offon.parts.stage import Updates
+
+        try:
+            Updates(**{field.name: values[field.name] for field in dataclasses.fields(Updates)})
+        except OffonError as error:
+            self.problem(error.what, position, why=error.why, fix=error.fix)
+
+    def make(self, name: str, keys: Mapping[str, Any]) -> MakeNode | None:
+        position, before = ("pipeline", name), len(self.problems)
+        place = (*position, "make")
+        target = keys["make"]
+        if not isinstance(target, str) or ".py:" not in target:
+            self.problem(f"make: {target!r} names no function", place, of="value", fix="make: ./prepare.py:function")
+            return None
+        target = self.path(target, place)
+        if target is BAD:
+            return None
+        try:
+            directory, *others = inspect.signature(function_at(target), eval_str=True).parameters.values()
+        except OffonError as error:
+            self.problem(error.what, place, of="value", why=error.why, fix=error.fix)
+            return None
+        except ValueError:
+            fix = "def function(directory, ...): write the artefact into directory"
+            self.problem(f"{target} takes no directory to write to", place, of="value", fix=fix)
+            return None
+        parameters = {parameter.name: parameter for parameter in others}
+        given = {key: (value, (*position, key)) for key, value in keys.items() if key != "make"}
+        for key, (_, where) in given.items():
+            if key not in parameters:
+                self.unknown(key, where, parameters, why=f"{target} takes {', '.join(parameters) or 'nothing'}")
+        if "seed" in parameters:
+            given.setdefault("seed", (self.seed, ("seed",)))
+        arguments, inputs = self._arguments(parameters, target, given, position)
+        if len(self.problems) > before:
+            return None
+        origins = {key: RECIPE if key in keys else "the recipe's seed" if key == "seed" else ROW for key in arguments}
+        return MakeNode(
+            name=name, function=target, arguments=arguments, inputs=tuple(inputs), origins=origins,
+            place=self.document.place(position),
+        )  # fmt: skip
+
+    # ---- probe
+
+    def probe(self, value: Any, nodes: list[Node | None]) -> tuple[Probe | None, dict[str, str]]:
+        """How models are measured; `probe: false` measures nothing. Tasks default to all of the recipe's."""
+        if value is False:
+            return None, {}
+        before = len(self.problems)
+        given = {} if value is None else self.section(Probe, value, ("probe",))
+        if given is BAD or len(self.problems) > before:
+            return None, {}
+        trained = [node.settings for node in nodes if isinstance(node, TrainNode)]
+        if given.get("tasks") is None:
+            tasks = [task for task in (self.default_task, *(settings.task for settings in trained)) if task is not None]
+            defaults = {"tasks": _named(tasks)}
+        elif isinstance(given["tasks"], Mapping) and given["tasks"]:
+            given["tasks"] = {n: self.task(task, ("probe", "tasks", n)) for n, task in given["tasks"].items()}
+            defaults = {}
+        else:
+            self.problem("probe.tasks maps names to tasks", ("probe", "tasks"), fix="tasks: {sums: gym:chain_sum}")
+            return None, {}
+        if trained:
+            defaults["max_tokens"] = max(settings.max_tokens for settings in trained)
+        probe = Probe(**{**defaults, **{key: value for key, value in given.items() if value is not None}})
+        if probe.k > probe.samples:
+            why = f"pass@{probe.k} cannot be estimated from {probe.samples} samples of a prompt"
+            self.problem(f"k {probe.k} is more than samples {probe.samples}", ("probe", "k"), of="value", why=why)
+        return probe, {f"probe.{f.name}": LIBRARY for f in dataclasses.fields(Probe) if f.name not in given}
+
+
+def _named(tasks: list[Any]) -> dict[str, Any]:
+    """Distinct tasks by a short name: chain_sum for gym:chain_sum,max_terms=2."""
+    named: dict[str, Any] = {}
+    for task in tasks:
+        if task in named.values():
+            continue
+        word = next(iter(task.values()), "") if isinstance(task, Mapping) else task
+        word = word if isinstance(word, str) else getattr(task, "name", "task")
+        base = re.split(r"[,]", word.rsplit("/", 1)[-1].split(":", 1)[-1])[0].removesuffix(".jsonl") or "task"
+        name, n = base, 1
+        while name in named:
+            n += 1
+            name = f"{base}-{n}"
+        named[name] = task
+    return named

@@ -1,0 +1,116 @@
+"""The numbers of a report, from the files of a run directory only; `offon report --json` prints them as they are.
+
+A run that stopped early has fewer files: what is missing is None or empty here, and left out of the page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from offon.runs import RunDirectory
+
+SOURCES = ("external", "teacher", "learner", "environment")
+TERMS = ("expansion", "reshaping", "attrition", "ambiguous", "diffuse")
+CALLS = ("gained", "lost", "kept", "undecided", "never")
+COSTS = ("tokens_generated", "tokens_trained", "tokens_scored", "verifier_calls", "seconds")
+MOSTLY_DIFFUSE = 0.25  # of the change: beyond it, the budget k is too small to say what kind of change it was
+
+
+def summarise(run_dir: str | Path) -> dict[str, Any]:
+    """Everything the report says in numbers, as one JSON document."""
+    run = RunDirectory.open(run_dir)
+    pipeline = run.pipeline()
+    nodes = pipeline.get("nodes", [])
+    stages = [_stage(run, node) for node in nodes if node.get("kind") == "train"]
+    summary = {
+        "run": run.info(),
+        "status": run.status(),
+        "probe": pipeline.get("probe", {}),
+        "nodes": nodes,
+        "stages": stages,
+        "cost": {name: sum(stage["cost"].get(name) or 0 for stage in stages) for name in COSTS},
+        "diagnosis": run.diagnosis(),
+    }
+    return {"warnings": _warnings(summary)} | summary
+
+
+def _stage(run: RunDirectory, node: Mapping[str, Any]) -> dict[str, Any]:
+    directory = run.node(node["name"])
+    handoff = directory.read_json("handoff.json", {})
+    metrics = directory.metrics()
+    fields = ("name", "method", "family", "interface", "usual_provenance", "usual_role", "steps", "inputs", "state")
+    seconds = handoff.get("cost", {}).get("seconds", node.get("seconds"))
+    return {
+        **{name: node.get(name) for name in fields},
+        "steps_done": metrics[-1]["step"] if metrics else 0,
+        "before": handoff.get("before"),
+        "after": handoff.get("after"),
+        "k": handoff.get("k"),
+        "measured": bool(handoff.get("tasks")),
+        "regime": handoff.get("regime"),
+        "results": [row for name, task in handoff.get("tasks", {}).items() for row in _results(name, task)],
+        "prompts": [
+            {"task": name, **prompt} for name, task in handoff.get("tasks", {}).items() for prompt in task["prompts"]
+        ],
+        "tokens_by_source": handoff.get("tokens_by_source", {}),
+        "fates": handoff.get("fates", {}),
+        "off_policy": handoff.get("off_policy", {}),
+        "cost": {name: handoff.get("cost", {}).get(name) for name in COSTS} | {"seconds": seconds},
+        "warnings": handoff.get("warnings", []),
+    }
+
+
+def _results(task: str, entry: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row for the task, and one per family where it has several."""
+    families = entry.get("families", {})
+    row = {"task": task, "family": None, "n_samples": entry.get("n_samples"), "unscored": entry.get("unscored")}
+    rows = [row | {"n_prompts": entry.get("n_prompts")} | _measured(entry)]
+    for family, numbers in families.items():
+        own = [prompt for prompt in entry["prompts"] if prompt["family"] == family]
+        rows.append(row | {"family": family, "n_prompts": len(own)} | _measured(numbers))
+    return rows
+
+
+def _measured(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    d1 = numbers.get("d1", {})
+    return {
+        "success": {when: numbers[when]["success"] for when in ("before", "after")} | {"change": d1.get("total")},
+        "pass_at_k": {when: numbers[when].get("pass_at_k", []) for when in ("before", "after")},
+        "calls": numbers.get("calls", {}),
+        "certified": d1.get("certified", {}),
+        "soft": d1.get("soft", {}),
+        "note": d1.get("note", ""),
+    }
+
+
+def _warnings(summary: Mapping[str, Any]) -> list[dict[str, str]]:
+    """{"node", "text"} each: what a reader must know before believing anything else, most serious first."""
+    status, stages = summary["status"], summary["stages"]
+    where = f"{status.get('node') or 'the run'}, step {status.get('step', 0)} of {status.get('steps', 0)}"
+    found = []
+    if status.get("state") == "failed":
+        found.append((status.get("node", ""), f"The run failed at {where}: {status.get('error') or 'no reason recorded'}"))
+    elif status.get("state") == "interrupted":
+        found.append((status.get("node", ""), f"The run was interrupted at {where}; --resume continues it."))
+    elif status.get("state") == "running":
+        found.append((status.get("node", ""), f"The run has not ended: {where}. What follows is what it had done so far."))
+    for stage in stages:
+        found += [(stage["name"], text) for text in stage["warnings"]]
+        found += [(stage["name"], text) for text in _about_measurement(stage)]
+        if stage["state"] == "done" and not stage["measured"]:
+            found.append((stage["name"], "Nothing was measured before and after this stage."))
+    return [{"node": node, "text": text} for node, text in found]
+
+
+def _about_measurement(stage: Mapping[str, Any]) -> list[str]:
+    for row in stage["results"]:
+        change, diffuse = row["success"]["change"], row["certified"].get("diffuse")
+        clear = change and (change["low"] > 0 or change["high"] < 0)
+        if clear and diffuse and abs(diffuse["estimate"]) > MOSTLY_DIFFUSE * abs(change["estimate"]):
+            share = abs(diffuse["estimate"] / change["estimate"])
+            yield (
+                f"{row['family'] or row['task']}: {share:.0%} of the change is on prompts that stay out of reach at "
+                f"k = {stage['k']}, before and after; a larger k would say what kind of change it is."
+            )

@@ -1,0 +1,134 @@
+"""What a task is, and how one is named in a recipe or on the command line."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from offon.errors import ConfigError
+from offon.types import Item, Verdict
+
+Split = Literal["train", "heldout"]
+Pair = tuple[Item, str]  # an item and the text of one response to it
+
+# kind -> (the function that opens it, the parameter that the kind's own value goes to)
+KINDS = {
+    "gym": ("offon.tasks.gym:gym_task", "dataset"),
+    "jsonl": ("offon.tasks.jsonl:jsonl_task", "data"),
+    "python": ("offon.tasks.python:python_task", "function"),
+    "testbed": ("offon.testbed.task:TestbedTask", "families"),
+}
+
+
+@runtime_checkable
+class Task(Protocol):
+    """Items to answer and a checker of answers.
+
+    The two splits share no prompt, and which side a prompt falls on is a function of its content, never of a seed.
+    `verify` returns one verdict per pair, in order; a checker that raises, hangs or returns a non-finite number gives
+    a verdict whose score is None (unscored), which is never the same as 0.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    def items(self, split: Split) -> Sequence[Item]: ...
+
+    def verify(self, pairs: Sequence[Pair]) -> list[Verdict]: ...
+
+
+def open_task(spec: str | Mapping[str, Any] | Task) -> Task:
+    """Open a task from its two spellings; a task object is returned as it is.
+
+        {gym: chain_sum, max_terms: 2, size: 2000}                 "gym:chain_sum,max_terms=2,size=2000"
+        {jsonl: problems.jsonl, verifier: numeric}                 "jsonl:problems.jsonl,verifier=numeric"
+        {python: "rewards:length", data: prompts.jsonl}            "python:rewards:length,data=prompts.jsonl"
+        {testbed: [rare, absent]}                                  "testbed:rare,absent"
+    """
+    if isinstance(spec, Mapping):
+        return _open(dict(spec))
+    if isinstance(spec, str):
+        return _open(parsed_spec(spec))
+    if isinstance(spec, Task):
+        return spec
+    raise ConfigError(f"a task is a mapping, a string or an object with items and verify, not a {type(spec).__name__}")
+
+
+def parsed_spec(text: str) -> dict[str, Any]:
+    """The mapping form of "kind:value,key=value,...". Values are JSON scalars where they parse, else plain words."""
+    kind, colon, rest = text.partition(":")
+    if not colon:
+        raise ConfigError(f"task {text!r} names no kind", fix=f"write KIND:VALUE, where KIND is {_or(KINDS)}")
+    first, *parts = rest.split(",")
+    values, options = [first], {}
+    for part in parts:
+        key, equals, value = part.partition("=")
+        if equals:
+            options[key.strip()] = _scalar(value.strip())
+        else:
+            values.append(part)
+    return {kind: values if len(values) > 1 else first, **options}
+
+
+def _scalar(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _open(spec: dict[str, Any]) -> Task:
+    kinds = [key for key in spec if key in KINDS]
+    if len(kinds) != 1:
+        found = f"names {' and '.join(kinds)}" if kinds else f"has only {', '.join(map(str, spec)) or 'nothing'}"
+        guess = "" if kinds else nearest(spec, KINDS)
+        raise ConfigError(f"a task needs one kind, this one {found}", fix=f"one of {_or(KINDS)}{guess}")
+    target, parameter = KINDS[kinds[0]]
+    module, _, name = target.partition(":")
+    function = getattr(importlib.import_module(module), name)
+    value = spec.pop(kinds[0])
+    check_options(f"task {kinds[0]}", spec, inspect.signature(function), besides=parameter)
+    return function(**{parameter: value}, **spec)
+
+
+def check_options(where: str, options: Mapping[str, Any], signature: inspect.Signature, besides: str) -> None:
+    """Refuse options that a function does not take, unless it takes any and checks them itself."""
+    kinds = {parameter.kind for parameter in signature.parameters.values()}
+    if inspect.Parameter.VAR_KEYWORD not in kinds:
+        refuse_unknown(where, options, [name for name in signature.parameters if name != besides])
+
+
+def refuse_unknown(where: str, options: Iterable[str], known: Iterable[str]) -> None:
+    known = sorted(known)
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        fix = f"known keys: {', '.join(known)}" + nearest(unknown, known)
+        raise ConfigError(f"unknown key {', '.join(map(repr, unknown))}", where=where, fix=fix)
+
+
+def nearest(names: Iterable[str], known: Iterable[str]) -> str:
+    """ "; did you mean max_terms?", or nothing when no name is close."""
+    known = list(known)
+    close = [match for name in names for match in difflib.get_close_matches(str(name), known, n=1)]
+    return f"; did you mean {' and '.join(dict.fromkeys(close))}?" if close else ""
+
+
+def _or(names: Iterable[str]) -> str:
+    *head, last = names
+    return f"{', '.join(head)} or {last}" if head else last
+
+
+def scored(value: Any, reason: str = "") -> Verdict:
+    """The verdict for a number some checker returned: unscored unless it is a finite number."""
+    if value is None:
+        return Verdict(None, reason=reason or "the checker returned None")
+    if not isinstance(value, int | float):
+        return Verdict(None, reason=f"the checker returned a {type(value).__name__}: {value!r:.60}")
+    if not math.isfinite(value):
+        return Verdict(None, reason=f"the checker returned {value}")
+    return Verdict(float(value), reason=reason)

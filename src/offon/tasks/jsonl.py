@@ -1,0 +1,137 @@
+"""Items from a file of prompts, checked by a named verifier."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from offon.data.rows import BadRow, Row, convert_rows, read_rows, source_name
+from offon.errors import ConfigError
+from offon.tasks import verifiers
+from offon.tasks.api import Pair, nearest, scored
+from offon.tasks.items import HELDOUT_SHARE, PLACE, Form, ItemTask, PromptForm
+from offon.tasks.killable import KillablePool
+from offon.types import Item, Verdict
+from offon.types.trajectory import Prompt
+
+VERIFIERS = ("exact", "numeric", "regex", "math")
+CHECK_LIMIT_S = 5.0
+CHECK_MEMORY_BYTES = 4 << 30
+
+Check = Callable[[Sequence[Pair]], list[Verdict]]
+
+
+def jsonl_task(
+    data: Any,
+    *,
+    verifier: str = "exact",
+    pattern: str | None = None,
+    heldout: float | str = HELDOUT_SHARE,
+    columns: Mapping[str, str] | None = None,
+    form: Form = "text",
+    template: str = PLACE,
+    system: str = "",
+    limit_s: float = CHECK_LIMIT_S,
+    name: str = "",
+) -> ItemTask:
+    """Rows with `prompt` (text or messages) and `answer`, from JSONL, Parquet, a `datasets` object or a list.
+
+    `columns` maps names: {prompt: question, answer: solution}. `heldout` is a share, split by content, or a second
+    file. `form`, `template` and `system` shape prompts that are text; messages are taken as they are. A response is
+    checked by `verifier`; `pattern` is regex's, and its rows need no answer. `limit_s` bounds one check by math or regex.
+    """
+    check = named_check(verifier, pattern=pattern, limit_s=limit_s)
+    needs = () if verifier == "regex" else ("answer",)
+    form_prompt = PromptForm(form=form, template=template, system=system)
+    load = partial(read_items, columns=columns, form_prompt=form_prompt, needs=needs, name=name)
+    held = partial(load, heldout) if isinstance(heldout, str) else heldout
+    return ItemTask(name or stem(data), partial(load, data), check, heldout=held)
+
+
+def stem(data: Any) -> str:
+    return os.path.splitext(os.path.basename(source_name(data)))[0]
+
+
+def read_items(
+    data: Any,
+    *,
+    columns: Mapping[str, str] | None,
+    form_prompt: PromptForm,
+    needs: Sequence[str] = (),
+    name: str = "",
+) -> list[Item]:
+    """Items of a file; every bad row is reported at once."""
+    family = name or stem(data)
+
+    def item(row: Row) -> Item:
+        for column in needs:
+            if row.columns.get(column) in (None, ""):
+                raise BadRow(f"no {column}")
+        raw, prompt = prompts_of(row, form_prompt)
+        others = {key: value for key, value in row.columns.items() if key not in ("prompt", "messages")}
+        return Item(
+            id=Item.content_id(raw),
+            prompt=prompt,
+            columns=others,
+            family=str(others.get("family", family)),
+            reference=reference_of(others),
+        )
+
+    return convert_rows(data, read_rows(data, columns, ("prompt",)), item)
+
+
+def prompts_of(row: Row, form_prompt: PromptForm) -> tuple[Prompt, Prompt]:
+    """The prompt as written in the row, which identifies the item, and the prompt as it is asked."""
+    prompt = row.columns["prompt"]
+    if isinstance(prompt, str) and prompt.strip():
+        return prompt, form_prompt(prompt)
+    if isinstance(prompt, Sequence) and not isinstance(prompt, str) and prompt:
+        messages = tuple(dict(message) for message in prompt)
+        return messages, messages
+    raise BadRow("prompt is neither text nor messages, or is empty")
+
+
+def reference_of(columns: Mapping[str, Any]) -> str | None:
+    """A response known to be good: the row's completion where it has one, else its answer."""
+    known = columns.get("completion", columns.get("answer"))
+    return None if known is None else str(known)
+
+
+def named_check(verifier: str, *, pattern: str | None = None, limit_s: float = CHECK_LIMIT_S) -> Check:
+    """The checker behind a verifier's name. `math` and `regex` run in processes that can be killed."""
+    if verifier not in VERIFIERS:
+        fix = f"one of {', '.join(VERIFIERS)}{nearest([verifier], VERIFIERS)}"
+        raise ConfigError(f"there is no verifier {verifier!r}", fix=fix)
+    if (verifier == "regex") != (pattern is not None):
+        raise ConfigError(f"verifier {verifier} {'needs a pattern' if pattern is None else 'takes no pattern'}")
+    if verifier == "exact":
+        return lambda pairs: [verifiers.exact(text, answer_of(item)) for item, text in pairs]
+    if verifier == "numeric":
+        return lambda pairs: [verifiers.numeric(text, answer_of(item)) for item, text in pairs]
+    if verifier == "math":
+        return pooled_check("offon.tasks.verifiers:math_checker", limit_s)
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(f"the pattern does not compile: {error}", where=f"pattern: {pattern}") from error
+    return pooled_check("offon.tasks.verifiers:regex_checker", limit_s, pattern)
+
+
+def pooled_check(factory: str, limit_s: float, *arguments: Any) -> Check:
+    pool = KillablePool(factory, arguments, limit_s=limit_s, memory_bytes=CHECK_MEMORY_BYTES)
+
+    def check(pairs: Sequence[Pair]) -> list[Verdict]:
+        outcomes = pool.map([(text, answer_of(item)) for item, text in pairs])
+        return [
+            Verdict(**outcome.value) if outcome.value else scored(None, outcome.failure) for outcome in outcomes
+        ]
+
+    return check
+
+
+def answer_of(item: Item) -> str | None:
+    answer = item.columns.get("answer")
+    return None if answer is None else str(answer)

@@ -1,0 +1,125 @@
+"""Items checked by a Python function with TRL's reward signature.
+
+    def reward(prompts, completions, **columns) -> list[float | None]
+
+The function runs in one worker process, loaded there once, so that it can keep state and load a model, and so that a
+call that hangs or crashes can be killed. It is called with the whole batch; if that call fails, each pair is tried by
+itself, so that one bad completion costs only its own verdict.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from numbers import Real
+from typing import Any
+
+from offon.tasks.api import Pair, scored
+from offon.tasks.items import HELDOUT_SHARE, PLACE, Form, ItemTask, PromptForm
+from offon.tasks.jsonl import read_items, stem
+from offon.tasks.killable import KillablePool, Outcome
+from offon.tasks.worker import load_function
+from offon.types import Item, Verdict
+
+CALL_LIMIT_S = 60.0
+GIVE_UP_AFTER = 3  # pairs in a row whose own call failed: the function is down, not the completion bad
+
+
+def python_task(
+    function: str,
+    *,
+    data: Any,
+    heldout: float | str = HELDOUT_SHARE,
+    columns: Mapping[str, str] | None = None,
+    form: Form = "text",
+    template: str = PLACE,
+    system: str = "",
+    limit_s: float = CALL_LIMIT_S,
+    name: str = "",
+) -> ItemTask:
+    """`function` is "module:function" or "file.py:function"; `data` has a `prompt` and the columns it reads by name.
+
+    It gets messages where the prompt is messages, else strings; None in its list, a number that is not finite, a list
+    of another length, an exception and a call over `limit_s` all give an unscored verdict with the reason.
+    """
+    form_prompt = PromptForm(form=form, template=template, system=system)
+    load = partial(read_items, columns=columns, form_prompt=form_prompt, name=name)
+    held = partial(load, heldout) if isinstance(heldout, str) else heldout
+    return ItemTask(name or stem(data), partial(load, data), function_check(function, limit_s), heldout=held)
+
+
+def function_check(function: str, limit_s: float = CALL_LIMIT_S) -> Callable[[Sequence[Pair]], list[Verdict]]:
+    """Checks by the function; one that cannot be loaded is a ConfigError now."""
+    pool = KillablePool("offon.tasks.python:reward_function", (function,), workers=1, limit_s=limit_s)
+    pool.start()
+
+    def check(pairs: Sequence[Pair]) -> list[Verdict]:
+        if not pairs:
+            return []
+        [outcome] = pool.map([batch(pairs)])
+        if not outcome.failure:
+            return verdicts(outcome)
+        return one_by_one(pool, pairs) if len(pairs) > 1 else [Verdict(None, reason=outcome.failure)]
+
+    return check
+
+
+def one_by_one(pool: KillablePool, pairs: Sequence[Pair]) -> list[Verdict]:
+    """Each pair in a call of its own, until several calls in a row failed."""
+    done, failures = [], 0
+    for pair in pairs:
+        if failures == GIVE_UP_AFTER:
+            done.append(Verdict(None, reason=f"not checked: {failures} calls in a row failed"))
+            continue
+        [outcome] = pool.map([batch([pair])])
+        failures = failures + 1 if outcome.failure else 0
+        done += verdicts(outcome)
+    return done
+
+
+def batch(pairs: Sequence[Pair]) -> tuple[list, list, dict[str, list]]:
+    """prompts, completions and columns as TRL passes them; a column some items lack is None there."""
+    items = [item for item, _ in pairs]
+    names = sorted({name for item in items for name in item.columns})
+    return (
+        [prompt if isinstance(prompt, str) else list(map(dict, prompt)) for prompt in (item.prompt for item in items)],
+        [completion(item, text) for item, text in pairs],
+        {name: [item.columns.get(name) for item in items] for name in names},
+    )
+
+
+def completion(item: Item, text: str) -> str | list[dict[str, str]]:
+    return text if isinstance(item.prompt, str) else [{"role": "assistant", "content": text}]
+
+
+def verdicts(outcome: Outcome) -> list[Verdict]:
+    if outcome.failure:
+        return [Verdict(None, reason=outcome.failure)]
+    return [scored(value, reason) for value, reason in outcome.value]
+
+
+def reward_function(target: str) -> Callable[[list, list, dict[str, list]], list[tuple[float | None, str]]]:
+    """The worker's side: the user's function, its columns cut to those it takes, its result made plain."""
+    function = load_function(target)
+    parameters = inspect.signature(function).parameters
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+
+    def call(prompts: list, completions: list, columns: dict[str, list]) -> list[tuple[float | None, str]]:
+        taken = {name: column for name, column in columns.items() if takes_all or name in parameters}
+        rewards = list(function(prompts=prompts, completions=completions, **taken))
+        if len(rewards) != len(completions):
+            raise ValueError(f"{len(rewards)} rewards for {len(completions)} completions")
+        return [plain(reward) for reward in rewards]
+
+    return call
+
+
+def plain(reward: Any) -> tuple[float | None, str]:
+    """A reward as (number, ""), or as (None, why) where it is not a number. Array scalars are numbers."""
+    number = reward.item() if callable(getattr(reward, "item", None)) else reward
+    if number is None:
+        return None, "the function returned None"
+    if not isinstance(number, Real):
+        return None, f"the function returned a {type(number).__name__}: {number!r:.60}"
+    return float(number), ""

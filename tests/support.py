@@ -1,0 +1,99 @@
+"""A tiny world for tests: a random Qwen3 with a word-level tokenizer, a task with a checker, demonstrations, pairs."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config
+
+from offon.models.model import Model
+from offon.parts.models import SELF, ModelRef
+from offon.types import Comparison, Group, Item, Source, Trajectory, Verdict
+
+WORDS = [f"w{i}" for i in range(12)]
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    vocabulary = {"<pad>": 0, "<eos>": 1, **{word: i + 2 for i, word in enumerate(WORDS)}}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>")
+
+
+def qwen3(seed: int = 0, hidden: int = 32, layers: int = 2, scale: float = 0.15):
+    """A random model whose distributions are far from uniform, so that mistakes are visible."""
+    config = Qwen3Config(
+        vocab_size=len(WORDS) + 2, hidden_size=hidden, intermediate_size=48, num_hidden_layers=layers,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=8, max_position_embeddings=64,
+        pad_token_id=0, eos_token_id=1, bos_token_id=None, tie_word_embeddings=True,
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    hf = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in hf.parameters():
+            parameter.add_(scale * torch.randn(parameter.shape))
+    return hf
+
+
+def model(seed: int = 0, **changes) -> Model:
+    return Model.wrap(qwen3(seed, **changes), tokenizer(), device="cpu")
+
+
+@dataclass(frozen=True)
+class ParityTask:
+    """Right if a checksum of prompt and response is even: about half of everything, whatever the model says."""
+
+    name: str = "parity"
+
+    def items(self, split: str) -> Sequence[Item]:
+        prompts = [f"w{i} w{j}" for i in range(4) for j in range(4)]
+        kept = [p for p in prompts if (zlib.crc32(p.encode()) % 4 == 0) == (split == "heldout")]
+        return [Item(id=p, prompt=p, views={"hint": f"{p} w9"}) for p in kept]
+
+    def verify(self, pairs):
+        return [Verdict(float(zlib.crc32(f"{item.prompt}|{text}".encode()) % 2 == 0)) for item, text in pairs]
+
+
+def prompt_group(item: Item) -> Group:
+    ids = tokenizer()
+    views = {"prompt": item.prompt, **item.views}
+    return Group(item=item, views={name: tuple(ids(text).input_ids) for name, text in views.items()})
+
+
+def demonstrations() -> list[Group]:
+    """Responses of 1 to 5 tokens, so that every denominator differs."""
+    groups = []
+    for index, item in enumerate(ParityTask().items("train")):
+        group = prompt_group(item)
+        tokens = [2 + (index + t) % len(WORDS) for t in range(index % 5)] + [1]
+        groups.append(group.add(Trajectory.of(tokens, group.prompt, Source.EXTERNAL, id=f"demo/{index}")))
+    return groups
+
+
+def preference_pairs() -> list[Group]:
+    groups = []
+    for index, item in enumerate(ParityTask().items("train")):
+        group = prompt_group(item)
+        chosen = [2 + (index + t) % len(WORDS) for t in range(1 + index % 4)] + [1]
+        rejected = [2 + (3 * index + 2 * t) % len(WORDS) for t in range(1 + (index + 1) % 3)] + [1]
+        pair = (
+            Trajectory.of(chosen, group.prompt, Source.EXTERNAL, tags=frozenset({"chosen"}), id=f"pair/{index}/0"),
+            Trajectory.of(rejected, group.prompt, Source.EXTERNAL, tags=frozenset({"rejected"}), id=f"pair/{index}/1"),
+        )
+        groups.append(group.replace(members=pair, comparisons=(Comparison(0, 1),)))
+    return groups
+
+
+@dataclass
+class World:
+    """Models by reference, as a stage's loop holds them."""
+
+    learner: Model
+    others: Mapping[str, Model]
+
+    def __call__(self, ref: ModelRef) -> Model:
+        return self.learner if ref == SELF else self.others[str(ref)]
