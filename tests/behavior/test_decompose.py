@@ -114,8 +114,8 @@ def test_identical_checkpoints_by_simulation_and_the_bias_of_reusing_samples():
 
 
 def test_null_intervals_contain_zero():
-    """120 pairs of identical checkpoints, 80 prompts: intervals of the total and the wide terms cover 0 in .94 to .96 of
-    them, of the two terms that few prompts carry in .89 to .92. Below .86 and .81 with probability under .01 each.
+    """120 pairs of identical checkpoints, 80 prompts: the total and the wide terms cover 0 in .94 to .96 of them,
+    the two terms that few prompts carry in .89 to .92. Below .86 and .81 with probability under .01 each.
     """
     rng = np.random.default_rng(1)
     least = {"total": 0.86, "reshaping": 0.86, "diffuse": 0.86, "expansion": 0.81, "attrition": 0.81}

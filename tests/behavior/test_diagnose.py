@@ -14,6 +14,7 @@ from offon.behavior.diagnose import (
     samples_to_call_not_reached,
     sentence,
 )
+from offon.behavior.intervals import jeffreys_above
 from offon.behavior.support import support_threshold
 from offon.errors import DataError
 
@@ -39,6 +40,13 @@ def test_clear_cases():
 def test_without_content_verdicts_a_format_failure_looks_like_a_missing_skill():
     assert calls_of([0], [128], 128) == ["format"]
     assert calls_of([0], None, 128) == ["not_reached"]
+
+
+def test_without_content_verdicts_the_posterior_is_the_strict_rate_alone():
+    strict = Counts.of(np.arange(33), 32)
+    solved, format_, *_ = class_probabilities(strict, None, 64).T
+    np.testing.assert_allclose(solved, jeffreys_above(*strict, 0.8), atol=1 / 500)  # the width of a draw
+    assert not format_.any()
 
 
 @pytest.mark.parametrize("n, most_not_reached, least_reachable", [(64, 0, 6), (128, 2, 9), (256, 7, 17)])

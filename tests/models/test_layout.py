@@ -28,7 +28,10 @@ def test_every_target_is_predicted_from_exactly_its_own_past(share):
     generator = torch.Generator().manual_seed(0)
     prompts = [torch.randint(0, 50, (n,), generator=generator).tolist() for n in (5, 1, 9)]
     sequences = [
-        (prompts[int(torch.randint(0, 3, (), generator=generator))], torch.randint(0, 50, (n,), generator=generator).tolist())
+        (
+            prompts[int(torch.randint(0, 3, (), generator=generator))],
+            torch.randint(0, 50, (n,), generator=generator).tolist(),
+        )
         for n in (3, 1, 0, 7, 2, 1, 4, 0, 6)
     ]
     layout = Layout.of(sequences, share=share)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,13 +22,9 @@ SYNONYMS = {
     "rejected": ("dispreferred", "loser", "worse", "response_rejected"),
 }
 
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Row:
-    where: str  # "demos.jsonl:3", or "row 2" counted from 0 as in dataset[2]
-    columns: Mapping[str, Any]
+S, T = TypeVar("S"), TypeVar("T")
+Columns = Mapping[str, Any]
+Row = tuple[str, Columns]  # where it came from ("demos.jsonl:3", or "row 2" counted from 0 as in dataset[2]), and what
 
 
 class BadRow(Exception):
@@ -45,10 +41,12 @@ def read_rows(source: Any, columns: Mapping[str, str] | None, *alternatives: Seq
     `columns` renames on reading: {"prompt": "question"} takes `prompt` from the column `question`. The first row must
     then have all the columns of one of the `alternatives`.
     """
-    rows = [_renamed(row, columns or {}) for row in _read(source)]
-    if not rows:
+    read = _read(source)
+    if not read:
         raise DataError("there are no rows", where=source_name(source))
-    found = sorted(rows[0].columns)
+    renamed = convert_rows(source, read, partial(_renamed, columns or {}))
+    rows = [(where, row) for (where, _), row in zip(read, renamed, strict=True)]
+    found = sorted(rows[0][1])
     if not any(set(names) <= set(found) for names in alternatives):
         wanted = " or ".join(" + ".join(names) for names in alternatives)
         raise DataError(
@@ -59,15 +57,12 @@ def read_rows(source: Any, columns: Mapping[str, str] | None, *alternatives: Seq
     return rows
 
 
-def _renamed(row: Row, columns: Mapping[str, str]) -> Row:
-    missing = [name for name in columns.values() if name not in row.columns]
+def _renamed(mapping: Mapping[str, str], columns: Columns) -> Columns:
+    missing = sorted(name for name in mapping.values() if name not in columns)
     if missing:
-        raise DataError(
-            f"column {missing[0]!r} of the mapping not found",
-            where=f"{row.where} (columns: {', '.join(sorted(row.columns))})",
-        )
-    kept = {name: value for name, value in row.columns.items() if name not in columns.values()}
-    return Row(row.where, kept | {target: row.columns[name] for target, name in columns.items()})
+        raise BadRow(f"no column {missing[0]!r}, which the mapping names (columns: {', '.join(sorted(columns))})")
+    kept = {name: value for name, value in columns.items() if name not in mapping.values()}
+    return kept | {target: columns[name] for target, name in mapping.items()}
 
 
 def _proposal(found: Sequence[str], alternatives: Sequence[Sequence[str]]) -> str:
@@ -80,22 +75,26 @@ def _proposal(found: Sequence[str], alternatives: Sequence[Sequence[str]]) -> st
 
 def _read(source: Any) -> list[Row]:
     if not isinstance(source, str | Path):
-        return [Row(f"row {index}", row) for index, row in enumerate(source)]
+        return _numbered(source)
     path = Path(source).expanduser()
     if not path.is_file():
         raise DataError(f"there is no file {source}", fix="a .jsonl, .json or .parquet file")
     if path.suffix == ".parquet":
         import pyarrow.parquet
 
-        return [Row(f"row {index}", row) for index, row in enumerate(pyarrow.parquet.read_table(path).to_pylist())]
+        return _numbered(pyarrow.parquet.read_table(path).to_pylist())
     if path.suffix == ".json":
-        return [Row(f"row {index}", row) for index, row in enumerate(_json_array(path))]
+        return _numbered(_json_array(path))
     if path.suffix == ".jsonl":
         return _json_lines(path)
     raise DataError(f"{path.name} is of no known kind", where=str(path), fix="a .jsonl, .json or .parquet file")
 
 
-def _json_array(path: Path) -> list[Mapping[str, Any]]:
+def _numbered(rows: Iterable[Columns]) -> list[Row]:
+    return [(f"row {index}", row) for index, row in enumerate(rows)]
+
+
+def _json_array(path: Path) -> list[Columns]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
@@ -108,37 +107,34 @@ def _json_array(path: Path) -> list[Mapping[str, Any]]:
 def _json_lines(path: Path) -> list[Row]:
     """One object per line. A byte order mark, CRLF line ends and blank lines are no errors."""
     lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    raw = [Row(f"{path.name}:{number}", line) for number, line in enumerate(lines, 1) if line.strip()]
-    return convert_rows(path, raw, _json_object)
+    numbered = [(f"{path.name}:{number}", line) for number, line in enumerate(lines, 1) if line.strip()]
+    objects = convert_rows(path, numbered, _json_object)
+    return [(where, columns) for (where, _), columns in zip(numbered, objects, strict=True)]
 
 
-def _json_object(row: Row) -> Row:
+def _json_object(line: bytes) -> Columns:
     try:
-        value = json.loads(row.columns)
+        value = json.loads(line)
     except ValueError as error:
-        text = row.columns.decode("utf-8", "replace").strip()
-        raise BadRow(f"not JSON ({error}): {text:.60}") from error
+        raise BadRow(f"not JSON ({error}): {line.decode('utf-8', 'replace').strip():.60}") from error
     if not isinstance(value, dict):
         raise BadRow(f"not an object but a {type(value).__name__}")
-    return Row(row.where, value)
+    return value
 
 
-def convert_rows(source: Any, rows: Sequence[Row], convert: Callable[[Row], T]) -> list[T]:
+def convert_rows(source: Any, rows: Iterable[tuple[str, S]], convert: Callable[[S], T]) -> list[T]:
     """Convert every row; if any is bad, one DataError names the first five and counts the rest."""
     good, bad = [], []
-    for row in rows:
+    for where, row in rows:
         try:
             good.append(convert(row))
         except BadRow as error:
-            bad.append(f"{row.where}: {error}")
+            bad.append(f"{where}: {error}")
     if bad:
+        shown = bad[:SHOWN_BAD_ROWS] + ([f"and {len(bad) - SHOWN_BAD_ROWS} more"] if len(bad) > SHOWN_BAD_ROWS else [])
         raise DataError(
-            f"{len(bad)} of {len(rows)} rows cannot be used", where=source_name(source), why="\n         ".join(_first(bad))
+            f"{len(bad)} of {len(bad) + len(good)} rows cannot be used",
+            where=source_name(source),
+            why="\n         ".join(shown),
         )
     return good
-
-
-def _first(bad: Sequence[str]) -> Iterator[str]:
-    yield from bad[:SHOWN_BAD_ROWS]
-    if len(bad) > SHOWN_BAD_ROWS:
-        yield f"and {len(bad) - SHOWN_BAD_ROWS} more"

@@ -43,9 +43,7 @@ class Completion:
 class Engine(Protocol):
     """Samples from a model. `sync` brings the engine's weights up to the model's, where it holds its own copy."""
 
-    def generate(
-        self, requests: Sequence[Request], model: Model, progress: Progress | None = None
-    ) -> list[Completion]:
+    def generate(self, requests: Sequence[Request], model: Model, progress: Progress | None = None) -> list[Completion]:
         """One completion per request, in the order of the requests."""
         ...
 

@@ -6,7 +6,7 @@ Both decoders number their sequences 0..B-1 without gaps and speak the same five
     bind(prompts) -> hidden [n, E]      appends n sequences; what predicts their first token
     step(tokens [B]) -> hidden [B, E]   feeds every sequence the token it drew; what predicts the next
     release(slots) -> holes, movers     forgets sequences; number movers[i] becomes number holes[i]
-    room(prompt, longest, engine)       how many sequences of `longest` tokens the engine's bounds allow
+    room(prompt, longest)               how many sequences of up to `longest` tokens fit
 
 Axes: B sequences, N rows of a packed buffer, E model width.
 """
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from offon.models.attention import Plan
-from offon.models.decode import DecodeState, Prompt, compaction
+from offon.models.decode import GROWTH, DecodeState, Prompt, compaction
 from offon.models.layout import Layout
 from offon.models.model import Model
 from offon.types.trajectory import Tokens
@@ -31,8 +31,8 @@ from offon.types.trajectory import Tokens
 class CachedDecoder:
     """Decoding through the packed attention function: every token passes the model once."""
 
-    def __init__(self, model: Model):
-        self.model = model
+    def __init__(self, model: Model, kv_bytes: int):
+        self.model, self.kv_bytes = model, kv_bytes
         self.state = DecodeState(model.device)
 
     def prefill(self, prefixes: Sequence[Tokens]) -> list[Prompt]:
@@ -57,8 +57,8 @@ class CachedDecoder:
     def release(self, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self.state.release(slots)
 
-    def room(self, prompt: Prompt, longest: int, engine) -> int:
-        return engine.kv_bytes // (prompt.bytes_per_token * longest)
+    def room(self, prompt: Prompt, longest: int) -> int:
+        return self.kv_bytes // (prompt.bytes_per_token * (longest + GROWTH))
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,11 +70,13 @@ class Prefix:
 
 
 class ReplayDecoder:
-    """Decoding for models whose attention the packed mechanism does not cover: every step runs whole sequences through the
-    model's own padded forward. Slow, and as right as that forward is."""
+    """Decoding for models that the packed mechanism does not cover: every step runs whole sequences, padded.
 
-    def __init__(self, model: Model):
-        self.model = model
+    Slow, and as right as the model's own forward.
+    """
+
+    def __init__(self, model: Model, step_tokens: int):
+        self.model, self.step_tokens = model, step_tokens
         self.sequences: list[list[int]] = []
 
     def prefill(self, prefixes: Sequence[Tokens]) -> list[Prefix]:
@@ -96,11 +98,11 @@ class ReplayDecoder:
         del self.sequences[left:]
         return holes, movers
 
-    def room(self, prompt: Prefix, longest: int, engine) -> int:
-        return engine.prefill_tokens // longest
+    def room(self, prompt: Prefix, longest: int) -> int:
+        return self.step_tokens // longest
 
     def _last_hidden(self, sequences: Sequence[Sequence[int]]) -> Tensor:
-        """[B, E]: a layout's rows are those that predict a target; with one target each, the last row. Its id is unused."""
+        """[B, E]: a layout's rows are those that predict a target; with one target each, the last. Its id is not read."""
         return self.model.hidden(Layout.of([(sequence, (0,)) for sequence in sequences]))
 
 

@@ -1,7 +1,7 @@
 """The embedded engine: torch decoding on the learner's own weights. No copy, no server, nothing to synchronise.
 
-Continuous batching: the sequences being generated fill slots, and a finished one is replaced at once. Prefixes are computed
-in packed batches, each distinct one once; all its continuations read the same keys and values.
+Continuous batching: the sequences being generated fill slots, and a finished one is replaced at once. Prefixes are
+computed in packed batches, each distinct one once; all its continuations read the same keys and values.
 
 Axes: B slots in use, T generated tokens, V vocabulary, E model width.
 """
@@ -42,9 +42,7 @@ class NativeEngine:
     prefill_tokens: int = 4096
     kv_bytes: int = 2**32
 
-    def generate(
-        self, requests: Sequence[Request], model: Model, progress: Progress | None = None
-    ) -> list[Completion]:
+    def generate(self, requests: Sequence[Request], model: Model, progress: Progress | None = None) -> list[Completion]:
         """One completion per request, in the order of the requests.
 
         A completion is a function of its request and the weights. Order, batching and the other requests reach it only
@@ -60,12 +58,12 @@ class NativeEngine:
         """Nothing to do: the weights are the model's own."""
 
     def _generate(self, requests: Sequence[Request], model: Model, progress: Progress | None) -> list[Completion]:
-        decoder = (CachedDecoder if model.packed else ReplayDecoder)(model)
+        decoder = CachedDecoder(model, self.kv_bytes) if model.packed else ReplayDecoder(model, self.prefill_tokens)
         queue = admissions(requests, decoder.prefill, self.prefill_tokens)
         first = next(queue)
         queue = chain([first], queue)
-        longest = max(len(request.prefix) + request.sampling.max_tokens for request in requests)
-        n_slots = max(1, min(self.max_slots, len(requests), decoder.room(first[1], longest, self)))
+        longest = max(len(request.prefix) for request in requests) + max(r.sampling.max_tokens for r in requests)
+        n_slots = max(1, min(self.max_slots, len(requests), decoder.room(first[1], longest)))
 
         slots = Slots(requests, n_slots, model)
         completions: list[Completion | None] = [None] * len(requests)
@@ -142,8 +140,8 @@ class Slots:
             request = self.requests[self.request_B[slot]]
             raise NumericsError(
                 f"the model's logits are not finite in {int(broken.sum())} of {len(self)} sequences",
-                where=f"request {self.request_B[slot]}, key {request.key}: token {self.length_B[slot]} of its completion, "
-                f"after a prefix of {len(request.prefix)} tokens",
+                where=f"request {self.request_B[slot]} (key {request.key}), a prefix of {len(request.prefix)} tokens, "
+                f"token {self.length_B[slot]} of its completion",
                 why="nothing can be sampled from them; the weights or an activation overflowed",
                 fix="go back to a checkpoint with finite weights, or load in a wider dtype",
             )
@@ -179,10 +177,11 @@ class Slots:
 def admissions(
     requests: Sequence[Request], prefill: Callable[[Sequence[Tokens]], Sequence], budget: int
 ) -> Iterator[tuple[int, Prompt | Prefix]]:
-    """(request, its prompt) in the order in which they should start: the members of a prefix together, so that few prompts
-    are held at a time, longest prefixes first, so that prompts held together have similar lengths.
+    """(request, its prompt) in the order in which they should start.
 
-    Prefixes are computed when the first of their batch is asked for: as many as fit into `budget` tokens, at least one.
+    The members of a prefix start together, so that few prompts are held at a time; longest prefixes first, so that
+    those held together have similar lengths. Prefixes are computed when the first of their batch is asked for: as many
+    as fit into `budget` tokens, at least one.
     """
     members: dict[Tokens, list[int]] = defaultdict(list)
     for index, request in enumerate(requests):

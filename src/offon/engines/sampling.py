@@ -21,8 +21,8 @@ NO_TOP_K = np.iinfo(np.int64).max
 def uniforms(keys: Sequence[tuple[int, ...]], count: int) -> np.ndarray:
     """[B, count] uniforms in [0, 1), float64: number t of a key decides token t of its request.
 
-    Philox (Salmon et al. 2011) is counter-based: every key is a stream of its own, so what one request draws cannot depend
-    on the others, and a longer stream begins with the shorter one.
+    Philox (Salmon et al. 2011) is counter-based: every key is a stream of its own, so what one request draws cannot
+    depend on the others, and a longer stream begins with the shorter one.
     """
     philox = np.random.Philox(key=0)
     fresh, generator = philox.state, np.random.Generator(philox)
@@ -97,11 +97,12 @@ def sample(logits_BV: Tensor, uniform_B: Tensor, columns: Columns) -> tuple[Tens
 
 
 def truncated(logits_BV: Tensor, top_p_B: Tensor | None, top_k_B: Tensor | None) -> Tensor:
-    """The logits with -inf on tokens that are cut: all but the top_k likeliest, and of these all but the smallest set of
-    likeliest ones that holds top_p of their mass (never empty). Ties go to the smaller id; None cuts nothing.
+    """The logits with -inf on tokens that are cut. None cuts nothing.
 
-    Nucleus sampling: Holtzman et al. 2020, arXiv:1904.09751. The order, top_k first and top_p of what it leaves, is that of
-    transformers and vLLM.
+    Kept are the top_k likeliest, and of these the likeliest ones before which less than top_p of their mass has been
+    collected: the smallest set that holds top_p, never empty. Ties go to the smaller id.
+    Nucleus sampling: Holtzman et al. 2020, arXiv:1904.09751. The order, top_k first and top_p of what it leaves, is
+    that of transformers and vLLM.
     """
     sorted_BV, order_BV = logits_BV.sort(dim=-1, descending=True, stable=True)
     rank_V = torch.arange(logits_BV.shape[1], device=logits_BV.device)

@@ -7,9 +7,9 @@ from typing import Any
 
 from offon.collect import Pipe, Rollouts
 from offon.errors import ConfigError
-from offon.loops.settings import Settings
 from offon.methods import registry
 from offon.parts.stage import Stage
+from offon.types import Sampling
 
 
 def build_stage(
@@ -17,7 +17,7 @@ def build_stage(
     inputs: Mapping[str, Any],
     arguments: Mapping[str, Any],
     modifiers: Sequence[tuple[str, Mapping[str, Any]]],
-    settings: Settings,
+    sampling: Sampling,
 ) -> Stage:
     """Call the row, apply modifiers in order, write the node's sampling into its rollouts, and validate.
 
@@ -31,7 +31,13 @@ def build_stage(
     stage = info.function(**given, **arguments)
     for name, values in modifiers:
         stage = registry.get(name).function(stage, **values)
-    stage = stage.replace(collect=Pipe(stage.collect.parts).replace(Rollouts, sampling=settings.sampling))
+    stage = stage.replace(collect=Pipe(stage.collect.parts).replace(Rollouts, sampling=sampling))
     if any(isinstance(part, Rollouts) and part.task is None for part in stage.collect.parts):
         raise ConfigError(f"method {method} needs data or a task to sample from", fix="add data: or task: to the node")
     return stage.validate()
+
+
+def prompts_of(stage: Stage) -> tuple[Sequence[Any] | None, Any]:
+    """Where a stage draws its groups from: (data, None) if its first collector reads data, else (None, task)."""
+    first = stage.collect.parts[0]
+    return (first.data, None) if hasattr(first, "data") else (None, first.task)

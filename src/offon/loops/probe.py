@@ -3,36 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 from offon.data import prompt_groups
 from offon.engines.api import Request
 from offon.engines.native import NativeEngine
 from offon.errors import DataError
+from offon.loops.runtime import sampling_of
 from offon.models.model import Model
-from offon.types import Group, Producer, Sampling, Source, Trajectory
+from offon.recipe.fields import Probe
+from offon.types import Group, Producer, Source, Trajectory
 
 SUCCESS = 1.0  # a response is a success when its score reaches this
 
 
-@dataclass(frozen=True, kw_only=True)
-class Probe:
-    """The declared measurement: held-out prompts, samples of each, how they are drawn, and the budget k that
-    "reachable" refers to (rollouts per prompt the next on-policy stage can spend)."""
-
-    prompts: int = 64
-    samples: int = 128
-    k: int = 48
-    sampling: Sampling = Sampling()
-    seed: int = 0
-
-    def key(self, model_hash: str, task: Any) -> str:
-        """Names a probe by everything it depends on: the same model, task and settings are never sampled twice."""
-        content = json.dumps([model_hash, repr(task), asdict(self)], sort_keys=True, default=repr)
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
+def probe_key(probe: Probe, model_hash: str, task: Any, seed: int) -> str:
+    """Names a probe by everything it depends on: the same model, task and settings are never sampled twice."""
+    drawn = (probe.prompts, probe.samples, probe.temperature, probe.max_tokens)
+    return hashlib.sha256(repr((model_hash, task, drawn, seed)).encode()).hexdigest()[:16]
 
 
 def run_probe(
@@ -52,9 +41,9 @@ def run_probe(
     if not items:
         raise DataError(f"task {task.name} has no held-out items to probe", fix="a larger data set, or another split")
     groups = prompt_groups(items, model.tokenizer)
-    salt = int(key, 16)
+    salt, sampling = int(key, 16), sampling_of(probe)
     requests = [
-        Request(group.prompt, probe.sampling, (salt, index, sample))
+        Request(group.prompt, sampling, (salt, index, sample))
         for index, group in enumerate(groups)
         for sample in range(probe.samples)
     ]
@@ -62,7 +51,7 @@ def run_probe(
     texts = model.tokenizer.batch_decode([c.tokens for c in completions], skip_special_tokens=True)
     owners = [group for group in groups for _ in range(probe.samples)]
     verdicts = task.verify([(group.item, text) for group, text in zip(owners, texts, strict=True)])
-    producer = Producer(model=model.fingerprint(), sampling=probe.sampling)
+    producer = Producer(model=model.fingerprint(), sampling=sampling)
     sampled = iter(zip(completions, texts, verdicts, strict=True))
 
     def member(group: Group, index: int, sample: int) -> Trajectory:

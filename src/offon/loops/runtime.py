@@ -23,13 +23,13 @@ from offon.engines.native import NativeEngine
 from offon.errors import DataError, EngineError, NumericsError
 from offon.loops.holdings import Holdings
 from offon.loops.scoring import layout_of, score_buffer
-from offon.loops.settings import Settings
 from offon.loops.update import accumulate, apply, make_optimizer
 from offon.parts.models import SELF, ModelRef, Need
 from offon.parts.schedules import learning_rate_at, value_at
-from offon.parts.stage import Learner
+from offon.parts.stage import Learner, Updates
+from offon.recipe.fields import NodeSettings
 from offon.runs import NodeDirectory, ledger, tensors, trajectories
-from offon.types import Group, Producer, Source, Trajectory
+from offon.types import Group, Producer, Sampling, Source, Trajectory
 from offon.types.batch import PAIRS, Batch, source_counts
 
 SYNC_TOLERANCE_NATS = 0.02  # float32 rounding is 1e-5; a stale or half-synced sampler is off by 0.2 and more
@@ -51,7 +51,7 @@ class State:
     off_policy: Counter = field(default_factory=Counter)  # sums over trained tokens: see _trained
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        return {name: dict(value) if isinstance(value, Counter) else value for name, value in vars(self).items()}
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> State:
@@ -66,7 +66,7 @@ class Runtime:
         node: NodeDirectory,
         holdings: Holdings,
         prompts: Sequence[Group],
-        settings: Settings,
+        settings: NodeSettings,
         *,
         progress: Callable[[dict[str, Any]], None] = lambda event: None,
         interrupted: Callable[[], bool] = lambda: False,
@@ -75,7 +75,7 @@ class Runtime:
         if not prompts:
             raise DataError("the stage has no prompts to draw", where=node.name)
         self.node, self.holdings, self.prompts, self.settings = node, holdings, prompts, settings
-        self.steps, self.updates = settings.steps, settings.updates
+        self.steps, self.updates = settings.steps, updates_of(settings)
         self.engine = engine or NativeEngine()
         self.state = State()
         self.buffer: list[Group] = []
@@ -298,6 +298,16 @@ class Runtime:
         self.optimizer.load_state_dict(tensors.load(found.path / "optimizer"))
         self.node.rewind(self.state.step, self.state.buffer)
         return self.state
+
+
+def updates_of(settings: NodeSettings) -> Updates:
+    return Updates(**{field.name: getattr(settings, field.name) for field in dataclasses.fields(Updates)})
+
+
+def sampling_of(settings: Any) -> Sampling:
+    """The sampler that a node's or a probe's keys describe."""
+    names = {field.name for field in dataclasses.fields(settings)} & {f.name for f in dataclasses.fields(Sampling)}
+    return Sampling(**{name: getattr(settings, name) for name in names})
 
 
 def trained_sequences(batch: Batch) -> list[int]:

@@ -408,7 +408,7 @@ def build_mask(
     plan = ACTIVE.get()
     if plan is None:
         return sdpa_mask(mask_function=mask_function, attention_mask=attention_mask, local_size=local_size, **shape)
-    if attention_mask is not None:
+    if attention_mask is not None and not attention_mask.all():  # some models add a padding mask that hides nothing
         raise Unsupported("a padding mask together with a plan")
     names = _predicates(mask_function)
     if "causal_mask_function" not in names or not names <= _KNOWN_PREDICATES:

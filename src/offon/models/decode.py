@@ -8,7 +8,7 @@ the prompt, followed by its own:
 The store keeps slots and prompt blocks dense: releasing a slot moves the last one into its place, so every read is a
 view of a contiguous range and no step gathers KV memory. Memory follows what is really in use, within GROWTH places.
 
-Axes: B active slots, U prompt blocks in use, G grid rows and W slots per row (see `Grid`), Hq query heads, Hk key heads,
+Axes: B active slots, U prompt blocks in use, G grid rows of W slots each (see `Grid`), Hq query heads, Hk key heads,
 R = Hq / Hk, P prompt columns, S own columns, D query and key width, Dv value width, E model width.
 """
 
@@ -23,16 +23,20 @@ import torch
 from torch import Tensor
 
 VECTOR = 16  # float32 lanes of a wide CPU register: softmax and products over fewer columns are several times slower
-GROWTH = 64
+GROWTH = 64  # places or columns by which a large store grows
 
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """A prefix after its one forward pass: what its continuations need of it."""
+    """A prefix after its one forward pass: what its continuations need of it.
+
+    hidden [E] predicts the first new token; kv: layer -> keys [length, Hk, D] and values [length, Hk, Dv] as attention
+    saw them, after rotary embedding.
+    """
 
     length: int
-    hidden: Tensor  # [E]: predicts the first new token
-    kv: Mapping[int, tuple[Tensor, Tensor]]  # layer -> keys [length, Hk, D], values [length, Hk, Dv], as attention saw them
+    hidden: Tensor
+    kv: Mapping[int, tuple[Tensor, Tensor]]
 
     @property
     def bytes_per_token(self) -> int:
@@ -108,7 +112,7 @@ class Grid:
 
 
 class DecodeState:
-    """KV of the sequences being generated: the plan (`attention.Decoding`) of a step that feeds one token to every slot.
+    """KV of the sequences being generated, and the plan (`attention.Decoding`) of a step that feeds each one token.
 
         state = DecodeState(device)
         state.bind([prompt, prompt])               # two slots on one prompt
@@ -148,8 +152,11 @@ class DecodeState:
         self._grid = None
 
     def release(self, slots: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Forget slots, and the prompt blocks nobody reads any more. Returns (holes, movers): what was in place movers[i]
-        is now in place holes[i]; the caller's own columns move the same way and are cut to the new length."""
+        """Forget slots, and the prompt blocks nobody reads any more.
+
+        Returns (holes, movers): what was in place movers[i] is now in place holes[i]. Columns that the caller keeps by
+        slot move the same way and are cut to the new length.
+        """
         holes, movers, n_slots = compaction(slots, len(self))
         _move(self._own_kv, holes, movers, columns=int(self.own_B.max(initial=0)))
         self.block_B = _moved(self.block_B, holes, movers, n_slots)
@@ -193,9 +200,11 @@ class DecodeState:
         softcap: float | None = None,
         sinks: Tensor | None = None,
     ) -> Tensor:
-        """Store this step's key and value of every slot and attend. query [B, Hq, D], key [B, Hk, D], value [B, Hk, Dv]
-        -> [B, Hq, Dv]. `window`: a query sees the last `window` positions, itself included. `softcap`: c tanh(x / c) on
-        the scaled scores. `sinks` [Hq]: a learned score per head that takes weight and gives nothing."""
+        """Store this step's key [B, Hk, D] and value [B, Hk, Dv] of every slot; attend with query [B, Hq, D].
+
+        Returns [B, Hq, Dv]. window: a query sees the last `window` positions, its own included. softcap c: scores become
+        c tanh(score / c). sinks [Hq]: one learned score per head that takes weight and gives nothing.
+        """
         n_slots, query_heads, _ = query.shape
         heads = key.shape[1]
         own_keys, own_values = self._append(layer, key, value)
@@ -217,7 +226,7 @@ class DecodeState:
         return out.reshape(n_slots, query_heads, -1)
 
     def _append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Write one column per slot; returns the slots' own keys and values so far, [B, Hk, S, D] and [B, Hk, S, Dv]."""
+        """Write one column per slot. Returns the slots' own keys [B, Hk, S, D] and values [B, Hk, S, Dv]."""
         store = self._own_kv.get(layer) or (_no_memory(key), _no_memory(value))
         store = self._own_kv[layer] = tuple(_grown(t, len(self), self._S) for t in store)
         for memory, column in zip(store, (key, value), strict=True):
@@ -233,12 +242,13 @@ class DecodeState:
         block_N = np.repeat(len(self.prompts) + np.arange(len(fresh)), lengths)
         column_N = np.arange(lengths.sum()) - np.repeat(lengths.cumsum() - lengths, lengths)
         block_N, column_N = (torch.from_numpy(index).to(self.device) for index in (block_N, column_N))
+        columns = _whole(int(lengths.max()))
         self.prompts.extend(fresh)
         for layer, example in fresh[0].kv.items():
             store = self._prompt_kv.get(layer) or tuple(_no_memory(t) for t in example)
-            store = self._prompt_kv[layer] = tuple(_grown(t, len(self.prompts), _whole(int(lengths.max()))) for t in store)
-            for memory, of_prompts in zip(store, zip(*(prompt.kv[layer] for prompt in fresh)), strict=True):
-                memory[block_N, :, column_N] = torch.cat(of_prompts)
+            store = self._prompt_kv[layer] = tuple(_grown(t, len(self.prompts), columns) for t in store)
+            for kind, memory in enumerate(store):
+                memory[block_N, :, column_N] = torch.cat([prompt.kv[layer][kind] for prompt in fresh])
 
     def _bias_of(self, window: int | None, dtype: torch.dtype) -> Tensor:
         """[B, 1, 1, P + S]: -inf on the columns that a slot does not see. Built once per step and window."""
@@ -265,8 +275,10 @@ def _no_memory(like: Tensor) -> Tensor:
 
 
 def _grown(store: Tensor, places: int, columns: int) -> Tensor:
-    """store [places, H, columns, D] with at least this many places and columns. New memory is zero, because a hidden column
-    still meets a weight of 0, and 0 * nan is nan."""
+    """store [places, H, columns, D] with at least this many places and columns.
+
+    New memory is zero: a column that nobody sees still meets a weight of 0, and 0 * nan is nan.
+    """
     have_places, heads, have_columns, width = store.shape
     if places <= have_places and columns <= have_columns:
         return store

@@ -45,7 +45,8 @@ class Head:
         if self.replayed is not None:
             z = _replay(core, self.body, self.replayed, hidden[None])[0]
             return z.to(torch.promote_types(z.dtype, torch.float32))
-        z = core.get_output_embeddings()(hidden if self.pre == 1 else hidden * self.pre)
+        lm_head = core.get_output_embeddings()
+        z = lm_head((hidden if self.pre == 1 else hidden * self.pre).to(lm_head.weight.dtype))
         z = z.to(torch.promote_types(z.dtype, torch.float32))
         return _shape(z, self.scale, self.softcap)
 
@@ -108,7 +109,7 @@ def find_head(core: nn.Module) -> Head:
     body = Head(name, logits.shape[-1])
     hidden = hidden_of(output)[0]
     fitted = _fit(core, body, output)
-    precision = max(_TOLERANCE, 4 * torch.finfo(hidden.dtype).eps)
+    precision = max(_TOLERANCE, 4 * torch.finfo(core.get_output_embeddings().weight.dtype).eps)
     if fitted is not None and _difference(fitted.logits(core, hidden), logits) < precision:
         return fitted
     opaque = Head(name, logits.shape[-1], replayed=output)
@@ -155,7 +156,8 @@ def _observe(core: nn.Module) -> tuple[str, Any, Tensor]:
             continue
         hidden = hidden_of(output)
         if isinstance(hidden, Tensor) and hidden.shape == fed.shape:
-            close = 4 * torch.finfo(hidden.dtype).eps * fed.abs().max()
+            eps = max(torch.finfo(hidden.dtype).eps, torch.finfo(fed.dtype).eps)
+            close = 4 * eps * fed.abs().max()
             if (fed - _slope(hidden, fed) * hidden).abs().max() <= close:
                 return name, output, logits
     raise ModelError(f"no module of {type(core).__name__} returns what its LM head is fed with")

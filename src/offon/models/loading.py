@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,9 +84,12 @@ def add_lora(model: nn.Module, lora: LoraSpec) -> PeftModel:
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer beside the weights; for an adapter without one, its base model's."""
     source = locate(path)
-    if _is_adapter(source) and not any(Path(source).glob("tokenizer*")):
+    if _is_adapter(source) and not _has_tokenizer(source):
         source = _base_of_adapter(source, _read_json(Path(source) / "adapter_config.json"))
     try:
+        # Without any file transformers 5 hands out an empty tokenizer of the model's family.
+        if Path(source).is_dir() and not _has_tokenizer(source):
+            raise OSError("none of its files (tokenizer.json, ...) is there")
         return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
@@ -93,6 +98,10 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
             why=_first_line(error),
             fix="save the tokenizer into the same directory: tokenizer.save_pretrained(path)",
         ) from error
+
+
+def _has_tokenizer(source: str) -> bool:
+    return any(any(Path(source).glob(pattern)) for pattern in ("tokenizer*", "vocab*", "spiece*"))
 
 
 def locate(path: str | Path) -> str:
@@ -146,12 +155,10 @@ def _base_of_adapter(source: str, settings: dict) -> str:
 def _load_causal_lm(source: str, dtype: torch.dtype) -> nn.Module:
     config = _load_config(source)
     silence_config(config)
-    bars = transformers.utils.logging.is_progress_bar_enabled()
-    transformers.utils.logging.disable_progress_bar()
+    options = dict(dtype=dtype, trust_remote_code=False, use_safetensors=True, output_loading_info=True)
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            source, config=config, dtype=dtype, trust_remote_code=False, use_safetensors=True, output_loading_info=True
-        )
+        with quiet():
+            model, report = AutoModelForCausalLM.from_pretrained(source, config=config, **options)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(
             "the weights could not be loaded",
@@ -159,9 +166,6 @@ def _load_causal_lm(source: str, dtype: torch.dtype) -> nn.Module:
             why=_first_line(error),
             fix="a causal LM as written by save_pretrained: config.json beside *.safetensors",
         ) from error
-    finally:
-        if bars:
-            transformers.utils.logging.enable_progress_bar()
     if missing := sorted(report["missing_keys"]):
         raise ModelError(
             f"{len(missing)} weights are not in the checkpoint, {missing[0]} among them",
@@ -170,6 +174,18 @@ def _load_causal_lm(source: str, dtype: torch.dtype) -> nn.Module:
             fix="the checkpoint of a causal LM, of the class that config.json names",
         )
     return model
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' progress bars."""
+    bars = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if bars:
+            transformers.utils.logging.enable_progress_bar()
 
 
 def _load_config(source: str) -> transformers.PreTrainedConfig:

@@ -27,7 +27,7 @@ from offon.models.check import switch, why_not_packed
 from offon.models.forward import run_flat, run_padded
 from offon.models.head import Head, find_head
 from offon.models.layout import Layout
-from offon.models.loading import LoraSpec, add_lora, load_model, load_tokenizer, silence
+from offon.models.loading import LoraSpec, add_lora, load_model, load_tokenizer, quiet, silence
 
 
 @dataclass(eq=False)
@@ -195,7 +195,8 @@ class Model:
 
     def save(self, directory: str | Path) -> None:
         """A directory that transformers' from_pretrained loads (PEFT's for LoRA), with tokenizer and chat template."""
-        self.hf.save_pretrained(directory)
+        with quiet():
+            self.hf.save_pretrained(directory)
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(directory)
 

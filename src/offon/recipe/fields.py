@@ -38,7 +38,7 @@ class NodeSettings:
     init, teacher, data   a path, a Hub id, testbed:NAME, or $node
     task                  what to sample, verify and probe: the recipe's unless written
     steps                 optimizer steps; buffers are derived
-    prompts_per_step      groups per optimizer step       prompts_per_buffer  groups collected at once (null: one step's)
+    prompts_per_step      groups per optimizer step       prompts_per_buffer  groups collected at once (null: one step)
     epochs                passes over a buffer            max_age  most learner updates between sampling and training
     max_length            longest prompt + response of a data row, in tokens; null: what the model can read
     max_tokens            longest sampled response, in tokens

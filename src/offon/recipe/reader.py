@@ -1,4 +1,4 @@
-"""Reading one document: values in range, paths that exist, references to nodes. Problems are noted, not raised midway."""
+"""Reading one document: values in range, paths that exist, references to nodes. Problems are collected."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from offon.errors import ConfigError, DataError, OffonError, Problems
+from offon.errors import ConfigError, DataError, ModelError, OffonError, Problems
 from offon.recipe.fields import Lora, keys_of
-from offon.recipe.load import Document, Keys, flow, nearest_path
+from offon.recipe.load import Document, Keys, flow, nearest_path, parse
 from offon.recipe.trl import INSTEAD, RENAMED
 from offon.recipe.values import NotAllowed, checked
 
@@ -133,9 +133,8 @@ class Reader:
         """$node, noted as an edge from the node at this position (or from the recipe's own keys)."""
         name = text[1:]
         if name not in self.nodes:
-            fix = (
-                did_you_mean(name, self.nodes).replace("mean ", "mean $") or f"nodes: {', '.join(self.nodes) or 'none'}"
-            )
+            close = did_you_mean(name, self.nodes).replace("mean ", "mean $")
+            fix = close or f"nodes: {', '.join(self.nodes) or 'none'}"
             return self.problem(f"{text} refers to no node", position, of="value", fix=fix)
         reader = str(position[1]) if position[0] == "pipeline" else ""
         self.edges.setdefault(reader, []).append(name)
@@ -172,3 +171,20 @@ class Reader:
         data = key in ("jsonl", "data") and value.endswith(DATA_FILES)
         file = data or ".py:" in value or value.startswith(EXPLICIT_PATH)
         return self.path(value, position, DataError) if file else value
+
+
+def located_model(text: str) -> str:
+    """A model named on the command line: an existing path made absolute, testbed:NAME, or a Hub id."""
+    reader = Reader(Document(data={}, name="MODEL", folder=Path.cwd()))
+    model = reader.located(text, ("MODEL",), ModelError)
+    reader.raise_problems()
+    return model
+
+
+def located_task(text: str) -> Any:
+    """A task named on the command line: gym:chain_sum,max_terms=2, or a mapping in YAML: {gym: chain_sum}."""
+    document = parse(f"task: {text}", name="--task")
+    reader = Reader(document)
+    task = reader.task(document.data["task"], ("task",))
+    reader.raise_problems()
+    return task

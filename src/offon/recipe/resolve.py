@@ -319,8 +319,7 @@ class _Resolver(Reader):
         for key in given:
             if key in idle:
                 self.problem(f"{key} has no effect here", given[key][1], why=idle[key], fix="take it out")
-        if len(self.problems) == before:
-            self._check_batches(values, position)
+        self._check_batches(values, position)
         if len(self.problems) > before:
             return None, {}
         shown = {k: o for k, o in origins.items() if k not in idle and (o != LIBRARY or values[k] is not None)}

@@ -55,9 +55,16 @@ class TrainNode:
         buffer = s.prompts_per_buffer or s.prompts_per_step
         per_buffer = s.epochs * buffer // s.prompts_per_step
         buffers = -(-s.steps // per_buffer)
-        each = f" x {self.arguments['group_size']} samples" if "group_size" in self.arguments else ""
+        group_size = self.arguments.get("group_size", 1)
+        each = f" x {group_size} samples" if group_size > 1 else ""
         passes = "" if s.epochs == 1 else f", each passed over {s.epochs} times"
         return f"{s.steps} steps of {s.prompts_per_step} prompts{each}; {buffers} buffers of {buffer} prompts{passes}"
+
+    @property
+    def summary(self) -> str:
+        settings = self.settings
+        adapter = " with LoRA" if settings.lora else ""
+        return f"{self.method} from {settings.init}{adapter}, {self.batches}, learning rate {settings.learning_rate:g}"
 
     def lines(self) -> Iterator[tuple[str, Any]]:
         yield "method", self.method
@@ -80,6 +87,10 @@ class MakeNode:
     inputs: tuple[Input, ...] = ()
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
     place: str = field(default="", compare=False)
+
+    @property
+    def summary(self) -> str:
+        return f"made by {self.function}"
 
     def lines(self) -> Iterator[tuple[str, Any]]:
         yield "make", self.function

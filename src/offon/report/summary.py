@@ -91,11 +91,15 @@ def _warnings(summary: Mapping[str, Any]) -> list[dict[str, str]]:
     where = f"{status.get('node') or 'the run'}, step {status.get('step', 0)} of {status.get('steps', 0)}"
     found = []
     if status.get("state") == "failed":
-        found.append((status.get("node", ""), f"The run failed at {where}: {status.get('error') or 'no reason recorded'}"))
+        found.append(
+            (status.get("node", ""), f"The run failed at {where}: {status.get('error') or 'no reason recorded'}")
+        )
     elif status.get("state") == "interrupted":
         found.append((status.get("node", ""), f"The run was interrupted at {where}; --resume continues it."))
     elif status.get("state") == "running":
-        found.append((status.get("node", ""), f"The run has not ended: {where}. What follows is what it had done so far."))
+        found.append(
+            (status.get("node", ""), f"The run has not ended: {where}. What follows is what it had done so far.")
+        )
     for stage in stages:
         found += [(stage["name"], text) for text in stage["warnings"]]
         found += [(stage["name"], text) for text in _about_measurement(stage)]

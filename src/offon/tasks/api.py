@@ -45,10 +45,10 @@ class Task(Protocol):
 def open_task(spec: str | Mapping[str, Any] | Task) -> Task:
     """Open a task from its two spellings; a task object is returned as it is.
 
-        {gym: chain_sum, max_terms: 2, size: 2000}                 "gym:chain_sum,max_terms=2,size=2000"
-        {jsonl: problems.jsonl, verifier: numeric}                 "jsonl:problems.jsonl,verifier=numeric"
-        {python: "rewards:length", data: prompts.jsonl}            "python:rewards:length,data=prompts.jsonl"
-        {testbed: [rare, absent]}                                  "testbed:rare,absent"
+    {gym: chain_sum, max_terms: 2, size: 2000}                 "gym:chain_sum,max_terms=2,size=2000"
+    {jsonl: problems.jsonl, verifier: numeric}                 "jsonl:problems.jsonl,verifier=numeric"
+    {python: "rewards:length", data: prompts.jsonl}            "python:rewards:length,data=prompts.jsonl"
+    {testbed: [rare, absent]}                                  "testbed:rare,absent"
     """
     if isinstance(spec, Mapping):
         return _open(dict(spec))
@@ -97,10 +97,16 @@ def _open(spec: dict[str, Any]) -> Task:
 
 
 def check_options(where: str, options: Mapping[str, Any], signature: inspect.Signature, besides: str) -> None:
-    """Refuse options that a function does not take, unless it takes any and checks them itself."""
-    kinds = {parameter.kind for parameter in signature.parameters.values()}
-    if inspect.Parameter.VAR_KEYWORD not in kinds:
-        refuse_unknown(where, options, [name for name in signature.parameters if name != besides])
+    """Refuse options that a function does not take, unless it takes any and checks them itself, and missing ones."""
+    parameters = [parameter for name, parameter in signature.parameters.items() if name != besides]
+    if all(parameter.kind != parameter.VAR_KEYWORD for parameter in parameters):
+        refuse_unknown(where, options, [parameter.name for parameter in parameters])
+    required = [
+        p.name for p in parameters if p.default is p.empty and p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
+    missing = [name for name in required if name not in options]
+    if missing:
+        raise ConfigError(f"missing key {missing[0]!r}", where=where, fix=f"add {missing[0]}: ...")
 
 
 def refuse_unknown(where: str, options: Iterable[str], known: Iterable[str]) -> None:

@@ -22,15 +22,34 @@ from offon.types import Item, Verdict
 NATIVE_LIMIT_S = 10.0
 NATIVE_MEMORY_BYTES = 4 << 30
 
-NATIVE = frozenset(
-    "bitwise_arithmetic cryptarithm decimal_arithmetic decimal_chain_sum graph_color group_anagrams jugs knight_swap "
-    "number_format palindrome_generation palindrome_partitioning rush_hour shortest_path tower_of_hanoi "
-    "word_ladder".split()
-)
-EVALUATES = dict.fromkeys("binary_matrix n_queens spiral_matrix string_insertion".split(), "eval(answer)") | dict.fromkeys(
-    "countdown intermediate_integration polynomial_multiplication puzzle24 simple_integration".split(),
-    "sympy's parse_expr(answer), which evaluates it",
-)
+NATIVE = {
+    "bitwise_arithmetic",
+    "cryptarithm",
+    "decimal_arithmetic",
+    "decimal_chain_sum",
+    "graph_color",
+    "group_anagrams",
+    "jugs",
+    "knight_swap",
+    "number_format",
+    "palindrome_generation",
+    "palindrome_partitioning",
+    "rush_hour",
+    "shortest_path",
+    "tower_of_hanoi",
+    "word_ladder",
+}
+EVALUATES = {
+    "binary_matrix": "eval",
+    "countdown": "sympy's parse_expr",
+    "intermediate_integration": "sympy's parse_expr",
+    "n_queens": "eval",
+    "polynomial_multiplication": "sympy's parse_expr",
+    "puzzle24": "sympy's parse_expr",
+    "simple_integration": "sympy's parse_expr",
+    "spiral_matrix": "eval",
+    "string_insertion": "eval",
+}
 FAULTY = {
     "boxnet": "raises AttributeError on '[1]'",
     "coin_flip": "raises OverflowError on '1e400'",
@@ -152,7 +171,7 @@ def refuse_unsafe(dataset: str) -> None:
     if dataset in NATIVE:
         return
     if dataset in EVALUATES:
-        why = f"its scorer calls {EVALUATES[dataset]}: a response could run code"
+        why = f"its scorer gives the response to {EVALUATES[dataset]}, which can run code"
     elif dataset in FAULTY:
         why = f"its scorer {FAULTY[dataset]}"
     else:

@@ -21,8 +21,8 @@ HELDOUT_SHARE = 0.2
 class PromptForm:
     """How a question becomes a prompt: plain text for a base model, or messages that the chat template renders.
 
-        PromptForm(form="text", template="Q: {question}\\nA:")("1 + 1")     # "Q: 1 + 1\\nA:"
-        PromptForm(form="chat")("1 + 1")                                   # ({"role": "user", "content": "1 + 1"},)
+    PromptForm(form="text", template="Q: {question}\\nA:")("1 + 1")     # "Q: 1 + 1\\nA:"
+    PromptForm(form="chat")("1 + 1")                                   # ({"role": "user", "content": "1 + 1"},)
     """
 
     form: Form = "text"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from offon.data.rows import BadRow, Row, convert_rows, read_rows, source_name
+from offon.data.rows import BadRow, Columns, convert_rows, read_rows, source_name
 from offon.errors import ConfigError
 from offon.tasks import verifiers
 from offon.tasks.api import Pair, nearest, scored
@@ -39,9 +39,11 @@ def jsonl_task(
 ) -> ItemTask:
     """Rows with `prompt` (text or messages) and `answer`, from JSONL, Parquet, a `datasets` object or a list.
 
+    A row may carry further prompts by name in `views` ({"hint": ...}); its other columns travel with the item.
+
     `columns` maps names: {prompt: question, answer: solution}. `heldout` is a share, split by content, or a second
     file. `form`, `template` and `system` shape prompts that are text; messages are taken as they are. A response is
-    checked by `verifier`; `pattern` is regex's, and its rows need no answer. `limit_s` bounds one check by math or regex.
+    checked by `verifier`; `pattern` is regex's, whose rows need no answer. `limit_s` bounds a check by math or regex.
     """
     check = named_check(verifier, pattern=pattern, limit_s=limit_s)
     needs = () if verifier == "regex" else ("answer",)
@@ -66,26 +68,26 @@ def read_items(
     """Items of a file; every bad row is reported at once."""
     family = name or stem(data)
 
-    def item(row: Row) -> Item:
+    def item(row: Columns) -> Item:
         for column in needs:
-            if row.columns.get(column) in (None, ""):
+            if row.get(column) in (None, ""):
                 raise BadRow(f"no {column}")
-        raw, prompt = prompts_of(row, form_prompt)
-        others = {key: value for key, value in row.columns.items() if key not in ("prompt", "messages")}
+        raw, prompt = prompts_of(row.get("prompt"), form_prompt)
+        columns = {key: value for key, value in row.items() if key not in ("prompt", "views")}
         return Item(
             id=Item.content_id(raw),
             prompt=prompt,
-            columns=others,
-            family=str(others.get("family", family)),
-            reference=reference_of(others),
+            views={view: prompts_of(other, form_prompt)[1] for view, other in (row.get("views") or {}).items()},
+            columns=columns,
+            family=str(columns.get("family", family)),
+            reference=reference_of(columns),
         )
 
-    return convert_rows(data, read_rows(data, columns, ("prompt",)), item)
+    return convert_rows(data, read_rows(data, columns, ("prompt", *needs)), item)
 
 
-def prompts_of(row: Row, form_prompt: PromptForm) -> tuple[Prompt, Prompt]:
+def prompts_of(prompt: Any, form_prompt: PromptForm) -> tuple[Prompt, Prompt]:
     """The prompt as written in the row, which identifies the item, and the prompt as it is asked."""
-    prompt = row.columns["prompt"]
     if isinstance(prompt, str) and prompt.strip():
         return prompt, form_prompt(prompt)
     if isinstance(prompt, Sequence) and not isinstance(prompt, str) and prompt:
@@ -125,9 +127,7 @@ def pooled_check(factory: str, limit_s: float, *arguments: Any) -> Check:
 
     def check(pairs: Sequence[Pair]) -> list[Verdict]:
         outcomes = pool.map([(text, answer_of(item)) for item, text in pairs])
-        return [
-            Verdict(**outcome.value) if outcome.value else scored(None, outcome.failure) for outcome in outcomes
-        ]
+        return [Verdict(**outcome.value) if outcome.value else scored(None, outcome.failure) for outcome in outcomes]
 
     return check
 

@@ -11,6 +11,7 @@ waits for work.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
@@ -164,10 +165,8 @@ class _Worker:
         return _parsed(received)
 
     def kill(self) -> None:
-        try:
+        with contextlib.suppress(ProcessLookupError):  # nothing of its group is left
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # nothing of its group is left
         self.process.wait()
         self.socket.close()
 

@@ -96,13 +96,10 @@ def regex(text: str, answer: str | None, pattern: str) -> Verdict:
     Without an answer any match is right. A pattern can take exponential time on unlucky text, so this runs in a
     process that can be killed.
     """
-    found = None
-    for found in re.finditer(pattern, text):
-        pass
+    matches = [match.group(bool(match.re.groups)) or "" for match in re.finditer(pattern, text)]
     if answer is None:
-        return Verdict(float(found is not None))
-    match = found and (found.group(1) if found.re.groups else found.group())
-    right = match is not None and normalised(match) == normalised(answer)
+        return Verdict(float(bool(matches)))
+    right = bool(matches) and normalised(matches[-1]) == normalised(answer)
     return Verdict(float(right), content=float(right or opens_or_closes(text, answer)))
 
 

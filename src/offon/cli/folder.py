@@ -1,0 +1,63 @@
+"""A run's folder from the outside: whether a run may start there, and what is kept when it fails."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import shutil
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+from offon.errors import ConfigError, OffonError, StorageError
+
+
+def make_way(output: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuse to start where something is already, unless told what to do with it. Only a run is ever deleted."""
+    if resume and overwrite:
+        raise ConfigError("--resume continues a run and --overwrite deletes it", fix="choose one")
+    if resume or not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return
+    is_run = (output / "run.json").exists()
+    if not (overwrite and is_run):
+        raise ConfigError(
+            f"{output} is not empty",
+            why="it holds an earlier run" if is_run else "it holds something that is not a run (no run.json)",
+            fix="--resume continues the run, --overwrite replaces it, --output DIR leaves it"
+            if is_run
+            else "--output DIR",
+            kept="nothing was touched",
+        )
+    with (output / ".lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StorageError(f"{output} is in use by another process", kept="nothing was touched") from error
+        shutil.rmtree(output)
+
+
+@contextlib.contextmanager
+def recorded(output: Path) -> Iterator[None]:
+    """Keep the traceback of whatever goes wrong in the run's error.log; a person gets the message."""
+    try:
+        yield
+    except Exception as error:
+        log = output / "error.log"
+        if output.is_dir() and not getattr(error, "kept", "").startswith("nothing was touched"):
+            from offon.runs.secrets import redact_text
+
+            with log.open("a", encoding="utf-8") as file:
+                file.write(redact_text(traceback.format_exc()) + "\n")
+        if isinstance(error, OffonError):
+            raise
+        raise as_bug(error, f"the traceback is in {log}") from error
+
+
+def as_bug(error: Exception, where_to_look: str) -> OffonError:
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return OffonError(
+        f"{type(error).__name__}: {error}",
+        where=f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}",
+        why="this is a fault of offon or of code it was given, not of the recipe",
+        fix=f"{where_to_look}; --debug shows it here",
+    )

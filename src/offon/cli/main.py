@@ -1,0 +1,235 @@
+"""The `offon` command. Commands import what they need when they run: help answers before torch is loaded."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+
+from offon.cli.folder import as_bug, make_way, recorded
+from offon.cli.output import only_results_on_stdout, plain, print_json, table
+from offon.cli.pages import in_full, in_lines, page
+from offon.cli.progress import Progress
+from offon.errors import ConfigError, OffonError
+
+app = typer.Typer(
+    help="LLM post-training: diagnose a model, run stages, see what each stage did.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress lines.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="rl.steps=10; may be repeated.")]
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe in YAML.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the run that is there.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run that is there.")]
+
+
+@app.callback()
+def options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
+    """LLM post-training: diagnose a model, run stages, see what each stage did."""
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Where the run goes.")] = Path("runs/demo"),
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Diagnose, post-train and report on models that ship with offon."""
+    make_way(output, resume=resume, overwrite=overwrite)
+    progress = Progress(quiet=quiet)
+    with recorded(output), only_results_on_stdout():
+        from offon.loops.demo import run_demo
+
+        text = run_demo(output, resume=resume, progress=progress)
+    progress.close()
+    print(text)
+
+
+@app.command()
+def run(
+    recipe: RecipeFile,
+    output: Annotated[Path | None, typer.Option(help="Where the run goes; runs/RECIPE unless given.")] = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    set_: Set = None,
+    quiet: Quiet = False,
+) -> None:
+    """Run a recipe: its stages in order, then the report."""
+    from offon.recipe import resolve
+
+    resolved = resolve(recipe, overrides=set_ or ())
+    output = output or Path("runs", resolved.name)
+    make_way(output, resume=resume, overwrite=overwrite)
+    progress = Progress(quiet=quiet)
+    for note in resolved.notes:
+        progress.say(note)
+    for node in resolved.nodes:
+        progress.say(f"{node.name}: {node.summary}")
+    with recorded(output), only_results_on_stdout():
+        from offon.loops.pipeline import run_recipe
+
+        run_recipe(resolved, output, resume=resume, progress=progress)
+    progress.close()
+    print(output)
+
+
+@app.command()
+def check(recipe: RecipeFile, set_: Set = None, json: Json = False) -> None:
+    """Find every mistake of a recipe before anything loads."""
+    from offon.recipe import resolve
+
+    resolved = resolve(recipe, overrides=set_ or ())
+    with only_results_on_stdout():
+        from offon.loops.check import check_recipe
+
+        plan = check_recipe(resolved)
+    if json:
+        print_json(plan)
+        return
+    print(resolved.dump())
+    for note in resolved.notes:
+        print(f"note: {note}")
+    print(in_lines(plain(plan)))
+
+
+@app.command()
+def diagnose(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder, a Hub id or testbed:base.")],
+    task: Annotated[str, typer.Option(metavar="SPEC", help="gym:chain_sum,max_terms=2 or {jsonl: FILE, ...}.")],
+    prompts: Annotated[int, typer.Option(min=1, help="Held-out prompts.")] = 64,
+    samples: Annotated[int, typer.Option(min=1, help="Samples of each prompt.")] = 128,
+    k: Annotated[int, typer.Option(min=1, help='The rollout budget "reachable" refers to.')] = 32,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Why does a model fail a task, and what kind of stage would help?"""
+    from offon.recipe import located_model, located_task
+
+    if k > samples:
+        raise ConfigError(f"--k {k} is more than --samples {samples}", fix=f"--samples {k} or more")
+    place, what = located_model(model), located_task(task)
+    progress = Progress(quiet=quiet)
+    with only_results_on_stdout():
+        from offon.loops.diagnose import diagnose_model
+
+        diagnosis = diagnose_model(place, what, prompts=prompts, samples=samples, k=k, seed=seed, progress=progress)
+    progress.close()
+    if json:
+        print_json(diagnosis)
+        return
+    rows = diagnosis["summary"]
+    print(table(list(rows[0]), [list(row.values()) for row in rows]) if rows else "no prompts")
+    print(f"\n{diagnosis['sentence']}")
+
+
+@app.command()
+def report(run: RunFolder, json: Json = False) -> None:
+    """Write a run's report: what each stage did."""
+    with only_results_on_stdout():
+        from offon import report as reports
+
+        result = reports.summarise(run) if json else reports.write(run)
+    print_json(result) if json else print(result)
+
+
+@app.command()
+def methods(name: Annotated[str | None, typer.Argument(metavar="[NAME]")] = None, json: Json = False) -> None:
+    """The catalogue of methods, or one in full."""
+    with only_results_on_stdout():
+        from offon.methods import registry
+
+        if name is None:
+            infos = [registry.get(known) for known in (*registry.names(), *registry.modifiers())]
+            described = [info.describe() for info in infos]
+        else:
+            described = in_full(registry.get(name))
+    if json:
+        print_json(described)
+    elif name is None:
+        columns = ("name", "kind", "family", "usual_provenance", "interface", "usual_role", "paper")
+        rows = [[method[column] for column in columns] for method in described]
+        print(table([column.replace("_", " ") for column in columns], rows))
+    else:
+        print(page(described))
+
+
+@app.command()
+def ledger(
+    run: RunFolder,
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="Over trajectories, consumption, metrics and nodes.")],
+    json: Json = False,
+) -> None:
+    """Ask for any trajectory of a run, in SQL.
+
+    offon ledger RUN "select fate, count(*) from trajectories group by fate"
+    """
+    with only_results_on_stdout():
+        from offon.runs import ledger as ledgers
+
+        answer = ledgers.query(run, sql)
+    rows = answer.to_pylist(maps_as_pydicts="lossy")
+    if json:
+        print_json(rows)
+    else:
+        print(table(answer.column_names, [list(row.values()) for row in rows]))
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """Is this machine ready? Versions, devices, and a self-check."""
+    with only_results_on_stdout():
+        from offon.cli.doctor import examine
+
+        findings = examine()
+    if json:
+        print_json(findings)
+    else:
+        print(table(("", "", ""), [(f.name, f.state, f.text) for f in findings], widest=120).split("\n", 2)[2])
+    broken = [finding.name for finding in findings if finding.state == "broken"]
+    if broken:
+        raise ConfigError(f"broken: {', '.join(broken)}", fix="pip install -c constraints.txt offon")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command and return its exit code.
+
+    0 done, 1 a bug, 2 config, 3 data, 4 model, 5 numerics, 6 storage, 7 engine, 130 interrupted.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the verifier's processes
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    arguments.sort(key=lambda argument: argument != "--debug")  # accepted after the command as well
+    try:
+        return app(arguments, prog_name="offon", standalone_mode=False) or 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of stdout has gone: nothing left to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        known = error if isinstance(error, OffonError) else as_bug(error, "run it again")
+        print(known, file=sys.stderr)
+        return known.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,63 @@
+"""What goes to stdout: a table for people, or exactly one JSON document for programs."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+
+@contextlib.contextmanager
+def only_results_on_stdout() -> Iterator[None]:
+    """While a command works, whatever a library prints goes to stderr."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def plain(value: Any) -> Any:
+    """A value in JSON's words. JSON has no nan or infinity: they become null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if dataclasses.is_dataclass(value):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, Iterable) and not hasattr(value, "__array__"):
+        return [plain(inner) for inner in value]
+    return plain(value.tolist()) if hasattr(value, "tolist") else str(value)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[Any]], *, widest: int = 60) -> str:
+    """Left-aligned columns of text, numbers to the right; long cells are cut."""
+    cells = [[_cell(value, widest) for value in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
+    numeric = [all(map(_is_number, column)) for column in zip(*cells, strict=True)] if cells else [False] * len(header)
+
+    def line(row: Sequence[str]) -> str:
+        aligned = (c.rjust(w) if n else c.ljust(w) for c, w, n in zip(row, widths, numeric, strict=True))
+        return "  ".join(aligned).rstrip()
+
+    return "\n".join([line(list(header)), "  ".join("-" * width for width in widths), *map(line, cells)])
+
+
+def _cell(value: Any, widest: int) -> str:
+    text = "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    text = text.replace("\n", "\\n")
+    return text if len(text) <= widest else text[: widest - 3] + "..."
+
+
+def _is_number(text: str) -> bool:
+    with contextlib.suppress(ValueError):
+        float(text or 0)
+        return True
+    return False

@@ -1,0 +1,294 @@
+"""Demonstrations, preferences and prompts as groups, in the column conventions of Hugging Face and TRL.
+
+    demonstrations   messages | prompt + completion | text | conversations (ShareGPT) | instruction + output (Alpaca)
+    preferences      prompt + chosen + rejected | chosen + rejected (whole conversations with a common beginning)
+
+Prompt, completion, chosen and rejected are text or lists of messages. Other columns travel with the item; `tools` and
+`chat_template_kwargs` go to the chat template.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from offon.data.render import Message, Rendered, Renderer
+from offon.data.rows import BadRow, Columns, convert_rows, read_rows, source_name
+from offon.errors import ConfigError, DataError
+from offon.types import Comparison, Group, Item, Producer, Source, Span, Trajectory
+
+DEMONSTRATIONS = (("messages",), ("prompt", "completion"), ("conversations",), ("instruction", "output"), ("text",))
+PREFERENCES = (("prompt", "chosen", "rejected"), ("chosen", "rejected"))
+READ_COLUMNS = {name for names in DEMONSTRATIONS + PREFERENCES for name in names} | {"input", "margin"}
+SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "system": "system", "tool": "tool", "function": "tool"}
+
+FILLED = "truncated before its first supervised token"
+CUT_PAIR = "a member exceeds max_length"
+IDENTICAL = "chosen equals rejected"
+
+
+@dataclass
+class DataReport:
+    """What became of the rows of a source. `str()` is the sentence to print; the counts are for the run's report."""
+
+    source: str
+    columns: str  # what was detected, such as "prompt + completion"
+    rows: int = 0
+    trajectories: int = 0
+    split_rows: int = 0  # rows whose template rewrites earlier turns: one trajectory per assistant turn
+    added_eos: int = 0  # trajectories whose template or text had no end token
+    dropped: Counter[str] = field(default_factory=Counter)
+    cut: int = 0
+    tokens_cut: int = 0
+    tokens: Counter[str] = field(default_factory=Counter)  # prompt, supervised, environment
+
+    @property
+    def supervised_share(self) -> float:
+        return self.tokens["supervised"] / max(1, self.tokens.total())
+
+    def __str__(self) -> str:
+        parts = [f"{self.source}: {self.rows} rows ({self.columns}), {self.trajectories} trajectories"]
+        parts += [f"{count} dropped: {reason}" for reason, count in sorted(self.dropped.items())]
+        if self.cut:
+            parts.append(f"{self.cut} cut to max_length, losing {self.tokens_cut} tokens")
+        if self.split_rows:
+            parts.append(f"{self.split_rows} rows split by turn, because the chat template rewrites earlier turns")
+        if self.added_eos:
+            parts.append(f"EOS added to {self.added_eos}")
+        parts.append(f"{self.supervised_share:.1%} of {self.tokens.total()} tokens supervised")
+        return "; ".join(parts)
+
+
+class Loaded(list[Group]):
+    """Groups, with the report of how they came from their rows."""
+
+    def __init__(self, groups: Iterable[Group], report: DataReport):
+        super().__init__(groups)
+        self.report = report
+
+
+def load_demonstrations(
+    source: Any,
+    tokenizer: Any,
+    *,
+    columns: Mapping[str, str] | None = None,
+    max_length: int | None = None,
+    supervise: Literal["all", "last"] = "all",
+    allow_control_tokens: bool = False,
+) -> Loaded:
+    """One group with one EXTERNAL member per demonstration.
+
+    What precedes the first supervised assistant turn is the prefix; later turns of others are response tokens with
+    source ENVIRONMENT. All assistant turns are supervised (of prompt + completion, those of the completion), or the
+    last only. A sequence over `max_length` tokens is cut, and dropped if its prompt alone fills it.
+    """
+    if supervise not in ("all", "last"):
+        raise ConfigError(f"supervise is {supervise!r}", fix="all or last")
+    renderer = Renderer(tokenizer, allow_control_tokens)
+    rows = read_rows(source, columns, *DEMONSTRATIONS)
+    detected = next(names for names in DEMONSTRATIONS if set(names) <= set(rows[0][1]))
+    report = DataReport(source_name(source), " + ".join(detected), rows=len(rows))
+
+    def demonstrations(row: Columns) -> list[tuple[Columns, Rendered]]:
+        _require(row, detected)
+        return [(row, rendered) for rendered in _demonstrations(renderer, row, detected, supervise)]
+
+    groups = []
+    for found in convert_rows(source, rows, demonstrations):
+        report.split_rows += len(found) > 1
+        for row, rendered in found:
+            if max_length is not None and len(rendered.prefix) >= max_length:
+                report.dropped[FILLED] += 1
+                continue
+            groups.append(_group(row, rendered, [_trajectory(renderer, rendered, report, max_length)]))
+    return _loaded(groups, report, max_length)
+
+
+def load_preferences(
+    source: Any,
+    tokenizer: Any,
+    *,
+    columns: Mapping[str, str] | None = None,
+    max_length: int | None = None,
+    allow_control_tokens: bool = False,
+) -> Loaded:
+    """One group of two EXTERNAL members per pair, tagged chosen and rejected, and the comparison between them.
+
+    Pairs that are equal, or of which a member exceeds `max_length` tokens, are dropped and counted: cut answers cannot
+    be compared. A `margin` column becomes the comparison's.
+    """
+    renderer = Renderer(tokenizer, allow_control_tokens)
+    rows = read_rows(source, columns, *PREFERENCES)
+    detected = next(names for names in PREFERENCES if set(names) <= set(rows[0][1]))
+    report = DataReport(source_name(source), " + ".join(detected), rows=len(rows))
+
+    def pair(row: Columns) -> tuple[Columns, Rendered, Rendered]:
+        _require(row, detected)
+        return row, *_pair(renderer, row)
+
+    groups = []
+    for row, chosen, rejected in convert_rows(source, rows, pair):
+        longest = max(len(chosen.response), len(rejected.response)) + len(chosen.prefix)
+        if chosen.response == rejected.response:
+            report.dropped[IDENTICAL] += 1
+        elif max_length is not None and longest > max_length:
+            report.dropped[CUT_PAIR] += 1
+        else:
+            members = [_trajectory(renderer, chosen, report).tagged("chosen")]
+            members += [_trajectory(renderer, rejected, report).tagged("rejected")]
+            groups.append(_group(row, chosen, members, (Comparison(0, 1, row.get("margin")),)))
+    return _loaded(groups, report, max_length)
+
+
+def prompt_groups(items: Sequence[Item], tokenizer: Any, *, allow_control_tokens: bool = False) -> list[Group]:
+    """Groups without members: each item's prompt and other views as tokens, by the chat template if messages."""
+    renderer = Renderer(tokenizer, allow_control_tokens)
+
+    def group(item: Item) -> Group:
+        prompts = {"prompt": item.prompt, **item.views}
+        return Group(item=item, views={view: renderer.prompt(prompt) for view, prompt in prompts.items()})
+
+    return convert_rows(items, ((f"item {item.id}", item) for item in items), group)
+
+
+def _require(row: Columns, names: Sequence[str]) -> None:
+    for name in names:
+        if row.get(name) is None:
+            raise BadRow(f"no {name}")
+
+
+def _demonstrations(
+    renderer: Renderer, row: Columns, detected: Sequence[str], supervise: Literal["all", "last"]
+) -> list[Rendered]:
+    if detected == ("text",):
+        if not isinstance(row["text"], str):
+            raise BadRow(f"text is a {type(row['text']).__name__}")
+        return [renderer.text(row["text"])]
+    if detected == ("prompt", "completion"):
+        return _continuations(renderer, row, row["prompt"], row["completion"], supervise)
+    return _conversation(renderer, row, [], _messages(row, detected), supervise)
+
+
+def _messages(row: Columns, detected: Sequence[str]) -> list[Message]:
+    if detected == ("messages",):
+        return _message_list("messages", row["messages"])
+    if detected == ("instruction", "output"):
+        question = "\n\n".join(part for part in (row["instruction"], row.get("input")) if part)
+        return [{"role": "user", "content": question}, {"role": "assistant", "content": row["output"]}]
+    return [
+        {"role": SHAREGPT_ROLES.get(turn.get("from"), turn.get("from")), "content": turn.get("value")}
+        for turn in _message_list("conversations", row["conversations"])
+    ]
+
+
+def _message_list(name: str, value: Any, role: str = "") -> list[Message]:
+    """A column's messages; text stands for one message where a role is given."""
+    if isinstance(value, str) and role:
+        return [{"role": role, "content": value}]
+    if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(m, Mapping) for m in value):
+        raise BadRow(f"{name} is {'neither text nor' if role else 'not'} a list of messages: {value!r:.40}")
+    return list(value)
+
+
+def _continuations(
+    renderer: Renderer, row: Columns, prompt: Any, completion: Any, supervise: Literal["all", "last"] = "all"
+) -> list[Rendered]:
+    """Text after text as it is; if either is messages, both are."""
+    if isinstance(prompt, str) and isinstance(completion, str):
+        return [renderer.continuation(prompt, completion)]
+    before = _message_list("the prompt", prompt, role="user")
+    return _conversation(renderer, row, before, _message_list("the answer", completion, role="assistant"), supervise)
+
+
+def _conversation(
+    renderer: Renderer, row: Columns, before: list[Message], after: list[Message], supervise: Literal["all", "last"]
+) -> list[Rendered]:
+    messages = before + after
+    first = len(messages) - 1 if supervise == "last" else len(before)
+    tools = {"tools": row["tools"]} if row.get("tools") else {}
+    return renderer.conversation(messages, first, **tools, **(row.get("chat_template_kwargs") or {}))
+
+
+def _pair(renderer: Renderer, row: Columns) -> tuple[Rendered, Rendered]:
+    prompt, answers = row.get("prompt"), [row["chosen"], row["rejected"]]
+    if not any(isinstance(answer, str) for answer in answers):
+        answers = [_message_list(name, row[name]) for name in ("chosen", "rejected")]
+        if all(answer and answer[0].get("role") != "assistant" for answer in answers):
+            shared = _common_prefix(*answers)  # whole conversations, which repeat the prompt
+            prompt, answers = answers[0][:shared], [answer[shared:] for answer in answers]
+    if prompt is None:
+        raise BadRow("no prompt, and chosen and rejected are not whole conversations")
+    found = [_continuations(renderer, row, prompt, answer) for answer in answers]
+    if any(len(rendered) > 1 for rendered in found):
+        raise BadRow("the chat template rewrites earlier turns, so an answer of several turns is no one sequence")
+    [chosen], [rejected] = found
+    if chosen.prefix != rejected.prefix:
+        raise BadRow("chosen and rejected do not follow the same prompt tokens")
+    return chosen, rejected
+
+
+def _common_prefix(chosen: Sequence[Message], rejected: Sequence[Message]) -> int:
+    """Messages that both conversations begin with, up to the assistant turn where they part (or the last one)."""
+    shared = 0
+    for a, b in zip(chosen[:-1], rejected[:-1], strict=False):
+        if a != b:
+            break
+        shared += 1
+    return shared
+
+
+def _trajectory(
+    renderer: Renderer, rendered: Rendered, report: DataReport, max_length: int | None = None
+) -> Trajectory:
+    source, spans, start = [], [], 0
+    for stretch in rendered.stretches:
+        end = start + len(stretch.tokens)
+        source += [Source.EXTERNAL if stretch.said else Source.ENVIRONMENT] * len(stretch.tokens)
+        spans += [Span("turn", start, end)] if stretch.said else []
+        start = end
+    room = len(source) if max_length is None else max_length - len(rendered.prefix)
+    tokens, source = rendered.response[:room], source[:room]
+    report.trajectories += 1
+    report.added_eos += rendered.added_eos
+    report.cut += room < start
+    report.tokens_cut += start - len(tokens)
+    report.tokens["prompt"] += len(rendered.prefix)
+    report.tokens["supervised"] += source.count(Source.EXTERNAL)
+    report.tokens["environment"] += source.count(Source.ENVIRONMENT)
+    return Trajectory.of(
+        tokens,
+        rendered.prefix,
+        source,
+        spans=tuple(Span(span.name, span.start, min(span.end, room)) for span in spans if span.start < room),
+        tags=frozenset({"truncated"} if room < start else ()),
+        producer=Producer(model=Path(report.source).name),
+        text=renderer.tokenizer.decode(tokens, skip_special_tokens=True),
+    )
+
+
+def _group(
+    row: Columns, rendered: Rendered, members: Sequence[Trajectory], comparisons: tuple[Comparison, ...] = ()
+) -> Group:
+    columns = {name: value for name, value in row.items() if name not in READ_COLUMNS}
+    item = Item(
+        id=Item.content_id(rendered.prompt or members[0].text),
+        prompt=rendered.prompt,
+        columns=columns,
+        family=str(columns.get("family") or ""),
+        reference=members[0].text,
+    )
+    return Group(item=item, views={"prompt": rendered.prefix}, members=tuple(members), comparisons=comparisons)
+
+
+def _loaded(groups: list[Group], report: DataReport, max_length: int | None) -> Loaded:
+    if groups:
+        return Loaded(groups, report)
+    why = "; ".join(f"{count} rows: {reason}" for reason, count in report.dropped.items())
+    if set(report.dropped) == {FILLED}:
+        raise DataError(
+            f"every row is {FILLED}", where=report.source, why=f"max_length is {max_length}", fix="a larger max_length"
+        )
+    raise DataError("no row is left to train on", where=report.source, why=why)

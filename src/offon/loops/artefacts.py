@@ -1,0 +1,81 @@
+"""Artefacts: what nodes hand to each other. Each is a directory or file with a content hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from offon.errors import ConfigError
+
+TESTBED = "testbed:"
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A model or a data set: where it is, what it is called in tables and pictures, and a hash of its content."""
+
+    path: Path
+    label: str
+    hash: str
+
+    @property
+    def is_model(self) -> bool:
+        return (self.path / "config.json").is_file() or (self.path / "adapter_config.json").is_file()
+
+
+def locate(source: str) -> Path:
+    """The path behind a source that is no node: testbed:NAME is one of the models that ship with offon."""
+    if source.startswith(TESTBED):
+        from offon.testbed import model_path
+
+        return model_path(source.removeprefix(TESTBED))
+    return Path(source)
+
+
+def external(source: str) -> Artefact:
+    """An artefact the recipe did not make. A hub id that is not a local path is known by its name."""
+    path = locate(source)
+    label = source if source.startswith(TESTBED) else path.name
+    return Artefact(path, label, content_hash(path) if path.exists() else digest(source))
+
+
+@cache
+def content_hash(path: Path) -> str:
+    """A hash over the names and bytes of a file, or of every file below a directory."""
+    total = hashlib.sha256()
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    for file in files:
+        total.update(str(file.relative_to(path.parent)).encode())
+        with open(file, "rb") as stream:
+            total.update(hashlib.file_digest(stream, "sha256").digest())
+    return total.hexdigest()[:16]
+
+
+def digest(value: Any) -> str:
+    """A short hash of plain values: equal values, equal hash."""
+    text = json.dumps(value, sort_keys=True, default=repr)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def data_file(artefact: Artefact) -> Path:
+    """The one data file of a made data set, or the data itself."""
+    if artefact.path.is_file():
+        return artefact.path
+    found = [p for p in sorted(artefact.path.iterdir()) if p.suffix in (".jsonl", ".json", ".parquet", ".csv")]
+    if len(found) != 1:
+        raise ConfigError(
+            f"{artefact.label} holds {len(found)} data files, expected one",
+            where=str(artefact.path),
+            fix="write one .jsonl or .parquet file, or name the file",
+        )
+    return found[0]
+
+
+def node_hash(kind: str, settings: Mapping[str, Any], inputs: Mapping[str, str], version: str) -> str:
+    """What a node's result depends on: its resolved row, the content of its inputs, the seed, offon's version."""
+    return digest([kind, settings, inputs, version])

@@ -1,0 +1,332 @@
+"""Running a pipeline: nodes over named artefacts, memoised by content, so that resuming is running it again."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from offon import __version__, behavior, report
+from offon.data import load_demonstrations, load_preferences, prompt_groups
+from offon.engines.native import NativeEngine
+from offon.errors import ConfigError, Interrupted, OffonError
+from offon.loops import artefacts as art
+from offon.loops.artefacts import Artefact
+from offon.loops.build import build_stage, prompts_of
+from offon.loops.handoff import diagnosis, handoff
+from offon.loops.holdings import Holdings
+from offon.loops.probe import probe_key, run_probe
+from offon.loops.runtime import Runtime, sampling_of
+from offon.loops.stage import run_stage
+from offon.methods import registry
+from offon.models.model import LoraSpec, Model
+from offon.parts.stage import Stage
+from offon.recipe import MakeNode, ResolvedRecipe, TrainNode
+from offon.recipe.functions import function_at
+from offon.runs import NodeDirectory, RunDirectory
+from offon.tasks import open_task
+from offon.types import Group
+
+Progress = Callable[[dict[str, Any]], None]
+
+
+def run_recipe(
+    recipe: ResolvedRecipe,
+    output: str | Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress = lambda event: None,
+    command: str = "",
+) -> Path:
+    """Run every node of a recipe in order, measure before and after each, and leave a report in the run directory.
+
+    resume continues a run directory: finished nodes whose inputs have not changed are kept, an interrupted one goes on
+    at its last checkpoint. Whatever ends the run, status.json says so and what is finished stays.
+    """
+    output = Path(output)
+    if overwrite and (output / "run.json").is_file():
+        shutil.rmtree(output)
+    info = {"name": output.name, "seed": recipe.seed, "command": command}
+    with RunDirectory.create(output, recipe_text=recipe.dump(), info=info, resume=resume) as run, stopping() as stop:
+        pipeline = Pipeline(recipe, run, progress, stop)
+        try:
+            pipeline.run_all()
+        except OffonError as error:
+            state = "interrupted" if isinstance(error, Interrupted) else "failed"
+            pipeline.fail(state, error.exit_code, str(error))
+            raise
+        except BaseException as error:
+            stopped = isinstance(error, KeyboardInterrupt)
+            pipeline.fail("interrupted" if stopped else "failed", 130 if stopped else 1, traceback.format_exc())
+            raise
+        run.write_status("done", exit_code=0)
+        report.write(run.path)
+    return run.path
+
+
+class Pipeline:
+    """The nodes of one run. Nothing here knows a method; rows, tasks and models are asked what they need."""
+
+    def __init__(self, recipe: ResolvedRecipe, run: RunDirectory, progress: Progress, stop: Callable[[], bool]):
+        self.recipe, self.run, self.progress, self.stop = recipe, run, progress, stop
+        self.engine = NativeEngine()
+        self.made: dict[str, Artefact] = {}
+        self.states = {node.name: {"state": "pending"} for node in recipe.nodes}
+        probed = recipe.probe.tasks if recipe.probe else None
+        self.probe_specs = dict(probed or {})
+        self._tasks: dict[str, Any] = {}
+
+    def run_all(self) -> None:
+        self.picture()
+        for node in self.recipe.nodes:
+            self.states[node.name]["state"] = "running"
+            self.picture()
+            self.made[f"${node.name}"] = self.make(node) if isinstance(node, MakeNode) else self.train(node)
+            self.states[node.name]["state"] = "done"
+            self.picture()
+
+    def fail(self, state: str, exit_code: int, error: str) -> None:
+        now = self.run.status()
+        for entry in self.states.values():
+            if entry["state"] == "running":
+                entry["state"] = "failed" if state == "failed" else "pending"
+        self.picture()
+        where = {name: now.get(name) for name in ("node", "step", "steps") if now.get(name) is not None}
+        self.run.write_status(state, exit_code=exit_code, error=error, **where)
+        report.write(self.run.path)
+
+    # --- artefacts ---------------------------------------------------------------------------------------------
+
+    def artefact(self, source: str) -> Artefact:
+        return self.made[source] if source.startswith("$") else art.external(source)
+
+    def task(self, spec: Any) -> Any:
+        key = repr(spec)
+        if key not in self._tasks:
+            self._tasks[key] = open_task(spec)
+        return self._tasks[key]
+
+    def _begin(self, node: TrainNode | MakeNode, settings: Mapping[str, Any]) -> tuple[NodeDirectory, str, bool]:
+        """(directory, hash, whether it is already done). A node whose inputs changed starts afresh."""
+        inputs = {f"{edge.kind}:{edge.source}": self.artefact(edge.source).hash for edge in node.inputs}
+        key = art.node_hash(node.kind, settings, inputs, __version__)
+        directory = self.run.node(node.name)
+        record = directory.read_json("node.json", {})
+        if record and record.get("hash") != key:
+            directory.reset()
+            record = {}
+        self.states[node.name]["hash"] = key
+        done = record.get("state") == "done" and directory.final_path is not None
+        if done:
+            self.states[node.name]["seconds"] = record.get("seconds", 0)
+            self.note(f"{node.name}: already done, kept")
+        else:
+            directory.write_json("node.json", {"hash": key, "kind": node.kind, "state": "running"})
+        return directory, key, done
+
+    def note(self, sentence: str) -> None:
+        self.progress({"note": sentence})
+
+    # --- make --------------------------------------------------------------------------------------------------
+
+    def make(self, node: MakeNode) -> Artefact:
+        directory, key, done = self._begin(node, {"function": _source_of(node.function), "arguments": dict(node.arguments)})
+        if not done:
+            self.run.write_status("running", node=node.name)
+            self.note(f"{node.name}: {Path(node.function).name}")
+            started = time.perf_counter()
+            with directory.final() as target:
+                function_at(node.function)(Path(target), **self._resolved(node.arguments))
+            seconds = time.perf_counter() - started
+            self._finish(directory, {"hash": key, "kind": node.kind, "seconds": seconds}, node.name)
+        return Artefact(directory.final_path, node.name, key)
+
+    def _resolved(self, value: Any) -> Any:
+        """Arguments with $node replaced by the path of what it made."""
+        if isinstance(value, Mapping):
+            return {name: self._resolved(inner) for name, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._resolved(inner) for inner in value]
+        return str(self.made[value].path) if isinstance(value, str) and value in self.made else value
+
+    def _finish(self, directory: NodeDirectory, record: dict[str, Any], name: str) -> None:
+        directory.write_json("node.json", {**record, "state": "done"})
+        self.states[name]["seconds"] = record["seconds"]
+
+    # --- train -------------------------------------------------------------------------------------------------
+
+    def train(self, node: TrainNode) -> Artefact:
+        settings = node.settings
+        described = {
+            "method": _source_of(node.method),
+            "settings": {name: repr(value) for name, value in asdict(settings).items()},
+            "arguments": dict(node.arguments),
+            "modifiers": [(m.name, dict(m.arguments)) for m in node.modifiers],
+        }
+        directory, key, done = self._begin(node, described)
+        init = self.artefact(settings.init)
+        before = self.measure(init, root=not settings.init.startswith("$"))
+        if not done:
+            record = self._train(node, directory, init)
+            self._finish(directory, {"hash": key, "kind": node.kind, **record}, node.name)
+        final = Artefact(directory.final_path, node.name, key)
+        after = self.measure(final)
+        result = handoff(self.run, directory, init.label, before, after, self.recipe)
+        directory.write_json("handoff.json", result)
+        for warning in result["warnings"]:
+            self.note(f"{node.name}: {warning}")
+        return final
+
+    def _train(self, node: TrainNode, directory: NodeDirectory, init: Artefact) -> dict[str, Any]:
+        started = time.perf_counter()
+        settings = node.settings
+        found = directory.latest_checkpoint()
+        holdings = Holdings(
+            init.path,
+            self._models_of(node),
+            lora=lora_of(settings),
+            checkpoint=found.path if found else None,
+        )
+        stage, prompts = self.stage(node, holdings.learner.tokenizer)
+        run_time = Runtime(
+            directory, holdings, prompts, settings, progress=self._stepped, interrupted=self.stop, engine=self.engine
+        )
+        run_stage(stage, run_time)
+        with directory.final() as target:
+            holdings.learner.save(target)
+        state = run_time.state.to_json()
+        return {"seconds": time.perf_counter() - started, "counters": state, "group_size": _group_size(stage)}
+
+    def _models_of(self, node: TrainNode) -> dict[str, Path]:
+        """Models other than the learner by the names the row's parts know them under."""
+        paths = {edge.source: self.artefact(edge.source).path for edge in node.inputs if edge.kind != "data"}
+        if node.settings.teacher:
+            paths["teacher"] = self.artefact(node.settings.teacher).path
+        return paths
+
+    def stage(self, node: TrainNode, tokenizer: Any) -> tuple[Stage, list[Group]]:
+        """The node's stage with its data loaded, and the prompts it draws from."""
+        settings = node.settings
+        inputs: dict[str, Any] = {"teacher": settings.teacher and "teacher"}
+        if settings.data is not None:
+            inputs["data"] = self.data(node, tokenizer)
+        if settings.task is not None:
+            inputs["task"] = self.task(settings.task)
+        modifiers = [(modifier.name, modifier.arguments) for modifier in node.modifiers]
+        stage = build_stage(node.method, inputs, node.arguments, modifiers, sampling_of(settings))
+        data, task = prompts_of(stage)
+        return stage, list(data) if data is not None else prompt_groups(task.items("train"), tokenizer)
+
+    def data(self, node: TrainNode, tokenizer: Any) -> list[Group]:
+        settings = node.settings
+        source = settings.data
+        if isinstance(source, str):
+            source = art.data_file(self.artefact(source)) if source in self.made or Path(source).exists() else source
+        load = load_preferences if registry.get(node.method).reads_pairs else load_demonstrations
+        options = {"columns": settings.columns, "max_length": settings.max_length}
+        if load is load_demonstrations:
+            options["supervise"] = settings.supervise
+        return load(source, tokenizer, **{name: value for name, value in options.items() if value is not None})
+
+    def _stepped(self, event: dict[str, Any]) -> None:
+        if "generated" not in event:
+            self.run.write_status("running", node=event["node"], step=event["step"], steps=event["steps"])
+        self.progress(event)
+
+    # --- measure -----------------------------------------------------------------------------------------------
+
+    def measure(self, artefact: Artefact, root: bool = False) -> dict[str, list[Group]]:
+        """Probe a model on every probe task; what was sampled before is read back. Roots are also diagnosed."""
+        probe = self.recipe.probe
+        if probe is None:
+            return {}
+        model: Model | None = None
+        results = {}
+        for name, spec in self.probe_specs.items():
+            key = probe_key(probe, artefact.hash, spec, self.recipe.seed)
+            groups = self.run.read_probe(key)
+            if groups is None:
+                model = model or Model.load(artefact.path)
+
+                def sampled(done: int, total: int, name=name) -> None:
+                    if self.stop():
+                        raise Interrupted("interrupted while probing", kept="finished stages and probes; use --resume")
+                    self.progress({"node": f"probe {artefact.label}", "task": name, "generated": (done, total)})
+
+                groups = run_probe(model, self.task(spec), probe, key, engine=self.engine, progress=sampled)
+                self.run.write_probe(key, groups, node=artefact.label)
+            results[name] = groups
+        if root:
+            self.run.write_diagnosis(diagnosis(self.run, artefact.label, results, probe.k))
+        return results
+
+    # --- picture -----------------------------------------------------------------------------------------------
+
+    def picture(self) -> None:
+        """pipeline.json: the graph of nodes and of the models it starts from."""
+        nodes, roots = [], {}
+        for node in self.recipe.nodes:
+            entry = {"name": node.name, "kind": node.kind, **self.states[node.name], "inputs": []}
+            if isinstance(node, TrainNode):
+                info = registry.get(node.method)
+                words = ("family", "interface", "usual_provenance", "usual_role")
+                entry |= {"method": info.name, "steps": node.settings.steps, **{word: getattr(info, word) for word in words}}
+            for edge in node.inputs:
+                source = edge.node or _label(edge.source)
+                entry["inputs"].append({"kind": edge.kind, "from": source})
+                if edge.node is None and edge.kind in ("init", "teacher"):
+                    roots[source] = {"name": source, "kind": "model", "state": "done", "inputs": []}
+            nodes.append(entry)
+        probe = self.recipe.probe
+        measured = {"k": probe.k, "prompts": probe.prompts, "samples": probe.samples} if probe else None
+        self.run.write_pipeline({"nodes": [*roots.values(), *nodes], "probe": measured})
+
+
+def lora_of(settings) -> LoraSpec | None:
+    return None if settings.lora is None else LoraSpec(**asdict(settings.lora), seed=settings.seed)
+
+
+def _label(source: str) -> str:
+    return source if source.startswith(art.TESTBED) else Path(source).name
+
+
+def _source_of(place: str) -> str:
+    """A function in a file counts by the file's content, a method of the catalogue by its name."""
+    file, colon, _ = place.rpartition(":")
+    return f"{place} {art.content_hash(Path(file))}" if colon else place
+
+
+def _group_size(stage: Stage) -> int | None:
+    sizes = [part.n for part in stage.collect.parts if hasattr(part, "n") and part.samplers]
+    return sizes[0] if sizes else None
+
+
+@contextmanager
+def stopping() -> Iterator[Callable[[], bool]]:
+    """Within it the first SIGINT or SIGTERM asks the run to stop after its step; the second stops at once."""
+    asked: list[int] = []
+
+    def ask(number: int, frame: Any) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    try:
+        before = {number: signal.signal(number, ask) for number in numbers}
+    except ValueError:  # not the main thread: the caller handles signals
+        before = {}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

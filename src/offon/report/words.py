@@ -1,0 +1,104 @@
+"""How numbers are written: the same way on the page and in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Est = Mapping[str, float]  # {"estimate", "low", "high"}, a 95% interval
+MINUS = "\u2212"
+
+
+def percent(share: float | None) -> str:
+    """A share in [0, 1] as 41.2%. What is neither 0 nor 1 is never written as such."""
+    if share is None:
+        return "–"
+    if 0 < share < 0.0005:
+        return "<0.1%"
+    if 0.9995 <= share < 1:
+        return ">99.9%"
+    return "0%" if share == 0 else "100%" if share == 1 else f"{share:.1%}"
+
+
+def points(change: float | None) -> str:
+    """A change of a share in percentage points, signed: +12.3."""
+    if change is None:
+        return "–"
+    text = f"{100 * change:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", MINUS)
+
+
+def percent_range(est: Est | None) -> str:
+    """38.1 to 44.0, for the interval of a share."""
+    return "" if est is None else f"{100 * est['low']:.1f} to {100 * est['high']:.1f}"
+
+
+def points_range(est: Est | None) -> str:
+    """−1.2 to +3.4, for the interval of a change."""
+    return "" if est is None else f"{points(est['low'])} to {points(est['high'])}"
+
+
+def negated(est: Est | None) -> Est | None:
+    """A loss, stored as a positive number, as the negative change that it is."""
+    if est is None:
+        return None
+    return {"estimate": -est["estimate"], "low": -est["high"], "high": -est["low"]}
+
+
+def compact(count: float | None) -> str:
+    """1,234 · 56.1k · 2.3M."""
+    if count is None:
+        return "–"
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e4, "k")):
+        if abs(count) >= size:
+            return f"{count / (1e3 if unit == 'k' else size):.1f}{unit}"
+    return f"{count:,.0f}"
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def short(value: Any) -> str:
+    """A metric's value in at most six characters or so."""
+    if not isinstance(value, (int, float)):
+        return "–" if value is None else str(value)
+    if value == 0 or (isinstance(value, int) and abs(value) < 1e5):
+        return f"{value:g}"
+    return f"{value:.3g}".replace("-", MINUS)
+
+
+def listed(names: Sequence[str], most: int = 6) -> str:
+    """a, b and c; a, b, c and 4 more."""
+    names = list(names)
+    if len(names) > most:
+        names = [*names[: most - 1], f"{len(names) - most + 1} more"]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else ""
+
+
+def direction(change: Est | None) -> str:
+    """Which way a number moved, where its interval leaves no doubt."""
+    if change is None:
+        return "unknown"
+    return "rose" if change["low"] > 0 else "fell" if change["high"] < 0 else "unclear"
+
+
+def outcome(results: Sequence[Mapping[str, Any]]) -> str:
+    """One sentence: on what success rose, fell or did not clearly move."""
+    rows = [row for row in results if row["family"]] or list(results)
+    names = {
+        way: [row["family"] or row["task"] for row in rows if direction(row["success"]["change"]) == way]
+        for way in ("rose", "fell", "unclear")
+    }
+    clauses = [f"{way} on {listed(names[way])}" for way in ("rose", "fell") if names[way]]
+    if names["unclear"]:
+        clauses.append(f"did not move beyond its interval on {listed(names['unclear'])}")
+    return f"Success {'; '.join(clauses)}." if clauses else ""
