@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config
+from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedTokenizerFast, Qwen3Config
 
 from offon.models.model import Model
 from offon.parts.models import SELF, ModelRef
@@ -37,6 +37,20 @@ def qwen3(seed: int = 0, hidden: int = 32, layers: int = 2, scale: float = 0.15)
         for parameter in hf.parameters():
             parameter.add_(scale * torch.randn(parameter.shape))
     return hf
+
+
+def gpt2_in_double(seed: int = 0) -> Model:
+    """A model that computes in float64 throughout (Qwen3's norms round to float32): for finite differences."""
+    config = GPT2Config(
+        vocab_size=len(WORDS) + 2, n_embd=16, n_layer=2, n_head=2, n_positions=32,
+        resid_pdrop=0, embd_pdrop=0, attn_pdrop=0, bos_token_id=None, eos_token_id=1,
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    hf = AutoModelForCausalLM.from_config(config, dtype=torch.float64)
+    with torch.no_grad():
+        for parameter in hf.parameters():
+            parameter.add_(0.15 * torch.randn(parameter.shape, dtype=torch.float64))
+    return Model.wrap(hf, tokenizer(), device="cpu")
 
 
 def model(seed: int = 0, **changes) -> Model:

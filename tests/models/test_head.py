@@ -1,6 +1,5 @@
 """From hidden states to logits: detection by observation, and the chunked reduction."""
 
-import architectures
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -9,6 +8,7 @@ from offon.maths.vocabulary import entropy, token_logp
 from offon.models.head import find_head, over_vocabulary
 from offon.models.layout import Layout
 from offon.models.model import Model
+from tests.models import architectures
 
 SEQUENCES = architectures.sequences()
 LAYOUT = Layout.of(SEQUENCES)

@@ -2,7 +2,6 @@
 
 import json
 
-import architectures
 import pytest
 import torch
 from peft import PeftModel
@@ -13,6 +12,7 @@ from offon.errors import ModelError
 from offon.models.layout import Layout
 from offon.models.loading import LoraSpec
 from offon.models.model import Model
+from tests.models import architectures
 
 SEQUENCES = architectures.sequences()
 LAYOUT = Layout.of(SEQUENCES)

@@ -4,7 +4,6 @@ Metrics: log-probs, largest absolute difference in nats. Gradients, per tensor: 
 tensor's norm, where norms below a thousandth of the whole gradient's count as that (a key bias has true gradient 0).
 """
 
-import architectures
 import pytest
 import torch
 from transformers import AttentionInterface
@@ -12,6 +11,7 @@ from transformers import AttentionInterface
 from offon.models.attention import NAME, attention_function
 from offon.models.layout import Layout
 from offon.models.model import Model
+from tests.models import architectures
 
 SEQUENCES = architectures.sequences()
 TARGETS = sum(len(response) for _, response in SEQUENCES)
@@ -136,6 +136,10 @@ def test_a_layout_is_scored_the_same_in_any_order_and_any_split():
         assert torch.allclose(logp, whole[i], atol=1e-6)
     for i, pair in enumerate(SEQUENCES):
         assert torch.allclose(model.logp(Layout.of([pair])), whole[i], atol=1e-6)
+
+
+def test_a_model_of_few_positions_is_checked_within_them():
+    assert Model.wrap(architectures.build("GPT2", n_positions=8)).packed
 
 
 def test_bfloat16_and_autocast_stay_within_their_rounding():

@@ -18,7 +18,7 @@ from offon.behavior.handoff import task_handoff
 from offon.runs import RunDirectory
 from offon.types import Comparison, Group, Item, Producer, Sampling, Source, Trajectory
 
-K, PROMPTS, SAMPLES = 32, 16, 64
+K, PROMPTS, SAMPLES = 32, 16, 96
 FAMILIES = ("rare", "absent", "format", "scaffold", "guard")
 #          success probability of a prompt in each family, at each checkpoint
 RATES = {

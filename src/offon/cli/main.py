@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
+import typer.core
 
 from offon.cli.folder import as_bug, make_way, recorded
 from offon.cli.output import only_results_on_stdout, plain, print_json, table
-from offon.cli.pages import in_full, in_lines, page
+from offon.cli.pages import in_full, page, plan_page
 from offon.cli.progress import Progress
 from offon.errors import ConfigError, OffonError
 
+
+class Commands(typer.core.TyperGroup):
+    """Typer calls Ctrl-C an abort and exits with 1; the shell's word for it is 130."""
+
+    def invoke(self, context):
+        try:
+            return super().invoke(context)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            sys.exit(128 + signal.SIGINT)
+
+
 app = typer.Typer(
+    cls=Commands,
     help="LLM post-training: diagnose a model, run stages, see what each stage did.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -80,9 +94,9 @@ def run(
     with recorded(output), only_results_on_stdout():
         from offon.loops.pipeline import run_recipe
 
-        run_recipe(resolved, output, resume=resume, progress=progress)
+        run_recipe(resolved, output, resume=resume, progress=progress, command=" ".join(sys.argv))
     progress.close()
-    print(output)
+    print(output / "report.html")
 
 
 @app.command()
@@ -98,10 +112,7 @@ def check(recipe: RecipeFile, set_: Set = None, json: Json = False) -> None:
     if json:
         print_json(plan)
         return
-    print(resolved.dump())
-    for note in resolved.notes:
-        print(f"note: {note}")
-    print(in_lines(plain(plan)))
+    print(f"{resolved.dump()}\n{plan_page(plain(plan))}")
 
 
 @app.command()
@@ -136,12 +147,16 @@ def diagnose(
 
 
 @app.command()
-def report(run: RunFolder, json: Json = False) -> None:
+def report(
+    run: RunFolder,
+    output: Annotated[Path | None, typer.Option(help="The page; RUN/report.html unless given.")] = None,
+    json: Json = False,
+) -> None:
     """Write a run's report: what each stage did."""
     with only_results_on_stdout():
         from offon import report as reports
 
-        result = reports.summarise(run) if json else reports.write(run)
+        result = reports.summarise(run) if json else reports.write(run, output)
     print_json(result) if json else print(result)
 
 
@@ -213,13 +228,9 @@ def main(arguments: list[str] | None = None) -> int:
     debug = "--debug" in arguments
     arguments.sort(key=lambda argument: argument != "--debug")  # accepted after the command as well
     try:
-        return app(arguments, prog_name="offon", standalone_mode=False) or 0
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        print("interrupted", file=sys.stderr)
-        return 130
+        app(arguments, prog_name="offon")
+    except SystemExit as end:  # how typer returns, with 2 for a usage error
+        return end.code
     except BrokenPipeError:  # the reader of stdout has gone: nothing left to say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -229,6 +240,7 @@ def main(arguments: list[str] | None = None) -> int:
         known = error if isinstance(error, OffonError) else as_bug(error, "run it again")
         print(known, file=sys.stderr)
         return known.exit_code
+    return 0
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import textwrap
 from typing import TYPE_CHECKING, Any
 
 from offon.cli.output import table
+from offon.cli.progress import brief
 
 if TYPE_CHECKING:
     from offon.methods.registry import MethodInfo
@@ -46,15 +47,17 @@ def page(method: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def in_lines(value: Any, depth: int = 0) -> str:
-    """A nested plain value as indented lines; a list of like rows as a table."""
-    pad = "  " * depth
-    if not isinstance(value, dict | list) or not value:
-        return pad + ("" if value in (None, [], {}) else str(value))
-    if isinstance(value, list) and all(isinstance(row, dict) and row.keys() == value[0].keys() for row in value):
-        return textwrap.indent(table(list(value[0]), [list(row.values()) for row in value]), pad)
+def plan_page(plan: dict[str, Any]) -> str:
+    """What `offon check` found: for each node the arithmetic, the data, and the models held, when and how large."""
     lines = []
-    for key, inner in value.items() if isinstance(value, dict) else enumerate(value, start=1):
-        nested = isinstance(inner, dict | list)
-        lines.append(f"{pad}{key}:\n{in_lines(inner, depth + 1)}" if nested else f"{pad}{key}: {in_lines(inner)}")
+    for node in plan["nodes"]:
+        known = {key: value for key, value in node.items() if key not in ("node", "method", "held")}
+        lines += [f"{node['node']}", *(f"  {key.replace('_', ' ')}: {value}" for key, value in known.items())]
+        if held := node.get("held"):
+            rows = [
+                [h["model"], h["role"], h["when"], brief(h["parameters"]), f"{brief(h['size_bytes'])}B"] for h in held
+            ]
+            lines.append(textwrap.indent(table(("model", "role", "held", "parameters", "memory"), rows), "  "))
+    lines += [f"probe {probe['task']}: {probe['heldout']} held-out prompts" for probe in plan["probes"]]
+    lines += [f"note: {note}" for note in plan["notes"]]
     return "\n".join(lines)

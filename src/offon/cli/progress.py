@@ -4,8 +4,8 @@ Everything goes to stderr, so that stdout holds results only. Loops report event
 
     {"node": "rl", "step": 12, "steps": 100, "loss/total": 0.03, "reward": 0.4, "num_tokens": 51200}   a step is done
     {"node": "rl", "step": 12, "steps": 100, "generated": (128, 512)}                                  at work in one
-    {"node": "base", "doing": "probing chain_sum", "generated": (128, 512)}                            outside any step
-    {"say": "..."}                                                                                     a line that stays
+    {"node": "probe base", "task": "chain_sum", "generated": (128, 512)}                               outside any step
+    {"note": "..."}                                                                                    a line that stays
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Progress:
         self._open = ""  # the live line on screen
 
     def __call__(self, event: Mapping[str, Any]) -> None:
-        if text := event.get("say"):
-            return self.say(text)
+        if note := event.get("note"):
+            return self.say(note)
         now = self.clock()
         if event.get("node") != self._node:
             self._close_line()
@@ -65,15 +65,13 @@ class Progress:
         self._close_line()
 
     def _line(self, event: Mapping[str, Any], now: float) -> str:
-        parts = [str(event["node"])] if event.get("node") else []
+        parts = [str(event[name]) for name in ("node", "task") if event.get(name)]
         if event.get("steps"):
             width = len(str(event["steps"]))
             parts.append(f"{event['step']:>{width}}/{event['steps']}")
         if "generated" in event:
             done, total = event["generated"]
-            parts.append(f"{event.get('doing', 'sampling')} {done}/{total}")
-        elif event.get("doing"):
-            parts.append(event["doing"])
+            parts.append(f"sampled {done}/{total}")
         for name, key in (("loss", "loss/total"), ("reward", "reward")):
             if event.get(key) is not None:
                 parts.append(f"{name} {event[key]:.4g}")

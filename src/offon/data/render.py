@@ -75,12 +75,12 @@ class Renderer:
     def prompt(self, prompt: Prompt) -> Tokens:
         """The tokens a model sees before it answers."""
         if isinstance(prompt, str):
-            ids = self._opened(self.encode(prompt))
+            ids = self._opened(self.encode_stretches([prompt])[0])
         else:
             messages = self.checked(prompt)
             if messages[-1]["role"] == "assistant":
                 raise BadRow("the prompt ends with an assistant turn: there is nothing to answer")
-            ids = self.encode(self.chat(messages, generation=True))
+            [ids] = self.encode_stretches([self.chat(messages, generation=True)])
             if self.bos is not None and ids[:2] == [self.bos, self.bos]:
                 raise DataError("the chat template writes the BOS token twice", fix="mend the chat template")
         if not ids:

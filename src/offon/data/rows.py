@@ -58,6 +58,8 @@ def read_rows(source: Any, columns: Mapping[str, str] | None, *alternatives: Seq
 
 
 def _renamed(mapping: Mapping[str, str], columns: Columns) -> Columns:
+    if not isinstance(columns, Mapping):
+        raise BadRow(f"not columns by name but a {type(columns).__name__}")
     missing = sorted(name for name in mapping.values() if name not in columns)
     if missing:
         raise BadRow(f"no column {missing[0]!r}, which the mapping names (columns: {', '.join(sorted(columns))})")

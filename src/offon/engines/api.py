@@ -29,10 +29,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Completion:
-    """The tokens drawn, a stop token included, and the log-prob (nats) of each under the distribution it was drawn from.
+    """The tokens drawn, a stop token included, and the log-prob (nats) of each under the distribution really sampled.
 
-    That distribution is softmax(logits / temperature) after top-k and top-p, renormalised; a greedy token has
-    probability 1. `stop` says what ended it: one of the model's stop tokens, or max_tokens.
+    That is softmax(logits / temperature) after top-k and top-p, renormalised; a greedy token has probability 1.
+    `stop` says what ended it: one of the model's stop tokens, or max_tokens.
     """
 
     tokens: list[int]

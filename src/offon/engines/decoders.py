@@ -102,7 +102,7 @@ class ReplayDecoder:
         return self.step_tokens // longest
 
     def _last_hidden(self, sequences: Sequence[Sequence[int]]) -> Tensor:
-        """[B, E]: a layout's rows are those that predict a target; with one target each, the last. Its id is not read."""
+        """[B, E]: the rows of a layout are those that predict a target, here one per sequence, whose id is not read."""
         return self.model.hidden(Layout.of([(sequence, (0,)) for sequence in sequences]))
 
 

@@ -28,7 +28,7 @@ def uniforms(keys: Sequence[tuple[int, ...]], count: int) -> np.ndarray:
     fresh, generator = philox.state, np.random.Generator(philox)
     drawn = np.empty((len(keys), count))
     for row, key in zip(drawn, keys, strict=True):
-        digest = hashlib.blake2b(repr(tuple(key)).encode(), digest_size=16).digest()
+        digest = hashlib.blake2b(repr(tuple(map(int, key))).encode(), digest_size=16).digest()
         fresh["state"]["key"] = np.frombuffer(digest, "<u8")
         philox.state = fresh  # the same as a new Philox(key), at a quarter of its cost
         generator.random(out=row)
@@ -81,7 +81,9 @@ def sample(logits_BV: Tensor, uniform_B: Tensor, columns: Columns) -> tuple[Tens
     if columns.all_greedy:
         return likeliest_B, torch.zeros_like(likeliest_B, dtype=logits_BV.dtype)
 
-    scaled_BV = logits_BV if columns.temperature is None else logits_BV / columns.temperature[:, None]
+    scaled_BV = logits_BV
+    if columns.temperature is not None:  # from the largest down, so that a tiny temperature cannot overflow
+        scaled_BV = (logits_BV - logits_BV.amax(dim=-1, keepdim=True)) / columns.temperature[:, None]
     if columns.top_p is not None or columns.top_k is not None:
         scaled_BV = truncated(scaled_BV, columns.top_p, columns.top_k)
     logp_BV = torch.log_softmax(scaled_BV, dim=-1)

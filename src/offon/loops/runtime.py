@@ -208,6 +208,8 @@ class Runtime:
             error.kept = f"the batch in {path.name}; the last checkpoint; nothing was updated"
             raise
         self._count({"grad_norm": (norm, 1.0), "learning_rate": (rate, 1.0)})
+        frozen = {(need.model, need.view) for need in learner.needs if need.when == "loss" and need.model != SELF}
+        state.cost["tokens_scored"] += len(frozen) * batch.n_tokens
         self._trained(learner, [batch.trajectories[i] for i in trained_sequences(batch)])
 
     def _trained(self, learner: Learner, trained: Sequence[Trajectory]) -> None:

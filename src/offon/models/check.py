@@ -24,19 +24,20 @@ from offon.models.layout import Layout
 # Log-probs of small models agree to 1e-6 nats in float32, of models with logits near 30 to 1e-5; a dropped window,
 # softcap or sink, or a leak, shows as 1e-2 and more. Lower precisions are compared with their own rounding noise.
 TOLERANCE = 1e-4
-NOISE_FACTOR = 4.0
+NOISE_FACTOR = 2.0
 
 Probe = list[tuple[list[int], list[int]]]
 
 
-def probe(vocabulary: int) -> Probe:
-    """Two prompts with three and two completions, and a lone sequence; random token ids."""
+def probe(vocabulary: int, longest: int) -> Probe:
+    """Two prompts with three and two completions, and a lone sequence; random ids; at most `longest` tokens each."""
     random = np.random.Generator(np.random.Philox(0))
     shapes = [(17, (12, 5, 8)), (9, (20, 3)), (4, (11,))]
     sequences = []
     for n_prefix, n_responses in shapes:
-        prefix = random.integers(vocabulary, size=n_prefix).tolist()
-        sequences += [(prefix, random.integers(vocabulary, size=n).tolist()) for n in n_responses]
+        prefix = random.integers(vocabulary, size=min(n_prefix, longest // 2)).tolist()
+        sizes = [min(n, longest - len(prefix)) for n in n_responses]
+        sequences += [(prefix, random.integers(vocabulary, size=n).tolist()) for n in sizes]
     return sequences
 
 
@@ -64,7 +65,9 @@ def switch(core: nn.Module, implementation: str) -> str:
 
 
 def _disagreement(core: nn.Module, head: Head) -> str:
-    sequences = probe(head.vocabulary)
+    vocabulary = min(head.vocabulary, core.get_input_embeddings().weight.shape[0])
+    longest = getattr(core.config.get_text_config(), "max_position_embeddings", None) or 64
+    sequences = probe(vocabulary, longest)
     tree, packed = Layout.of(sequences), Layout.of(sequences, share=False)
     try:
         for layout in (packed, tree):

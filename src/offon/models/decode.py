@@ -158,7 +158,8 @@ class DecodeState:
         slot move the same way and are cut to the new length.
         """
         holes, movers, n_slots = compaction(slots, len(self))
-        _move(self._own_kv, holes, movers, columns=int(self.own_B.max(initial=0)))
+        fed = self.own_B[movers] > 0  # a slot that was never fed has nothing stored, perhaps not even a place
+        _move(self._own_kv, holes[fed], movers[fed], columns=int(self.own_B.max(initial=0)))
         self.block_B = _moved(self.block_B, holes, movers, n_slots)
         self.own_B = _moved(self.own_B, holes, movers, n_slots)
 
@@ -202,8 +203,8 @@ class DecodeState:
     ) -> Tensor:
         """Store this step's key [B, Hk, D] and value [B, Hk, Dv] of every slot; attend with query [B, Hq, D].
 
-        Returns [B, Hq, Dv]. window: a query sees the last `window` positions, its own included. softcap c: scores become
-        c tanh(score / c). sinks [Hq]: one learned score per head that takes weight and gives nothing.
+        Returns [B, Hq, Dv]. window: a query sees the last `window` positions, its own included. softcap c: scores
+        become c tanh(score / c). sinks [Hq]: one learned score per head that takes weight and gives nothing.
         """
         n_slots, query_heads, _ = query.shape
         heads = key.shape[1]

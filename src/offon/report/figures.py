@@ -24,7 +24,7 @@ def band(upper: Sequence[Point], lower: Sequence[Point]) -> str:
 
 # ---- the pipeline as a graph
 
-ACROSS = {"box": (190, 88), "gap": (64, 26)}  # wide screens: time runs to the right
+ACROSS = {"box": (178, 88), "gap": (98, 24)}  # wide screens: time runs to the right
 DOWN = {"box": (152, 88), "gap": (18, 46)}  # phones: time runs down
 _SHORT_BOX = 46
 
@@ -81,8 +81,9 @@ def _box(node: Mapping[str, Any], stage: Mapping[str, Any] | None) -> dict[str, 
     }
     if stage is None:
         return box | {"lines": [{"model": "starting model", "make": node.get("method") or "made"}.get(kind, kind)]}
-    steps = f"{node['method']} · {node['steps']} steps" if node.get("steps") else node.get("method") or ""
-    lines = [steps, f"{stage['interface'] or 'interface not recorded'}"]
+    facts = [stage["interface"], f"{node['steps']} steps" if node.get("steps") else None]
+    lines = [node["method"]] if node.get("method") not in (None, node["name"]) else []
+    lines.append(" · ".join(fact for fact in facts if fact))
     overall = [row for row in stage["results"] if row["family"] is None]
     if len(overall) == 1:
         success = overall[0]["success"]
@@ -126,7 +127,7 @@ def _lanes(boxes, edges, rank) -> dict[str, int]:
     for name in boxes:
         if name not in lane:
             users = [lane[target] for source, target in edges if source == name and target in lane]
-            place(name, max(chains, min(users, default=0) + 1))
+            place(name, min(users, default=chains) + 1)
     return lane
 
 
@@ -152,10 +153,17 @@ def _draw(boxes, edges, rank, lane, box, gap, down=False) -> dict[str, Any]:
             around = (h0 / 2 + 30) if lane[source] == lane[target] and rank[target] - rank[source] > 1 else 0
             controls = (start[0] + bend, start[1] - around), (end[0] - bend, end[1] - around)
         (ax, ay), (bx, by) = controls
+        level = abs(start[1] - end[1]) < 1 and not around  # a straight line keeps its label above it
         middle = ((start[0] + end[0]) / 8 + 3 * (ax + bx) / 8, (start[1] + end[1]) / 8 + 3 * (ay + by) / 8)
         path = f"M{start[0]:.0f} {start[1]:.0f}C{ax:.0f} {ay:.0f} {bx:.0f} {by:.0f} {end[0]:.0f} {end[1]:.0f}"
         main = next((kind for kind in ("init", "teacher", "data", "reward") if kind in kinds), "reference")
-        return {"path": path, "kind": main, "label": " + ".join(kinds), "x": round(middle[0]), "y": round(middle[1])}
+        return {
+            "path": path,
+            "kind": main,
+            "label": " + ".join(kinds),
+            "x": round(middle[0]),
+            "y": round(middle[1]) - 9 * level,
+        }
 
     drawn = [{**boxes[name], "x": x, "y": y, "w": w, "h": h} for name, (x, y, w, h) in place.items()]
     return {
@@ -194,7 +202,7 @@ def pass_at_k(curves: Mapping[str, Sequence[Mapping[str, float]]], k: int | None
             "band": band(sides["high"], sides["low"]),
             "end": sides["estimate"][-1] if curve else None,
         }
-    ticks = [budget for budget in (budgets[0], budgets[-1]) if budget != k]
+    ticks = [budget for budget in budgets[::2] if not k or abs(math.log2(budget / k)) > 0.2 * (high - low)]
     return PANEL | {
         **drawn,
         "x_ticks": [(x(budget), f"{budget}") for budget in ticks],

@@ -36,6 +36,7 @@ CLASS_WORDS = {
     "not_reached": "not reached",
     "undecided": "undecided",
 }
+CALL_NAMES = {"gained": "gained", "kept": "kept", "lost": "lost", "never": "out of reach", "undecided": "undecided"}
 CALL_WORDS = {
     "gained": "gained: out of reach, now within",
     "kept": "within reach both times",
@@ -92,6 +93,7 @@ def _templates() -> jinja2.Environment:
         "percent_range": words.percent_range,
         "points_of": lambda est: words.points(est["estimate"]),
         "points_range": words.points_range,
+        "nothing": lambda est: all(words.points(value) == "0.0" for value in est.values()),
         "signed": lambda est, sign: est if sign > 0 else words.negated(est),
         "compact": words.compact,
         "duration": words.duration,
@@ -187,19 +189,14 @@ def _stage(run: RunDirectory, stage: dict[str, Any]) -> dict[str, Any]:
         "notes": list(dict.fromkeys(row["note"] for row in rows if row["note"])),
         "panels": [(row["label"], panel) for row in rows if (panel := figures.pass_at_k(row["pass_at_k"], stage["k"]))],
         "calls": [
-            _bar_row(row["label"], {name: row["calls"].get(name, 0) for name in CALL_WORDS})
+            _bar_row(row["label"], {name: row["calls"].get(name, 0) for name in CALL_WORDS}, CALL_NAMES)
             for row in rows
             if row["calls"]
         ],
         "call_words": CALL_WORDS,
         "changed": [_changed(prompts, call) for call in ("lost", "gained") if any(p["call"] == call for p in prompts)],
         "curves": figures.curves(run.node(stage["name"]).metrics()),
-        "sources": _bar_row("", stage["tokens_by_source"])["parts"],
-        "sources_words": ", ".join(
-            f"{words.compact(count)} {SOURCE_WORDS.get(name, name)}"
-            for name, count in stage["tokens_by_source"].items()
-            if count
-        ),
+        "sources": _bar_row(stage["name"], stage["tokens_by_source"], SOURCE_WORDS),
         "source_words": SOURCE_WORDS,
         "off_policy": {"mean_age": None, "conditioned_share": None, "sampler_gap_nats": None} | stage["off_policy"],
         "fate_words": "; ".join(f"{words.compact(count)} {name}" for name, count in stage["fates"].items() if count),
@@ -247,17 +244,15 @@ def _decomposed(drawn: dict[str, Any]) -> dict[str, Any]:
                 f"{names[bar['term']]} {words.points(est['estimate'])} points ({words.points_range(est)}), {weighting}"
             )
             said.setdefault(weighting, []).append(f"{names[bar['term']]} {words.points(est['estimate'])}")
-    return {**drawn, "label": row["label"], "words": "; ".join(said.get("certified", []))}
+    return {**drawn, "label": row["label"], "words": "; ".join(said.get("soft", []))}
 
 
-def _bar_row(label: str, counts: Mapping[str, float]) -> dict[str, Any]:
+def _bar_row(label: str, counts: Mapping[str, float], names: Mapping[str, str]) -> dict[str, Any]:
     parts = figures.stacked(counts)
     for part in parts:
-        part["title"] = (
-            f"{words.compact(part['value'])} {part['name'].replace('_', ' ')} ({words.percent(part['share'])})"
-        )
-    said = ", ".join(f"{words.compact(part['value'])} {part['name'].replace('_', ' ')}" for part in parts)
-    return {"label": label, "parts": parts, "words": said}
+        part["text"] = f"{words.compact(part['value'])} {names.get(part['name'], part['name'])}"
+        part["title"] = f"{part['text']} ({words.percent(part['share'])})"
+    return {"label": label, "parts": parts, "words": ", ".join(part["text"] for part in parts)}
 
 
 def _changed(prompts: Sequence[Mapping[str, Any]], call: str) -> dict[str, Any]:
@@ -281,7 +276,9 @@ def _changed(prompts: Sequence[Mapping[str, Any]], call: str) -> dict[str, Any]:
 
 def _diagnosis(entry: Mapping[str, Any]) -> dict[str, Any]:
     rows = [
-        _bar_row(row["family"] or entry.get("task") or "all", {name: row.get(name, 0) for name in CLASS_WORDS})
+        _bar_row(
+            row["family"] or entry.get("task") or "all", {name: row.get(name, 0) for name in CLASS_WORDS}, CLASS_WORDS
+        )
         for row in entry["summary"]
     ]
     return {"suggestions": [], "notes": [], **entry, "model": Path(entry.get("model", "")).name, "rows": rows}

@@ -79,17 +79,15 @@ def segments(row: Mapping[str, Any], tokenizer: Any | None) -> list[dict[str, An
     """The response as runs of tokens with one source: {"text", "source", "scaffold", "tokens"}.
 
     A run's text is what it adds to the decoded text before it, so that spaces and multi-byte characters stay whole.
-    Without a tokenizer the text of a mixed response cannot be divided, and is one run of source "mixed".
+    Without a tokenizer a response of several sources cannot be divided, and is one run of source "mixed".
     """
     marks = list(zip(row["source"], row["scaffold"], strict=True))
     runs = [(mark, len(list(same))) for mark, same in groupby(marks)]
-    if tokenizer is None or len(runs) <= 1:
-        source, scaffold = runs[0][0] if len(runs) == 1 else (None, False)
-        name = "mixed" if source is None and runs else SOURCES[source or 0]
-        text = row["text"]
-        if tokenizer is not None and runs:
-            text = tokenizer.decode(row["tokens"], skip_special_tokens=False)
-        return [{"text": text, "source": name, "scaffold": bool(scaffold), "tokens": len(marks)}]
+    if not runs or (tokenizer is None and len(runs) > 1):
+        return [{"text": row["text"], "source": "mixed", "scaffold": False, "tokens": len(marks)}]
+    if tokenizer is None:
+        ((source, scaffold), _) = runs[0]
+        return [{"text": row["text"], "source": SOURCES[source], "scaffold": bool(scaffold), "tokens": len(marks)}]
     parts, start, before = [], 0, ""
     for (source, scaffold), length in runs:
         start += length

@@ -27,7 +27,7 @@ def summarise(run_dir: str | Path) -> dict[str, Any]:
     summary = {
         "run": run.info(),
         "status": run.status(),
-        "probe": pipeline.get("probe", {}),
+        "probe": pipeline.get("probe") or {},
         "nodes": nodes,
         "stages": stages,
         "cost": {name: sum(stage["cost"].get(name) or 0 for stage in stages) for name in COSTS},
@@ -75,12 +75,13 @@ def _results(task: str, entry: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _measured(numbers: Mapping[str, Any]) -> dict[str, Any]:
     d1 = numbers.get("d1", {})
-    return {
+    return {  # certifiable: whether these samples could have certified that a prompt is out of reach
         "success": {when: numbers[when]["success"] for when in ("before", "after")} | {"change": d1.get("total")},
         "pass_at_k": {when: numbers[when].get("pass_at_k", []) for when in ("before", "after")},
         "calls": numbers.get("calls", {}),
         "certified": d1.get("certified", {}),
         "soft": d1.get("soft", {}),
+        "certifiable": d1.get("can_certify_out", True),
         "note": d1.get("note", ""),
     }
 
@@ -91,9 +92,7 @@ def _warnings(summary: Mapping[str, Any]) -> list[dict[str, str]]:
     where = f"{status.get('node') or 'the run'}, step {status.get('step', 0)} of {status.get('steps', 0)}"
     found = []
     if status.get("state") == "failed":
-        found.append(
-            (status.get("node", ""), f"The run failed at {where}: {status.get('error') or 'no reason recorded'}")
-        )
+        found.append((status.get("node", ""), f"The run failed at {where}: {_reason(status)}"))
     elif status.get("state") == "interrupted":
         found.append((status.get("node", ""), f"The run was interrupted at {where}; --resume continues it."))
     elif status.get("state") == "running":
@@ -106,6 +105,12 @@ def _warnings(summary: Mapping[str, Any]) -> list[dict[str, str]]:
         if stage["state"] == "done" and not stage["measured"]:
             found.append((stage["name"], "Nothing was measured before and after this stage."))
     return [{"node": node, "text": text} for node, text in found]
+
+
+def _reason(status: Mapping[str, Any]) -> str:
+    """The error as its reader was told it; of a traceback the last line."""
+    error = (status.get("error") or "no reason recorded").strip()
+    return error.splitlines()[-1] if error.startswith("Traceback") else error
 
 
 def _about_measurement(stage: Mapping[str, Any]) -> list[str]:

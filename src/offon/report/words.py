@@ -73,6 +73,9 @@ def short(value: Any) -> str:
         return "–" if value is None else str(value)
     if value == 0 or (isinstance(value, int) and abs(value) < 1e5):
         return f"{value:g}"
+    if abs(value) < 1e-3 or abs(value) >= 1e6:
+        digits, exponent = f"{value:.1e}".split("e")
+        return f"{digits}e{int(exponent)}".replace("-", MINUS)
     return f"{value:.3g}".replace("-", MINUS)
 
 

@@ -97,16 +97,14 @@ def _open(spec: dict[str, Any]) -> Task:
 
 
 def check_options(where: str, options: Mapping[str, Any], signature: inspect.Signature, besides: str) -> None:
-    """Refuse options that a function does not take, unless it takes any and checks them itself, and missing ones."""
+    """Refuse options that a function does not take (one that takes any checks them itself), and missing ones."""
     parameters = [parameter for name, parameter in signature.parameters.items() if name != besides]
-    if all(parameter.kind != parameter.VAR_KEYWORD for parameter in parameters):
-        refuse_unknown(where, options, [parameter.name for parameter in parameters])
-    required = [
-        p.name for p in parameters if p.default is p.empty and p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]
-    missing = [name for name in required if name not in options]
-    if missing:
-        raise ConfigError(f"missing key {missing[0]!r}", where=where, fix=f"add {missing[0]}: ...")
+    named = [parameter for parameter in parameters if parameter.kind != parameter.VAR_KEYWORD]
+    if named == parameters:
+        refuse_unknown(where, options, [parameter.name for parameter in named])
+    for parameter in named:
+        if parameter.default is parameter.empty and parameter.name not in options:
+            raise ConfigError(f"missing key {parameter.name!r}", where=where, fix=f"add {parameter.name}: ...")
 
 
 def refuse_unknown(where: str, options: Iterable[str], known: Iterable[str]) -> None:

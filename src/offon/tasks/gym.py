@@ -77,8 +77,12 @@ def gym_task(
 
     Other keys are the dataset's own configuration (max_terms, ...). Item columns: question, answer, metadata.
     """
+    if not isinstance(size, int) or size < 1:
+        raise ConfigError(
+            f"size is {size!r}", where=f"gym: {dataset}", fix="how many questions to generate, at least 1"
+        )
     source = created(dataset, {"size": size, "seed": seed, **config})
-    form_prompt = PromptForm(form=form, template=template, system=system)
+    prompt_form = PromptForm(form=form, template=template, system=system)
     if scorer not in ("exact", "native"):
         raise ConfigError(f"scorer is {scorer!r}", where=f"gym: {dataset}", fix="exact or native")
     if scorer == "exact":
@@ -88,7 +92,7 @@ def gym_task(
         check = native_checker(dataset, config)
 
     def load() -> list[Item]:
-        return [_item(dataset, source[index], form_prompt) for index in range(size)]
+        return [_item(dataset, source[index], prompt_form) for index in range(size)]
 
     return ItemTask(name or dataset, load, check, heldout=heldout)
 
@@ -96,14 +100,15 @@ def gym_task(
 def created(dataset: str, config: Mapping[str, Any]):
     """The reasoning-gym dataset, its configuration checked by name and by its own rules."""
     datasets = _registry()
-    if dataset not in datasets:
-        raise ConfigError(f"reasoning-gym has no dataset {dataset!r}", fix=_suggestion(dataset, datasets))
+    if not isinstance(dataset, str) or dataset not in datasets:
+        fix = f"one of its {len(datasets)} names" + nearest([dataset], datasets)
+        raise ConfigError(f"reasoning-gym has no dataset {dataset!r}", fix=fix)
     fields = [field.name for field in dataclasses.fields(datasets[dataset][1])]
     own_keys = [key for key in gym_task.__kwdefaults__ if key not in fields]
     refuse_unknown(f"gym: {dataset}", config, [*fields, *own_keys])
     try:
         return _create(dataset, config)
-    except (AssertionError, TypeError, ValueError) as error:
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"reasoning-gym refuses this configuration: {error}", where=f"gym: {dataset}") from error
 
 
@@ -125,11 +130,11 @@ def _create(dataset: str, config: Mapping[str, Any]):
     return reasoning_gym.create_dataset(dataset, **config)
 
 
-def _item(dataset: str, entry: Mapping[str, Any], form_prompt: PromptForm) -> Item:
+def _item(dataset: str, entry: Mapping[str, Any], prompt_form: PromptForm) -> Item:
     question, answer, metadata = entry["question"], entry["answer"], entry["metadata"]
     return Item(
         id=Item.content_id(question),
-        prompt=form_prompt(question),
+        prompt=prompt_form(question),
         columns={"question": question, "answer": answer, "metadata": metadata},
         family=metadata.get("source_dataset", dataset),
         reference=answer,
@@ -182,7 +187,3 @@ def refuse_unsafe(dataset: str) -> None:
         why=why,
         fix="scorer: exact",
     )
-
-
-def _suggestion(dataset: str, datasets: Mapping[str, Any]) -> str:
-    return f"one of its {len(datasets)} names" + nearest([dataset], datasets)

@@ -47,8 +47,8 @@ def jsonl_task(
     """
     check = named_check(verifier, pattern=pattern, limit_s=limit_s)
     needs = () if verifier == "regex" else ("answer",)
-    form_prompt = PromptForm(form=form, template=template, system=system)
-    load = partial(read_items, columns=columns, form_prompt=form_prompt, needs=needs, name=name)
+    prompt_form = PromptForm(form=form, template=template, system=system)
+    load = partial(read_items, columns=columns, prompt_form=prompt_form, needs=needs, name=name)
     held = partial(load, heldout) if isinstance(heldout, str) else heldout
     return ItemTask(name or stem(data), partial(load, data), check, heldout=held)
 
@@ -61,7 +61,7 @@ def read_items(
     data: Any,
     *,
     columns: Mapping[str, str] | None,
-    form_prompt: PromptForm,
+    prompt_form: PromptForm,
     needs: Sequence[str] = (),
     name: str = "",
 ) -> list[Item]:
@@ -72,12 +72,12 @@ def read_items(
         for column in needs:
             if row.get(column) in (None, ""):
                 raise BadRow(f"no {column}")
-        raw, prompt = prompts_of(row.get("prompt"), form_prompt)
+        raw, prompt = prompts_of(row.get("prompt"), prompt_form)
         columns = {key: value for key, value in row.items() if key not in ("prompt", "views")}
         return Item(
             id=Item.content_id(raw),
             prompt=prompt,
-            views={view: prompts_of(other, form_prompt)[1] for view, other in (row.get("views") or {}).items()},
+            views={view: prompts_of(other, prompt_form)[1] for view, other in (row.get("views") or {}).items()},
             columns=columns,
             family=str(columns.get("family", family)),
             reference=reference_of(columns),
@@ -86,10 +86,10 @@ def read_items(
     return convert_rows(data, read_rows(data, columns, ("prompt", *needs)), item)
 
 
-def prompts_of(prompt: Any, form_prompt: PromptForm) -> tuple[Prompt, Prompt]:
+def prompts_of(prompt: Any, prompt_form: PromptForm) -> tuple[Prompt, Prompt]:
     """The prompt as written in the row, which identifies the item, and the prompt as it is asked."""
     if isinstance(prompt, str) and prompt.strip():
-        return prompt, form_prompt(prompt)
+        return prompt, prompt_form(prompt)
     if isinstance(prompt, Sequence) and not isinstance(prompt, str) and prompt:
         messages = tuple(dict(message) for message in prompt)
         return messages, messages

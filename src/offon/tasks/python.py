@@ -43,8 +43,8 @@ def python_task(
     It gets messages where the prompt is messages, else strings; None in its list, a number that is not finite, a list
     of another length, an exception and a call over `limit_s` all give an unscored verdict with the reason.
     """
-    form_prompt = PromptForm(form=form, template=template, system=system)
-    load = partial(read_items, columns=columns, form_prompt=form_prompt, name=name)
+    prompt_form = PromptForm(form=form, template=template, system=system)
+    load = partial(read_items, columns=columns, prompt_form=prompt_form, name=name)
     held = partial(load, heldout) if isinstance(heldout, str) else heldout
     return ItemTask(name or stem(data), partial(load, data), function_check(function, limit_s), heldout=held)
 

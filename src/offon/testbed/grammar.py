@@ -3,15 +3,15 @@
     prompt    [hint] family x0 o1 o2 o3 =            rare 5 C A K =
     response  route x1 x2 x3 format EOS              forward 11 2 7 #
 
-An operation is a fixed permutation of 16 states. A route says in which order the three operations are applied
-to x0; the trace is what the route passes through:
+An operation is a fixed permutation of 16 states. A route is the order in which the three operations of the prompt
+are applied to x0, and the trace is what it passes through:
 
-    forward    x1 = o1(x0), x2 = o2(x1), x3 = o3(x2)       the right route
-    backward   o3, then o2, then o1                        a decoy
-    rotate     o2, then o3, then o1                        a decoy
+    forward    o1, o2, o3      x1 = o1(x0), x2 = o2(x1), x3 = o3(x2): the right route
+    backward   o3, o2, o1      a decoy
+    rotate     o2, o3, o1      a decoy
 
-An answer is right if its trace is the forward trace and `#` follows. The route word itself is not checked, so
-programs on which a decoy passes through the forward trace are no programs of the testbed.
+An answer is right if its trace is the forward trace and `#` follows. The route word is not compared, so a program
+on which a decoy passes through the forward trace is not part of the testbed.
 """
 
 from __future__ import annotations
@@ -21,29 +21,43 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import product
+from types import MappingProxyType
 
-STATES = tuple(str(state) for state in range(16))
+N_STATES = 16
+STATES = tuple(str(state) for state in range(N_STATES))
 KNOWN_OPS = tuple("ABCDEFGHIJKL")
 UNSEEN_OPS = tuple("MNOP")  # in no pretraining document, not even in a prompt
-ROUTES = {"forward": (0, 1, 2), "backward": (2, 1, 0), "rotate": (1, 2, 0)}  # order in which operations apply
+ROUTES = {"forward": (0, 1, 2), "backward": (2, 1, 0), "rotate": (1, 2, 0)}
 RIGHT_ROUTE, RIGHT_FORMAT, WRONG_FORMAT = "forward", "#", ":"
 HINT = "hint"
+PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
 RESPONSE_TOKENS = 6  # route, three states, format, EOS
 
-GUESS_FLOOR = len(STATES) ** -3  # success of the right route with guessed states: 0.024%
-HELDOUT_SHARE = 8  # one program in eight is held out of pretraining and of every training split
+GUESS_FLOOR = N_STATES**-3  # success of guessed states on the right route: 0.024%
+HELDOUT_ONE_IN = 8  # programs held out of pretraining documents and of every training split
 
 
-def content_hash(*parts: str) -> int:
-    return int(hashlib.sha256(" ".join(parts).encode()).hexdigest()[:15], 16)
+def content_hash(*words: str) -> int:
+    """A number from content alone: the same on every machine and with every library version."""
+    return int.from_bytes(hashlib.sha256(" ".join(words).encode()).digest()[:8], "big")
 
 
-def _permutation(op: str) -> dict[str, str]:
-    """The states in the order of their hashes: the same table on every machine and with every library version."""
-    return dict(zip(STATES, sorted(STATES, key=lambda state: content_hash("operation", op, state)), strict=True))
+def _latin_square() -> Mapping[str, Mapping[str, str]]:
+    """operation -> state -> state; every step x -> y belongs to exactly one operation.
+
+        o_k(x) = P[(Q[x] + k) mod 16]        P, Q fixed shuffles of the states
+
+    So the steps of an unseen operation occur under no other operation either. With independent permutations a
+    model that mistakes an unseen operation for a seen one is right on a few lucky programs, with certainty.
+    """
+    inner, outer = (sorted(range(N_STATES), key=lambda x: content_hash(name, STATES[x])) for name in ("inner", "outer"))
+    return {
+        op: {STATES[x]: STATES[outer[(inner[x] + shift) % N_STATES]] for x in range(N_STATES)}
+        for shift, op in enumerate(KNOWN_OPS + UNSEEN_OPS)
+    }
 
 
-OPERATIONS = {op: _permutation(op) for op in KNOWN_OPS + UNSEEN_OPS}
+OPERATIONS = _latin_square()
 
 
 @dataclass(frozen=True)
@@ -53,7 +67,7 @@ class Program:
     start: str
     ops: tuple[str, str, str]
 
-    def trace(self, route: str = RIGHT_ROUTE) -> tuple[str, str, str]:
+    def trace(self, route: str = RIGHT_ROUTE) -> tuple[str, ...]:
         states, state = [], self.start
         for position in ROUTES[route]:
             state = OPERATIONS[self.ops[position]][state]
@@ -62,58 +76,53 @@ class Program:
 
     @property
     def ambiguous(self) -> bool:
-        """A decoy route passes through the right trace, so the answer does not show which route was taken."""
+        """A decoy route passes through the right trace."""
         return any(self.trace(route) == self.trace() for route in ROUTES if route != RIGHT_ROUTE)
 
     @property
     def heldout(self) -> bool:
         """By content and for all families at once: a held-out program is held out under every family word."""
-        return content_hash("split", self.start, *self.ops) % HELDOUT_SHARE == 0
+        return content_hash("split", self.start, *self.ops) % HELDOUT_ONE_IN == 0
 
 
 @cache
 def programs(ops: tuple[str, ...]) -> tuple[Program, ...]:
     """Every unambiguous program over these operations, in a fixed order."""
-    every = (Program(start, chosen) for start, *chosen in product(STATES, ops, ops, ops))
-    return tuple(program for program in map(_as_tuple, every) if not program.ambiguous)
-
-
-def _as_tuple(program: Program) -> Program:
-    return Program(program.start, tuple(program.ops))
+    every = (Program(start, chosen) for start in STATES for chosen in product(ops, repeat=3))
+    return tuple(program for program in every if not program.ambiguous)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """One planted bottleneck: how the family's pretraining documents are drawn, and what it is tested on.
+    """One planted bottleneck: what the family's pretraining documents show, and what its task items ask.
 
-    share        part of all pretraining documents
-    routes       share of each route in its documents without a hint
-    right_format share of its documents that end in `#` (the others in `:`)
-    hinted       share of its documents that carry the hint; these always take the right route
-    ops          operations of its task items (its documents always use KNOWN_OPS)
+    share         part of all pretraining documents
+    routes        share of each route among its documents without a hint
+    right_format  share of its documents that end in `#`; the others end in `:`
+    hinted        share of its documents that carry the hint; these take the right route
+    ops           operations of its task items; its documents use KNOWN_OPS only
     """
 
     name: str
     share: float
-    routes: Mapping[str, float] = field(default_factory=lambda: {"forward": 1.0})
+    routes: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({RIGHT_ROUTE: 1.0}))
     right_format: float = 1.0
     hinted: float = 0.0
     ops: tuple[str, ...] = KNOWN_OPS
 
 
-DECOYS = {"backward": 0.5, "rotate": 0.5}
 FAMILIES = {
     family.name: family
     for family in (
         Family(name="rare", share=0.25, routes={"forward": 0.15, "backward": 0.45, "rotate": 0.40}),
-        Family(name="absent", share=0.20, routes=DECOYS, ops=UNSEEN_OPS),
+        Family(name="absent", share=0.20, ops=UNSEEN_OPS),
         Family(name="format", share=0.15, right_format=0.02),
-        Family(name="scaffold", share=0.20, routes=DECOYS, hinted=0.5),
+        Family(name="scaffold", share=0.20, routes={"backward": 0.5, "rotate": 0.5}, hinted=0.5),
         Family(name="guard", share=0.20),
     )
 }
 
-VOCABULARY = ("<pad>", "<eos>", "<unk>", *STATES, *OPERATIONS, *FAMILIES, *ROUTES, RIGHT_FORMAT, WRONG_FORMAT, "=", HINT)
+VOCABULARY = (PAD, EOS, UNKNOWN, *STATES, *OPERATIONS, *FAMILIES, *ROUTES, RIGHT_FORMAT, WRONG_FORMAT, "=", HINT)
 
 
 def prompt_words(family: str, program: Program, *, hint: bool = False) -> tuple[str, ...]:

@@ -1,0 +1,56 @@
+# make demo         a model is diagnosed, post-trained in stages, and the report says what each stage did
+# make test         the tests; ARGS="tests/cli -k help" selects
+# make test-oldest  the tests with the oldest transformers admitted
+# make lint         style
+# make clean        remove the environments
+#
+# Each sets up what it needs. Needed before: Python 3.11 or later with pip (make PYTHON=python3.12 chooses one), and for
+# the tests of reasoning-gym tasks a C compiler and Python's headers.
+
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+OLDEST := .venv-oldest
+
+.PHONY: demo test test-oldest lint clean
+
+demo: $(VENV)/.installed-demo
+	$(VENV)/bin/offon demo --overwrite
+
+test: $(VENV)/.installed-test
+	$(VENV)/bin/python -m pytest $(ARGS)
+
+test-oldest: $(OLDEST)/.installed-test
+	$(OLDEST)/bin/python -m pytest $(ARGS)
+
+lint: $(VENV)/.installed-test
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+clean:
+	rm -rf $(VENV) $(OLDEST)
+
+$(VENV)/.installed-demo: pyproject.toml constraints.txt
+	@$(call install,$(VENV),constraints.txt,.)
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml constraints.txt
+	@$(call install,$(VENV),constraints.txt,$(TESTED))
+	@touch $(VENV)/.installed-demo $@
+
+$(OLDEST)/.installed-test: pyproject.toml constraints-oldest.txt
+	@$(call install,$(OLDEST),constraints-oldest.txt,$(TESTED))
+	@touch $@
+
+# The environment is filled by the pip that is there: python3 -m venv alone would want ensurepip, which some lack.
+define install
+$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	|| { echo "offon needs Python 3.11 or later; choose one with make PYTHON=..." >&2; exit 1; }; \
+$(PYTHON) -m venv --without-pip $(1) && \
+$(PYTHON) -m pip --python $(1)/bin/python install -c $(2) pip -e "$(3)"
+endef
+
+# reasoning-gym brings a C extension; without a compiler its tests are skipped, and pytest says so.
+COMPILES = command -v cc >/dev/null && $(PYTHON) -c 'import os, sys, sysconfig; \
+	sys.exit(not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")))'
+TESTED = .[dev$(shell $(COMPILES) && echo ,gym || echo "no C compiler or Python headers: without reasoning-gym" >&2)]

@@ -1,0 +1,123 @@
+"""A dry run: every configuration and data error at once, and the memory plan, with no weights loaded."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+from offon.data import prompt_groups
+from offon.errors import DataError, OffonError, Problems
+from offon.loops import artefacts as art
+from offon.loops.holdings import is_adapter, plan, same_vocabulary
+from offon.loops.pipeline import Pipeline
+from offon.models.loading import load_tokenizer
+from offon.recipe import ResolvedRecipe, TrainNode
+
+STAND_IN = "?"  # the path of an artefact that does not exist before the run
+
+
+class Checker(Pipeline):
+    """A pipeline that opens tasks, data and tokenizers, and stops short of models."""
+
+    def __init__(self, recipe: ResolvedRecipe):
+        super().__init__(recipe, run=None, progress=lambda event: None, stop=lambda: False)
+        self.made = {f"${node.name}": art.Artefact(Path(STAND_IN), node.name, "") for node in recipe.nodes}
+        self.errors: list[OffonError] = []
+
+    def root(self, source: str) -> str | None:
+        """The model a chain of init edges starts from; None if a node makes it."""
+        while source.startswith("$"):
+            node = self.recipe.node(source[1:])
+            if not isinstance(node, TrainNode):
+                return None
+            source = node.settings.init
+        return source
+
+    def check(self, node: TrainNode) -> dict[str, Any]:
+        """One node's line of the report; problems are collected."""
+        settings = node.settings
+        entry: dict[str, Any] = {"node": node.name, "method": node.method, "batches": node.batches}
+        try:
+            root = self.root(settings.init)
+            if root is None or (isinstance(settings.data, str) and settings.data.startswith("$")):
+                return entry | {"note": "reads what an earlier node makes: data and sizes are checked when it runs"}
+            tokenizer = load_tokenizer(art.locate(root))
+            teacher = self.root(settings.teacher) if settings.teacher else None
+            if teacher:
+                same_vocabulary(tokenizer, load_tokenizer(art.locate(teacher)), "teacher")
+            stage, prompts = self.stage(node, tokenizer)
+            if not prompts:
+                raise DataError("there is nothing to draw from", where=node.name)
+            names = {ref.name for ref in (*stage.samplers, *(need.model for need in stage.needs)) if ref.name}
+            sizes = {"self": parameter_count(art.locate(root))}
+            sources = {name: settings.teacher if name == "teacher" else name for name in names}
+            sizes |= {name: parameter_count(art.locate(r)) for name, s in sources.items() if (r := self.root(s))}
+            if set(sources) <= set(sizes):
+                lora = settings.lora is not None and not is_adapter(art.locate(root))
+                trained = settings.lora and lora_parameter_count(art.locate(root), settings.lora.r)
+                held = plan(stage, sizes, trained=trained, lora=lora)
+                entry["held"] = [vars(line) for line in held]
+            return entry | {
+                "prompts": len(prompts),
+                "supervised_tokens": int(sum(m.trainable.sum() for g in prompts for m in g.members)),
+                "collect": str(stage.collect),
+            }
+        except OffonError as error:
+            error.where = f"{node.name}: {error.where}" if error.where else node.place or node.name
+            self.errors.append(error)
+            return entry | {"error": error.what}
+
+    def check_probes(self) -> list[dict[str, Any]]:
+        found = []
+        for name, spec in self.probe_specs.items():
+            try:
+                items = self.task(spec).items("heldout")
+                if not items:
+                    raise DataError(f"probe task {name} has no held-out items", fix="a larger data set")
+                found.append({"task": name, "heldout": len(items)})
+            except OffonError as error:
+                self.errors.append(error)
+        return found
+
+
+def check_recipe(recipe: ResolvedRecipe) -> dict[str, Any]:
+    """What a run would do, from configuration, data and tokenizers alone. Raises all problems together."""
+    checker = Checker(recipe)
+    nodes = [
+        checker.check(node) if isinstance(node, TrainNode) else {"node": node.name, "make": Path(node.function).name}
+        for node in recipe.nodes
+    ]
+    probes = checker.check_probes()
+    if checker.errors:
+        raise checker.errors[0] if len(checker.errors) == 1 else Problems(checker.errors)
+    return {"recipe": recipe.name, "nodes": nodes, "probes": probes, "notes": list(recipe.notes)}
+
+
+def parameter_count(path: Path) -> int:
+    """Parameters of a local model, from its safetensors headers; an adapter counts with its base."""
+    total = sum(math.prod(shape) for shape in _shapes(path).values())
+    if is_adapter(path):
+        base = json.loads((path / "adapter_config.json").read_text())["base_model_name_or_path"]
+        total += parameter_count(Path(base))
+    return total
+
+
+def lora_parameter_count(path: Path, r: int) -> int:
+    """Parameters of adapters of rank r on every matrix but embeddings and head: r (in + out) each."""
+    matrices = (shape for name, shape in _shapes(path).items() if len(shape) == 2 and not _OUTER.search(name))
+    return sum(r * sum(shape) for shape in matrices)
+
+
+_OUTER = re.compile(r"embed|wte|wpe|lm_head")
+
+
+def _shapes(path: Path) -> dict[str, list[int]]:
+    shapes = {}
+    for file in sorted(path.glob("*.safetensors")):
+        with open(file, "rb") as stream:
+            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+        shapes |= {name: tensor["shape"] for name, tensor in header.items() if name != "__metadata__"}
+    return shapes
