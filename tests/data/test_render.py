@@ -209,9 +209,8 @@ def test_tools_and_template_arguments_reach_the_template():
 def test_a_tool_call_needs_no_content_but_must_be_rendered():
     calling = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "add", "arguments": {}}}]}
     messages = [user("3+4?"), calling, {"role": "tool", "content": "7"}, assistant("seven")]
-    rendered = tokenizing.CHATML.replace(
-        "<|im_end|>\n{% endfor", "{% for call in message.tool_calls or [] %}{{ call.function.name }}(){% endfor %}<|im_end|>\n{% endfor"
-    )
+    calls = "{% for call in message.tool_calls or [] %}{{ call.function.name }}(){% endfor %}"
+    rendered = tokenizing.CHATML.replace("<|im_end|>\n{% endfor", calls + "<|im_end|>\n{% endfor")
     tokenizer = tokenizing.byte_level(rendered)
     [group] = load_demonstrations([{"messages": messages}], tokenizer)
     assert learned(group, tokenizer) == "add()<|im_end|>seven<|im_end|>"

@@ -26,7 +26,12 @@ def test_all_sources_give_the_same_rows(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(lines(*map(json.dumps, ROWS)))
     (tmp_path / "a.json").write_text(json.dumps(ROWS))
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / "a.parquet")
-    for source in (tmp_path / "a.jsonl", str(tmp_path / "a.json"), tmp_path / "a.parquet", datasets.Dataset.from_list(ROWS)):
+    for source in (
+        tmp_path / "a.jsonl",
+        str(tmp_path / "a.json"),
+        tmp_path / "a.parquet",
+        datasets.Dataset.from_list(ROWS),
+    ):
         assert values(source) == ROWS
 
 
@@ -45,7 +50,7 @@ def test_a_broken_line_is_named_by_file_and_line_with_its_text(tmp_path):
         values(path)
     assert caught.value.exit_code == 3
     assert "2 of 3 rows" in str(caught.value)
-    assert 'a.jsonl:2: not JSON' in str(caught.value) and '{"prompt": "a", "compl' in str(caught.value)
+    assert "a.jsonl:2: not JSON" in str(caught.value) and '{"prompt": "a", "compl' in str(caught.value)
     assert "a.jsonl:3: not an object but a list" in str(caught.value)
 
 

@@ -7,6 +7,7 @@ import string
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+CHARACTERS = string.ascii_letters + string.digits + "\n:=+"
 SPECIAL = ["<bos>", "<eos>", "<|im_start|>", "<|im_end|>"]
 
 CHATML = (
@@ -48,8 +49,12 @@ def byte_level(chat_template: str | None = CHATML, *, adds_bos: bool = False) ->
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False)
-    backend.train_from_iterator(["assistant\nthe answer\n\nis 12\n\n", "user\nwhat is 3 + 4?\n", "aaaa ab ba"] * 4, trainer)
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+    )
+    backend.train_from_iterator(
+        ["assistant\nthe answer\n\nis 12\n\n", "user\nwhat is 3 + 4?\n", "aaaa ab ba"] * 4, trainer
+    )
     if adds_bos:
         backend.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 0)])
     return wrapped(backend, chat_template)
@@ -57,7 +62,9 @@ def byte_level(chat_template: str | None = CHATML, *, adds_bos: bool = False) ->
 
 def spaced(chat_template: str | None = CHATML) -> PreTrainedTokenizerFast:
     """SentencePiece's habit: every text tokenised by itself begins with a space that is not there."""
-    vocabulary = {token: i for i, token in enumerate([*SPECIAL, "<unk>", "▁", *string.ascii_letters, *"0123456789\n:=+"])}
+    vocabulary = {
+        token: i for i, token in enumerate([*SPECIAL, "<unk>", "▁", *string.ascii_letters, *"0123456789\n:=+"])
+    }
     backend = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
     backend.decoder = decoders.Metaspace(prepend_scheme="always")

@@ -126,6 +126,20 @@ def test_a_sample_depends_on_its_own_request_only(name):
             assert np.allclose(completion.logp, by_key[request.key].logp, atol=1e-5)
 
 
+def test_drawing_in_pieces_changes_nothing(qwen3, monkeypatch):
+    """Logits of two slots at a time, rows of every kind among them."""
+    asked = [
+        Request(prompt(6), sampling, (i, j))
+        for i, sampling in enumerate([Sampling(max_tokens=8), Sampling(max_tokens=8, temperature=0, top_p=0.5)])
+        for j in range(3)
+    ]
+    whole = NativeEngine().generate(asked, qwen3)
+    monkeypatch.setattr("offon.engines.native.LOGITS", 2 * 97)
+    pieces = NativeEngine().generate(asked, qwen3)
+    assert [c.tokens for c in pieces] == [c.tokens for c in whole]
+    assert all(np.allclose(a.logp, b.logp, atol=1e-5) for a, b in zip(pieces, whole, strict=True))
+
+
 def test_a_longer_limit_continues_the_same_sample(endless):
     short, long = (NativeEngine().generate(requests(GROUPS, max_tokens=n), endless) for n in (3, 9))
     assert [c.tokens for c in short] == [c.tokens[:3] for c in long]

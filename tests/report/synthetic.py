@@ -206,7 +206,7 @@ def handoff(name, rng):
         "regime": {"sft": "off-policy", "rl": "on-policy", "out": "mixed"}[name],
         "cost": {
             "tokens_generated": 0 if external else 92_160,
-            "tokens_trained": 54_000 + teacher,
+            "tokens_trained": 54_000 if external else 84_000 + teacher,
             "tokens_scored": 0 if name == "sft" else 92_160,
             "verifier_calls": 15_360 if name == "rl" else 0,
             "seconds": {"sft": 31.4, "rl": 74.2, "out": 58.0}[name],

@@ -231,9 +231,6 @@ def main(arguments: list[str] | None = None) -> int:
         app(arguments, prog_name="offon")
     except SystemExit as end:  # how typer returns, with 2 for a usage error
         return end.code
-    except BrokenPipeError:  # the reader of stdout has gone: nothing left to say
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as error:
         if debug:
             traceback.print_exc()

@@ -8,6 +8,7 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 
@@ -24,6 +25,8 @@ def print_json(value: Any) -> None:
 
 def plain(value: Any) -> Any:
     """A value in JSON's words. JSON has no nan or infinity: they become null."""
+    if isinstance(value, Decimal):  # how DuckDB answers sums of integers
+        value = int(value) if value == value.to_integral_value() else float(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if value is None or isinstance(value, bool | int | str):

@@ -51,12 +51,11 @@ def plan_page(plan: dict[str, Any]) -> str:
     """What `offon check` found: for each node the arithmetic, the data, and the models held, when and how large."""
     lines = []
     for node in plan["nodes"]:
-        known = {key: value for key, value in node.items() if key not in ("node", "method", "held")}
+        known = {key: value for key, value in node.items() if value and key not in ("node", "method", "held")}
         lines += [f"{node['node']}", *(f"  {key.replace('_', ' ')}: {value}" for key, value in known.items())]
         if held := node.get("held"):
-            rows = [
-                [h["model"], h["role"], h["when"], brief(h["parameters"]), f"{brief(h['size_bytes'])}B"] for h in held
-            ]
+            sizes = [(brief(line["parameters"]), f"{brief(line['size_bytes'])}B") for line in held]
+            rows = [[h["model"], h["role"], h["when"], *size] for h, size in zip(held, sizes, strict=True)]
             lines.append(textwrap.indent(table(("model", "role", "held", "parameters", "memory"), rows), "  "))
     lines += [f"probe {probe['task']}: {probe['heldout']} held-out prompts" for probe in plan["probes"]]
     lines += [f"note: {note}" for note in plan["notes"]]

@@ -63,7 +63,7 @@ class Columns:
             all_greedy=bool(greedy.all()),
         )
 
-    def take(self, rows: Tensor) -> Columns:
+    def take(self, rows: Tensor | slice) -> Columns:
         columns = {field.name: getattr(self, field.name) for field in fields(self)}
         return Columns(**{name: c[rows] if isinstance(c, Tensor) else c for name, c in columns.items()})
 

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from offon.errors import ConfigError
+from offon.runs.atomic import MANIFEST
 
 TESTBED = "testbed:"
+DATA = (".jsonl", ".json", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def data_file(artefact: Artefact) -> Path:
     """The one data file of a made data set, or the data itself."""
     if artefact.path.is_file():
         return artefact.path
-    found = [p for p in sorted(artefact.path.iterdir()) if p.suffix in (".jsonl", ".json", ".parquet", ".csv")]
+    found = [p for p in sorted(artefact.path.iterdir()) if p.suffix in DATA and p.name != MANIFEST]
     if len(found) != 1:
         raise ConfigError(
             f"{artefact.label} holds {len(found)} data files, expected one",

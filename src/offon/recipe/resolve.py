@@ -156,7 +156,7 @@ class _Resolver(Reader):
             if name is BAD:
                 return "", None
         elif name not in known:
-            fix = f"{did_you_mean(name, known)} known: {', '.join(known)}, or ./file.py:function".strip()
+            fix = f"{did_you_mean(name, known)} known: {', '.join(known)}, or ./file.py:NAME".strip()
             self.problem(f"unknown {word} {name!r}", position, of="value", fix=fix)
             return name, None
         try:
@@ -216,8 +216,11 @@ class _Resolver(Reader):
         if isinstance(model := inherited.get("init"), str):
             if model.startswith("$"):
                 self.edges.setdefault(name, []).append(model[1:])
-            earlier = [other for other in list(self.nodes)[: list(self.nodes).index(name)] if f"${other}" != model]
-            if earlier:
+            before = list(self.nodes)[: list(self.nodes).index(name)]
+            earlier = [
+                other for other in before if isinstance(self.nodes[other], dict) and "method" in self.nodes[other]
+            ]
+            if earlier and f"${earlier[-1]}" != model:
                 self.notes.append(f"{name} starts from {model}; to continue {earlier[-1]} write init: ${earlier[-1]}")
         return inherited
 

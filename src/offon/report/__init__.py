@@ -1,4 +1,4 @@
-"""The report of a run: `write` the page, `summarise` the numbers, print the `headline`."""
+"""The report of a run: `write` the page, `summarise` the numbers, `show` the headline in a terminal."""
 
 from __future__ import annotations
 
@@ -20,4 +20,11 @@ def summarise(run_dir: str | Path) -> dict[str, Any]:
     return summary.summarise(run_dir)
 
 
-__all__ = ["summarise", "write"]
+def show(run_dir: str | Path) -> None:
+    """Print the report's headline table and warnings on stdout."""
+    from offon.report import terminal
+
+    terminal.show(run_dir)
+
+
+__all__ = ["show", "summarise", "write"]

@@ -24,10 +24,10 @@ HERE = Path(__file__).parent
 FAMILIES_IN_HEADLINE = 8
 PROMPTS_IN_TABLE = 12
 SOURCE_WORDS = {
-    "external": "data set",
-    "teacher": "teacher",
-    "learner": "the model itself",
-    "environment": "environment",
+    "external": "from a data set",
+    "teacher": "from a teacher",
+    "learner": "from the model itself",
+    "environment": "from the environment",
 }
 CLASS_WORDS = {
     "solved": "solved",
@@ -93,7 +93,7 @@ def _templates() -> jinja2.Environment:
         "percent_range": words.percent_range,
         "points_of": lambda est: words.points(est["estimate"]),
         "points_range": words.points_range,
-        "nothing": lambda est: all(words.points(value) == "0.0" for value in est.values()),
+        "nothing": words.is_nothing,
         "signed": lambda est, sign: est if sign > 0 else words.negated(est),
         "compact": words.compact,
         "duration": words.duration,
@@ -131,7 +131,7 @@ def _lead(summary: Mapping[str, Any]) -> str:
     count = numbers[len(stages)] if len(stages) < len(numbers) else str(len(stages))
     text = f"{count} training stage{'' if len(stages) == 1 else 's'}"
     if not tasks:
-        return text + ", none measured yet."
+        return text + (", none measured yet." if stages else ".")
     text += f", each measured before and after on {words.listed(tasks)}"
     if probe.get("prompts") and probe.get("samples"):
         text += f": {probe['prompts']} held-out prompts × {probe['samples']} responses"

@@ -42,8 +42,11 @@ def _stage(run: RunDirectory, node: Mapping[str, Any]) -> dict[str, Any]:
     metrics = directory.metrics()
     fields = ("name", "method", "family", "interface", "usual_provenance", "usual_role", "steps", "inputs", "state")
     seconds = handoff.get("cost", {}).get("seconds", node.get("seconds"))
+    status = run.status()
+    stopped_here = status.get("node") == node["name"] and status.get("state") in ("interrupted", "failed")
     return {
         **{name: node.get(name) for name in fields},
+        "state": status["state"] if stopped_here and node.get("state") != "done" else node.get("state"),
         "steps_done": metrics[-1]["step"] if metrics else 0,
         "before": handoff.get("before"),
         "after": handoff.get("after"),
@@ -88,18 +91,8 @@ def _measured(numbers: Mapping[str, Any]) -> dict[str, Any]:
 
 def _warnings(summary: Mapping[str, Any]) -> list[dict[str, str]]:
     """{"node", "text"} each: what a reader must know before believing anything else, most serious first."""
-    status, stages = summary["status"], summary["stages"]
-    where = f"{status.get('node') or 'the run'}, step {status.get('step', 0)} of {status.get('steps', 0)}"
-    found = []
-    if status.get("state") == "failed":
-        found.append((status.get("node", ""), f"The run failed at {where}: {_reason(status)}"))
-    elif status.get("state") == "interrupted":
-        found.append((status.get("node", ""), f"The run was interrupted at {where}; --resume continues it."))
-    elif status.get("state") == "running":
-        found.append(
-            (status.get("node", ""), f"The run has not ended: {where}. What follows is what it had done so far.")
-        )
-    for stage in stages:
+    found = [("", text) for text in _about_ending(summary["status"])]
+    for stage in summary["stages"]:
         found += [(stage["name"], text) for text in stage["warnings"]]
         found += [(stage["name"], text) for text in _about_measurement(stage)]
         if stage["state"] == "done" and not stage["measured"]:
@@ -107,10 +100,17 @@ def _warnings(summary: Mapping[str, Any]) -> list[dict[str, str]]:
     return [{"node": node, "text": text} for node, text in found]
 
 
-def _reason(status: Mapping[str, Any]) -> str:
-    """The error as its reader was told it; of a traceback the last line."""
-    error = (status.get("error") or "no reason recorded").strip()
-    return error.splitlines()[-1] if error.startswith("Traceback") else error
+def _about_ending(status: Mapping[str, Any]) -> list[str]:
+    where = f" in {status['node']}" if status.get("node") else ""
+    where += f", step {status['step']} of {status['steps']}" if status.get("steps") else ""
+    if status.get("state") == "failed":
+        error = (status.get("error") or "no reason recorded").strip()
+        return [f"The run failed{where}. {error.splitlines()[-1] if error.startswith('Traceback') else error}"]
+    if status.get("state") == "interrupted":
+        return [f"The run was interrupted{where}; --resume continues it."]
+    if status.get("state") == "running":
+        return [f"The run has not ended{where}. What follows is what it had done so far."]
+    return []
 
 
 def _about_measurement(stage: Mapping[str, Any]) -> list[str]:

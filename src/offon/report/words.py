@@ -45,6 +45,11 @@ def negated(est: Est | None) -> Est | None:
     return {"estimate": -est["estimate"], "low": -est["high"], "high": -est["low"]}
 
 
+def is_nothing(est: Est) -> bool:
+    """A change that is 0.0 points, and so is its whole interval."""
+    return all(points(value) == "0.0" for value in est.values())
+
+
 def compact(count: float | None) -> str:
     """1,234 · 56.1k · 2.3M."""
     if count is None:

@@ -124,7 +124,16 @@ def _locked(path: Path, holder: Mapping[str, Any]) -> StorageError:
     )
 
 
-def _refuse_unless_free(path: Path, resume: bool) -> None:
+def _empty(path: Path) -> None:
+    """Remove a run but for its lock, which the caller holds."""
+    for entry in path.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry.name != LOCK:
+            entry.unlink()
+
+
+def _refuse_unless_free(path: Path, own: bool) -> None:
     """A run starts in an empty directory or continues one of its own; anything else is left alone."""
     if not path.exists():
         return
@@ -132,14 +141,14 @@ def _refuse_unless_free(path: Path, resume: bool) -> None:
         raise ConfigError(f"{path} is a file", where=str(path), fix="choose another run directory")
     entries = [entry.name for entry in path.iterdir() if entry.name != LOCK]
     is_run = "run.json" in entries
-    if not entries or (resume and is_run):
+    if not entries or (own and is_run):
         return
-    choices = "another directory for a new run, or delete this one"
+    choices = "another directory for a new run"
     raise ConfigError(
         f"the run directory is not empty ({len(entries)} entries)",
         where=str(path),
         why="it holds an earlier run" if is_run else "it holds something that is not a run (no run.json)",
-        fix=f"--resume to continue it, {choices}" if is_run else choices,
+        fix=f"--resume to continue it, --overwrite to replace it, {choices}" if is_run else choices,
         kept="nothing was touched",
     )
 
@@ -167,27 +176,27 @@ class RunDirectory:
 
     @classmethod
     def create(
-        cls, path: str | Path, *, recipe_text: str, info: Mapping[str, Any] | None = None, resume: bool = False
+        cls,
+        path: str | Path,
+        *,
+        recipe_text: str,
+        info: Mapping[str, Any] | None = None,
+        resume: bool = False,
+        overwrite: bool = False,
     ) -> RunDirectory:
-        """Start a run, or continue one with `resume`. Holds the run's lock until `close`.
+        """Start a run, continue one with `resume`, or replace one with `overwrite`. Holds its lock until `close`.
 
         `info` joins run.json (name, seed, command); versions and times are added, secrets are taken out.
         """
-        path = Path(path)
+        run = cls(Path(path))
         try:
-            lock = _lock(path) if (path / LOCK).exists() else None  # a living run is "locked", not "not empty"
-            _refuse_unless_free(path, resume)
-            path.mkdir(parents=True, exist_ok=True)
-            lock = lock or _lock(path)
-        except StorageError:
+            run._take(resume=resume, overwrite=overwrite)
+            run._begin(recipe_text, dict(info or {}))
+        except BaseException as error:
+            run.close()
+            if isinstance(error, OSError) and not isinstance(error, StorageError):
+                raise StorageError("the run directory cannot be written", where=str(path), why=str(error)) from error
             raise
-        except OSError as error:
-            raise StorageError("the run directory cannot be written", where=str(path), why=str(error)) from error
-        run = cls(path, lock)
-        atomic.recover(path)
-        for lines in path.rglob("*.jsonl"):
-            _mend(lines)
-        run._begin(recipe_text, dict(info or {}))
         return run
 
     @classmethod
@@ -203,11 +212,24 @@ class RunDirectory:
             )
         return cls(path)
 
+    def _take(self, *, resume: bool, overwrite: bool) -> None:
+        """Lock the directory, and leave in it what a run may start from: nothing, or a run without leftovers."""
+        if (self.path / LOCK).exists():
+            self._lock = _lock(self.path)  # first, so that a living run is "locked" and not "not empty"
+        _refuse_unless_free(self.path, resume or overwrite)
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = self._lock or _lock(self.path)
+        if overwrite:
+            _empty(self.path)
+        atomic.recover(self.path)
+        for lines in self.path.rglob("*.jsonl"):
+            _mend(lines)
+
     def _begin(self, recipe_text: str, info: dict[str, Any]) -> None:
         recipe = secrets.redact_text(recipe_text)
         before = self.info()
         session = {"started": _now(), "command": info.get("command", " ".join(sys.argv)), **_environment()}
-        if before and (self.path / "recipe.yaml").read_text(encoding="utf-8") != recipe:
+        if before and self.recipe() != recipe:
             session["recipe"] = "changed"
         info = {
             "name": self.path.name,
@@ -218,8 +240,8 @@ class RunDirectory:
             **info,
             "sessions": [*before.get("sessions", []), session],
         }
-        atomic.write_text(self.path / "recipe.yaml", recipe)
         atomic.write_json(self.path / "run.json", secrets.redact(info))
+        atomic.write_text(self.path / "recipe.yaml", recipe)
         self.write_status("running")
 
     def close(self) -> None:

@@ -84,10 +84,11 @@ class KillablePool:
         except BaseException:
             for future in futures:
                 future.cancel()
+            self.close()  # ends the calls in flight, so that an interrupt does not wait for them
             raise
 
     def close(self) -> None:
-        """Kill every worker. The pool may be used again; it then starts new ones."""
+        """Kill every worker; calls in flight fail. The pool may be used again; it then starts new ones."""
         _kill_all(self._alive)
 
     @property

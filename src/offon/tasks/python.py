@@ -108,8 +108,9 @@ def reward_function(target: str) -> Callable[[list, list, dict[str, list]], list
     def call(prompts: list, completions: list, columns: dict[str, list]) -> list[tuple[float | None, str]]:
         taken = {name: column for name, column in columns.items() if takes_all or name in parameters}
         rewards = list(function(prompts=prompts, completions=completions, **taken))
-        if len(rewards) != len(completions):
-            raise ValueError(f"{len(rewards)} rewards for {len(completions)} completions")
+        if len(rewards) != len(completions):  # which reward belongs to which completion is unknown
+            why = f"the function returned {len(rewards)} rewards for {len(completions)} completions"
+            return [(None, why)] * len(completions)
         return [plain(reward) for reward in rewards]
 
     return call

@@ -1,0 +1,88 @@
+"""The report's headline in the terminal: what each stage did, one table per stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from offon.report import words
+from offon.report.summary import summarise
+
+REGIME_STYLE = {"on-policy": "blue", "off-policy": "yellow", "mixed": "magenta"}
+_DIRECTION_STYLE = {"rose": "green", "fell": "red"}
+
+
+def show(run_dir: str | Path, console: Console | None = None) -> None:
+    """Print a run's warnings and headline."""
+    (console or Console()).print(headline(summarise(run_dir)))
+
+
+def headline(summary: Mapping[str, Any]) -> RenderableType:
+    """Warnings, then a table per measured stage, then how to read it."""
+    parts: list[RenderableType] = []
+    for warning in summary["warnings"]:
+        node = f"{warning['node']}: " if warning["node"] else ""
+        parts.append(Text(f"! {node}{warning['text']}", style="yellow"))
+    measured = [stage for stage in summary["stages"] if stage["results"]]
+    for stage in measured:
+        parts += [Text(), _title(stage), _table(stage)]
+    if measured:
+        budgets = words.listed(sorted({str(stage["k"]) for stage in measured}))
+        parts.append(Text(_legend(budgets), style="dim"))
+    else:
+        parts.append(Text("No stage has been measured before and after.", style="dim"))
+    return Group(*parts)
+
+
+def _legend(budgets: str) -> str:
+    return (
+        f"points of success; ranges are 95% intervals. Expanded: gained where {budgets} rollouts showed no success "
+        "before; reshaped: gained or given up within reach; lost: given up where success is out of reach now."
+    )
+
+
+def _title(stage: Mapping[str, Any]) -> Text:
+    regime = stage["regime"] or ""
+    title = Text(stage["name"], style="bold")
+    if stage["method"] and stage["method"] != stage["name"]:
+        title.append(f"  {stage['method']}", style="not bold")
+    title.append(f"  {regime}", style=f"not bold {REGIME_STYLE.get(regime, '')}")
+    cost = stage["cost"]
+    facts = [f"learns from {stage['interface']}" if stage["interface"] else "", words.duration(cost["seconds"])]
+    facts += [f"{words.compact(cost['tokens_trained'])} tokens trained" if cost["tokens_trained"] else ""]
+    title.append(f"  {' · '.join(fact for fact in facts if fact)}", style="not bold dim")
+    return title
+
+
+def _table(stage: Mapping[str, Any]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("")
+    table.add_column("before → after", justify="right")
+    for name in ("change", "expanded", "reshaped", "lost"):
+        table.add_column(name, justify="right")
+    for row in stage["results"]:
+        change, soft = row["success"]["change"], row["soft"]
+        terms = (soft.get("expansion"), soft.get("reshaping"), words.negated(soft.get("attrition")))
+        label = escape(row["family"] or row["task"])
+        table.add_row(
+            label if row["family"] else f"[bold]{label}[/]",
+            " → ".join(words.percent(row["success"][when]["estimate"]) for when in ("before", "after")),
+            _cell(change, _DIRECTION_STYLE.get(words.direction(change), "")),
+            *(_cell(term) for term in terms),
+        )
+    return table
+
+
+def _cell(est: words.Est | None, style: str = "") -> Text:
+    """The number over its interval; a plain 0 where there is nothing to tell."""
+    if est is None:
+        return Text("–", style="dim")
+    if words.is_nothing(est):
+        return Text("0", style="dim")
+    return Text.assemble((words.points(est["estimate"]), style), "\n", (words.points_range(est), "dim"))

@@ -1,0 +1,320 @@
+"""Each command: what it prints where, and the code it ends with."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from offon.cli.folder import make_way
+from offon.cli.main import main
+from offon.errors import ConfigError, DataError, NumericsError, StorageError
+
+HEAVY = ("torch", "transformers", "datasets", "pyarrow", "duckdb", "matplotlib")
+
+
+@pytest.fixture
+def recipe(tmp_path, monkeypatch):
+    (tmp_path / "base").mkdir()
+    (tmp_path / "demos.jsonl").write_text("{}\n")
+    path = tmp_path / "tiny.yaml"
+    path.write_text("model: ./base\npipeline:\n  sft: {method: sft, data: demos.jsonl, steps: 3}\n")
+    monkeypatch.chdir(tmp_path)
+    return path
+
+
+@pytest.fixture
+def loops(monkeypatch):
+    """Replace a function of the loops: loops("pipeline", run_recipe=function)."""
+
+    def replace(module: str, **functions):
+        monkeypatch.setitem(sys.modules, f"offon.loops.{module}", SimpleNamespace(**functions))
+
+    return replace
+
+
+def offon(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "offon.cli.main", *arguments], capture_output=True, text=True)
+
+
+# ---- start
+
+
+def test_help_answers_within_a_second_of_cpu_and_without_torch():
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    shown = offon("--help")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert shown.returncode == 0
+    for command in ("demo", "run", "check", "diagnose", "report", "methods", "ledger", "doctor"):
+        assert f"\n  {command} " in shown.stdout
+    assert (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime) < 1.0
+
+
+@pytest.mark.parametrize("module", ["offon.cli.main", "offon.recipe", "offon.types", "offon.errors"])
+def test_nothing_heavy_is_imported_before_a_command_runs(module):
+    code = f"import sys, {module}; print([m for m in {HEAVY} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_a_recipe_that_is_wrong_before_its_methods_are_known_is_refused_without_torch(recipe):
+    recipe.write_text("modle: ./base\npipeline: {}\n")
+    code = (
+        f"import sys; from offon.cli.main import main; print(main(['check', {str(recipe)!r}]), 'torch' in sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.stdout.split() == ["2", "False"] and "did you mean model?" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["runn"], ["run"], ["run", "x", "--nope"], ["diagnose", "m", "--task", "t", "--k", "0"]]
+)
+def test_a_usage_error_ends_with_2_and_says_so_on_stderr(arguments, capsys):
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert "Error" in captured.err and not captured.out
+
+
+# ---- errors
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(DataError("rows 3, 7"), 3), (NumericsError("loss is nan"), 5), (KeyboardInterrupt(), 130), (KeyError("x"), 1)],
+)
+def test_an_error_ends_with_its_code_and_a_message_without_a_traceback(recipe, loops, capsys, error, code):
+    def fails(*_, **__):
+        raise error
+
+    loops("pipeline", run_recipe=fails)
+    assert main(["run", str(recipe), "--quiet"]) == code
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err and not captured.out
+    assert code == 130 or captured.err.count("\n") <= 8
+
+
+def test_debug_shows_the_traceback_wherever_it_is_written(recipe, loops, capsys):
+    def fails(*_, **__):
+        raise KeyError("x")
+
+    loops("pipeline", run_recipe=fails)
+    for arguments in (["--debug", "run", str(recipe)], ["run", str(recipe), "--debug"]):
+        assert main(arguments) == 1
+        assert "Traceback" in capsys.readouterr().err
+
+
+def test_the_traceback_is_kept_in_the_runs_folder(recipe, loops, capsys):
+    def fails(resolved, output, **_):
+        Path(output).mkdir(parents=True)
+        raise ZeroDivisionError("by 0")
+
+    loops("pipeline", run_recipe=fails)
+    assert main(["run", str(recipe)]) == 1
+    message = capsys.readouterr().err
+    assert "error[bug]: ZeroDivisionError: by 0" in message and "runs/tiny/error.log" in message
+    assert "Traceback" in Path("runs/tiny/error.log").read_text()
+
+
+def test_a_misspelt_key_on_the_command_line_is_refused_like_one_in_the_file(recipe, capsys):
+    assert main(["run", str(recipe), "--set", "sft.stepz=3"]) == 2
+    message = capsys.readouterr().err
+    assert "where: --set sft.stepz=3 (pipeline.sft)" in message and "did you mean steps?" in message
+    assert len(message.splitlines()) <= 8 and not Path("runs").exists()
+
+
+# ---- run
+
+
+def test_run_resolves_and_hands_over(recipe, loops, capsys):
+    seen = {}
+
+    def run_recipe(resolved, output, *, resume, progress, command):
+        print("a library's chatter")
+        progress({"note": "noted"})
+        seen.update(steps=resolved.node("sft").settings.steps, output=output, resume=resume)
+
+    loops("pipeline", run_recipe=run_recipe)
+    assert main(["run", str(recipe), "--set", "sft.steps=7"]) == 0
+    assert seen == {"steps": 7, "output": Path("runs/tiny"), "resume": False}
+    captured = capsys.readouterr()
+    assert captured.out == "runs/tiny/report.html\n"
+    assert "sft: sft from" in captured.err and "noted" in captured.err and "chatter" in captured.err
+
+
+def test_a_folder_with_a_run_is_left_alone_unless_told(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    make_way(run, resume=False, overwrite=False)
+    (run / "run.json").write_text("{}")
+    with pytest.raises(ConfigError) as caught:
+        make_way(run, resume=False, overwrite=False)
+    assert all(choice in caught.value.fix for choice in ("--resume", "--overwrite", "--output"))
+    make_way(run, resume=True, overwrite=False)
+    assert (run / "run.json").exists()
+    make_way(run, resume=False, overwrite=True)
+    assert not run.exists()
+
+
+def test_overwrite_deletes_nothing_but_runs(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ConfigError, match="not empty"):
+        make_way(tmp_path, resume=False, overwrite=True)
+    assert (tmp_path / "thesis.tex").exists()
+    with pytest.raises(ConfigError, match="--resume continues"):
+        make_way(tmp_path, resume=True, overwrite=True)
+
+
+def test_overwrite_leaves_a_living_run_alone(tmp_path):
+    import fcntl
+
+    (tmp_path / "run.json").write_text("{}")
+    with (tmp_path / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(StorageError, match="in use"):
+            make_way(tmp_path, resume=False, overwrite=True)
+    assert (tmp_path / "run.json").exists()
+
+
+# ---- results
+
+
+def test_check_prints_one_json_document_or_the_resolved_recipe_and_the_plan(recipe, loops, capsys):
+    held = {"model": "self", "role": "learner", "when": "always", "parameters": 1_456_000, "size_bytes": 23_296_000}
+    nodes = [{"node": "sft", "method": "sft", "batches": "3 steps", "held": [held], "supervised_tokens": 12}]
+
+    def check_recipe(resolved):
+        print("a library's chatter")
+        return {"recipe": resolved.name, "nodes": nodes, "probes": [{"task": "sums", "heldout": 9}], "notes": ["n"]}
+
+    loops("check", check_recipe=check_recipe)
+    assert main(["check", str(recipe), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["nodes"] == nodes
+    assert main(["check", str(recipe)]) == 0
+    shown = capsys.readouterr().out
+    assert "learning_rate: 2.0e-05  # row" in shown and "supervised tokens: 12" in shown
+    assert "self   learner  always" in shown and "1.5M" in shown and "23.3MB" in shown
+
+
+def test_diagnose_prints_the_summary_and_the_sentence(tmp_path, loops, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base").mkdir()
+    seen = {}
+
+    def diagnose_model(model, task, **options):
+        seen.update(options, model=model, task=task)
+        row = {"family": "sums", "n": 4, "solved": 1, "format": 0, "reachable": 2, "not_reached": 1, "undecided": 0}
+        return {
+            "model": "base",
+            "summary": [row],
+            "prompts": [],
+            "sentence": "of 4 prompts: 1 solved",
+            "x": float("nan"),
+        }
+
+    loops("diagnose", diagnose_model=diagnose_model)
+    arguments = ["diagnose", "base", "--task", "{gym: chain_sum, max_terms: 2}", "--samples", "8", "--k", "4"]
+    assert main(arguments) == 0
+    assert "not_reached" in (shown := capsys.readouterr().out) and shown.endswith("of 4 prompts: 1 solved\n")
+    assert seen["model"] == str(tmp_path / "base") and seen["task"] == {"gym": "chain_sum", "max_terms": 2}
+    assert (seen["samples"], seen["k"], seen["prompts"]) == (8, 4, 64)
+    assert main([*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["x"] is None
+
+
+def test_diagnose_refuses_before_loading(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base").mkdir()
+    assert main(["diagnose", "./bsae", "--task", "gym:x"]) == 4
+    assert "closest" in capsys.readouterr().err
+    assert main(["diagnose", "base", "--task", "gym:x", "--k", "9", "--samples", "8"]) == 2
+
+
+def test_methods_lists_the_catalogue(capsys):
+    assert main(["methods", "--json"]) == 0
+    catalogue = json.loads(capsys.readouterr().out)
+    keys = {"name", "kind", "family", "usual_provenance", "interface", "usual_role", "paper", "parts"}
+    assert all(set(entry) == keys for entry in catalogue)
+    assert {"sft", "dpo", "grpo", "raft", "distill", "on_policy_distill", "kl_anchor", "hints"} <= {
+        e["name"] for e in catalogue
+    }
+    assert main(["methods"]) == 0
+    assert "usual provenance" in (shown := capsys.readouterr().out) and len(shown.splitlines()) == len(catalogue) + 2
+
+
+def test_methods_of_a_name_shows_formula_arguments_parts_and_paper(capsys):
+    assert main(["methods", "grpo"]) == 0
+    shown = capsys.readouterr().out
+    for part in (
+        "A_i = (R_i - mean_G R)",
+        "group_size",
+        "rollouts(8 by self) | verify",
+        "arXiv:2402.03300",
+        "learning_rate",
+    ):
+        assert part in shown
+    assert main(["methods", "grpo", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["arguments"][0]["name"] == "group_size"
+    assert main(["methods", "gropo"]) == 2
+    assert "grpo" in capsys.readouterr().err
+
+
+def test_ledger_answers_in_a_table_or_json(tmp_path, capsys):
+    from offon.runs import RunDirectory
+
+    RunDirectory.create(tmp_path / "run", recipe_text="seed: 0\n").close()
+    assert main(["ledger", str(tmp_path / "run"), "select count(*) as n from trajectories", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [{"n": 0}]
+    assert main(["ledger", str(tmp_path / "run"), "select 'a' as x, 2 as y"]) == 0
+    assert capsys.readouterr().out == "x  y\n-  -\na  2\n"
+    assert main(["ledger", str(tmp_path / "run"), "select * from nowhere"]) == 2
+    assert main(["ledger", str(tmp_path / "run"), "select map {'k': 1.5} as m", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [{"m": {"k": 1.5}}]
+    assert main(["ledger", str(tmp_path / "run"), "select sum(x) as s from (values (1), (2)) t(x)", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [{"s": 3}]
+    assert main(["ledger", str(tmp_path / "norun"), "select 1"]) == 2
+
+
+def test_report_writes_a_page_or_prints_its_numbers(tmp_path, monkeypatch, capsys):
+    from offon import report
+
+    monkeypatch.setattr(report, "write", lambda run, out: out or run / "report.html")
+    monkeypatch.setattr(report, "summarise", lambda run: {"run": str(run)})
+    assert main(["report", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"{tmp_path}/report.html\n"
+    assert main(["report", str(tmp_path), "--output", "page.html"]) == 0
+    assert capsys.readouterr().out == "page.html\n"
+    assert main(["report", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"run": str(tmp_path)}
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    code = "import sys; from offon.cli.main import main; sys.exit(main(['methods', '--json']))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ
+    )
+    process.stdout.close()
+    message = process.stderr.read().decode()
+    assert "Traceback" not in message and "Error" not in message
+
+
+# ---- doctor
+
+
+def test_doctor_finds_this_environment_fit(capsys):
+    assert main(["doctor", "--json"]) == 0
+    findings = {finding["name"]: finding for finding in json.loads(capsys.readouterr().out)}
+    assert {"python", "torch", "transformers", "device", "disk", "browser", "reasoning-gym"} <= set(findings)
+    assert findings["packed attention"]["state"] == "ok"
+
+
+def test_doctor_names_what_is_broken(monkeypatch, capsys):
+    from offon.cli import doctor
+
+    monkeypatch.setattr(doctor, "_version", lambda package: "1.0" if package == "torch" else "999.0")
+    monkeypatch.setattr(doctor, "_attention", lambda: iter(()))
+    assert main(["doctor"]) == 2
+    captured = capsys.readouterr()
+    assert "broken: torch" in captured.err and "1.0 (>=2.11)" in captured.out

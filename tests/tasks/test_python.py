@@ -1,0 +1,82 @@
+"""A reward function may do anything; a verdict is a finite number or None with the reason."""
+
+from pathlib import Path
+
+import pytest
+
+from offon.errors import ConfigError
+from offon.tasks import open_task
+
+REWARDS = Path(__file__).with_name("rewards.py")
+ROWS = [{"prompt": "a?", "answer": "a"}, {"prompt": "b?", "answer": "b"}]
+
+
+def task(name, rows=ROWS, **options):
+    return open_task({"python": f"{REWARDS}:{name}", "data": rows, "heldout": 0, **options})
+
+
+def verify(name, texts, **options):
+    opened = task(name, **options)
+    item = opened.items("train")[0]
+    return opened.verify([(item, text) for text in texts])
+
+
+def test_rewards_come_back_in_order():
+    assert [verdict.score for verdict in verify("length", ["", "ab", "abc"])] == [0, 2, 3]
+
+
+def test_a_function_gets_the_columns_it_takes_by_name():
+    opened = task("uses_columns", rows=[{**row, "level": 3} for row in ROWS])
+    first, second = opened.items("train")
+    assert [v.score for v in opened.verify([(first, "a"), (second, "a"), (second, "b")])] == [1, 0, 1]
+
+
+def test_prompts_and_completions_are_messages_where_the_prompt_is():
+    assert verify("shape", ["x"])[0].score == 0
+    assert verify("shape", ["x"], form="chat")[0].score == 1
+
+
+def test_the_function_is_called_with_the_whole_batch():
+    assert [verdict.score for verdict in verify("batch_size", ["x"] * 5)] == [5] * 5
+    assert verify("batch_size", []) == []
+
+
+def test_what_is_not_a_finite_number_is_unscored_never_zero():
+    verdicts = verify("odd", ["nan", "inf", "none", "text", "numpy", "true"])
+    assert [verdict.score for verdict in verdicts] == [None, None, None, None, 0.5, 1.0]
+    assert all(verdict.reason for verdict in verdicts[:4])
+
+
+@pytest.mark.parametrize(
+    "bad, reason", [("raise", "ValueError: cannot read this"), ("hang", "killed after 1 s"), ("crash", "exit status 3")]
+)
+def test_a_bad_completion_costs_only_its_own_verdict(bad, reason):
+    fine, failed, also = verify("fragile", ["ok", bad, "ok"], limit_s=1.0)
+    assert (fine.score, failed.score, also.score) == (1, None, 1)
+    assert reason in failed.reason
+
+
+def test_a_result_of_another_length_leaves_the_batch_unscored():
+    verdicts = verify("short", ["a", "b"])
+    assert [verdict.score for verdict in verdicts] == [None, None]
+    assert verdicts[0].reason == "the function returned 1 rewards for 2 completions"
+
+
+def test_a_function_that_is_down_is_not_called_for_ever():
+    verdicts = verify("down", ["x"] * 6)
+    assert [verdict.score for verdict in verdicts] == [None] * 6
+    assert verdicts[0].reason == "ConnectionError: no server"
+    assert verdicts[5].reason == "not checked: 3 calls in a row failed"
+
+
+@pytest.mark.parametrize("function", ["no_such_module:f", f"{REWARDS}:absent", "absent.py:f"])
+def test_a_function_that_cannot_be_loaded_is_a_config_error_when_the_task_is_opened(function):
+    with pytest.raises(ConfigError, match="the checker does not start"):
+        open_task({"python": function, "data": ROWS})
+
+
+def test_a_module_in_the_working_directory_is_found(tmp_path, monkeypatch):
+    (tmp_path / "my_rewards.py").write_text("def always(prompts, completions, **columns): return [1] * len(prompts)")
+    monkeypatch.chdir(tmp_path)
+    opened = open_task({"python": "my_rewards:always", "data": ROWS, "heldout": 0})
+    assert opened.verify([(opened.items("train")[0], "x")])[0].score == 1
