@@ -69,6 +69,7 @@ def demo(
         text = run_demo(output, resume=resume, progress=progress)
     progress.close()
     print(text)
+    _show(output)
 
 
 @app.command()
@@ -96,7 +97,15 @@ def run(
 
         run_recipe(resolved, output, resume=resume, progress=progress, command=" ".join(sys.argv))
     progress.close()
-    print(output / "report.html")
+    _show(output)
+
+
+def _show(output: Path) -> None:
+    """The table of what each stage did, and where the rest is."""
+    from offon import report as reports
+
+    reports.show(output)
+    print(f"report: {output / 'report.html'}")
 
 
 @app.command()

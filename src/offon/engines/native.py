@@ -37,7 +37,8 @@ class NativeEngine:
     max_slots       sequences decoded together. 1024 is where tokens per second level off for a model of 0.3M parameters
                     on one core; larger models level off earlier and meet kv_bytes first
     prefill_tokens  prompt tokens per forward pass, at least one prompt
-    kv_bytes        bound on the keys and values kept: fewer slots are used where sequences may grow long
+    kv_bytes        keys and values kept, beside those of one prefill batch: where sequences may grow long, fewer slots
+                    are used, at least one
     """
 
     max_slots: int = 1024

@@ -15,6 +15,7 @@ from offon.loops.holdings import is_adapter, plan, same_vocabulary
 from offon.loops.pipeline import Pipeline
 from offon.models.loading import load_tokenizer
 from offon.recipe import ResolvedRecipe, TrainNode
+from offon.types import Group
 
 STAND_IN = "?"  # the path of an artefact that does not exist before the run
 
@@ -36,20 +37,27 @@ class Checker(Pipeline):
             source = node.settings.init
         return source
 
+    @staticmethod
+    def made_data(node: TrainNode) -> bool:
+        return isinstance(node.settings.data, str) and node.settings.data.startswith("$")
+
+    def data(self, node: TrainNode, tokenizer: Any) -> list[Group]:
+        return [] if self.made_data(node) else super().data(node, tokenizer)
+
     def check(self, node: TrainNode) -> dict[str, Any]:
         """One node's line of the report; problems are collected."""
         settings = node.settings
         entry: dict[str, Any] = {"node": node.name, "method": node.method, "batches": node.batches}
         try:
             root = self.root(settings.init)
-            if root is None or (isinstance(settings.data, str) and settings.data.startswith("$")):
-                return entry | {"note": "reads what an earlier node makes: data and sizes are checked when it runs"}
+            if root is None:
+                return entry | {"note": "starts from a model that an earlier node makes: checked when it runs"}
             tokenizer = load_tokenizer(art.locate(root))
             teacher = self.root(settings.teacher) if settings.teacher else None
             if teacher:
                 same_vocabulary(tokenizer, load_tokenizer(art.locate(teacher)), "teacher")
             stage, prompts = self.stage(node, tokenizer)
-            if not prompts:
+            if not prompts and not self.made_data(node):
                 raise DataError("there is nothing to draw from", where=node.name)
             names = {ref.name for ref in (*stage.samplers, *(need.model for need in stage.needs)) if ref.name}
             sizes = {"self": parameter_count(art.locate(root))}
@@ -60,11 +68,10 @@ class Checker(Pipeline):
                 trained = settings.lora and lora_parameter_count(art.locate(root), settings.lora.r)
                 held = plan(stage, sizes, trained=trained, lora=lora)
                 entry["held"] = [vars(line) for line in held]
-            return entry | {
-                "prompts": len(prompts),
-                "supervised_tokens": int(sum(m.trainable.sum() for g in prompts for m in g.members)),
-                "collect": str(stage.collect),
-            }
+            if self.made_data(node):
+                return entry | {"collect": str(stage.collect), "note": f"{settings.data} is read when it runs"}
+            supervised = int(sum(m.trainable.sum() for g in prompts for m in g.members))
+            return entry | {"prompts": len(prompts), "supervised_tokens": supervised, "collect": str(stage.collect)}
         except OffonError as error:
             error.where = f"{node.name}: {error.where}" if error.where else node.place or node.name
             self.errors.append(error)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import time
 import traceback
@@ -12,12 +11,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from offon import __version__, behavior, report
+from offon import __version__, report
 from offon.data import load_demonstrations, load_preferences, prompt_groups
 from offon.engines.native import NativeEngine
-from offon.errors import ConfigError, Interrupted, OffonError
+from offon.errors import Interrupted, OffonError
 from offon.loops import artefacts as art
 from offon.loops.artefacts import Artefact
 from offon.loops.build import build_stage, prompts_of
@@ -43,7 +40,6 @@ def run_recipe(
     output: str | Path,
     *,
     resume: bool = False,
-    overwrite: bool = False,
     progress: Progress = lambda event: None,
     command: str = "",
 ) -> Path:
@@ -53,8 +49,6 @@ def run_recipe(
     at its last checkpoint. Whatever ends the run, status.json says so and what is finished stays.
     """
     output = Path(output)
-    if overwrite and (output / "run.json").is_file():
-        shutil.rmtree(output)
     info = {"name": output.name, "seed": recipe.seed, "command": command}
     with RunDirectory.create(output, recipe_text=recipe.dump(), info=info, resume=resume) as run, stopping() as stop:
         pipeline = Pipeline(recipe, run, progress, stop)
@@ -235,7 +229,9 @@ class Pipeline:
         options = {"columns": settings.columns, "max_length": settings.max_length}
         if load is load_demonstrations:
             options["supervise"] = settings.supervise
-        return load(source, tokenizer, **{name: value for name, value in options.items() if value is not None})
+        loaded = load(source, tokenizer, **{name: value for name, value in options.items() if value is not None})
+        self.note(f"{node.name}: {loaded.report}")
+        return loaded
 
     def _stepped(self, event: dict[str, Any]) -> None:
         if "generated" not in event:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt
 
 from offon.collect import best_against_worst, demonstrations, preferences, rollouts, verify
 from offon.methods.registry import method
@@ -44,8 +46,8 @@ def sft(data, *, per: Literal["token", "sequence"] = "token") -> Stage:
     family="offline-preference", interface="preferences", usual_provenance="off-policy", usual_role="reshaping",
     paper="2305.18290",
 )  # fmt: skip
-def dpo(data=None, task=None, *, beta: float = 0.1, nll: float = 0.0, nll_per: Literal["pair", "token"] = "pair",
-        group_size: int = 8) -> Stage:  # fmt: skip
+def dpo(data=None, task=None, *, beta: Annotated[float, Gt(0)] = 0.1, nll: Annotated[float, Ge(0)] = 0.0, nll_per: Literal["pair", "token"] = "pair",
+        group_size: Annotated[int, Ge(2)] = 8) -> Stage:  # fmt: skip
     """Direct preference optimisation, optionally with a likelihood term on the chosen response.
 
         L = 1/P sum -log sigmoid(beta * [(S_w - S_w^ref) - (S_l - S_l^ref)]) + nll * NLL(chosen)
@@ -71,7 +73,7 @@ def dpo(data=None, task=None, *, beta: float = 0.1, nll: float = 0.0, nll_per: L
     usual_role="expansion or consolidation", paper="1606.07947",
 )  # fmt: skip
 def distill(teacher, task=None, data=None, *, targets: Literal["traces", "logits"] = "traces",
-            kind: Literal["forward", "reverse", "jsd"] = "forward", kd_temperature: float = 1.0) -> Stage:  # fmt: skip
+            kind: Literal["forward", "reverse", "jsd"] = "forward", kd_temperature: Annotated[float, Gt(0)] = 1.0) -> Stage:  # fmt: skip
     """Off-policy distillation: learn from what a teacher wrote, or from its distribution on given prefixes.
 
         traces   L = 1/D sum_t -log pi(y_t),  y sampled by the teacher (sequence-level KD)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Ge
 
 from offon.collect import keep_best, rollouts, verify
 from offon.methods.registry import method
@@ -22,8 +24,12 @@ from offon.parts import (
 )
 
 
+Count = Annotated[int, Ge(1)]
+GroupSize = Annotated[int, Ge(2)]  # a group's own rewards are its baseline: one member has none
+
+
 @method(family="rlhf-rlvr", interface="reward", usual_provenance="on-policy", usual_role="reshaping", paper="2402.03300")
-def grpo(task, *, group_size: int = 8, clip: tuple[float, float] = (0.2, 0.2), scale_rewards: bool = True) -> Stage:
+def grpo(task, *, group_size: GroupSize = 8, clip: tuple[float, float] = (0.2, 0.2), scale_rewards: bool = True) -> Stage:
     """Group relative policy optimisation: a group's own rewards are its baseline.
 
         A_i = (R_i - mean_G R) / (std_G R + 1e-4)          std unbiased
@@ -46,7 +52,7 @@ def grpo(task, *, group_size: int = 8, clip: tuple[float, float] = (0.2, 0.2), s
 
 
 @method(family="filtering", interface="reward", usual_provenance="on-policy", usual_role="reshaping", paper="2304.06767")
-def raft(task, *, group_size: int = 8, keep: int = 1, at_least: float | None = 1.0) -> Stage:
+def raft(task, *, group_size: Count = 8, keep: Count = 1, at_least: float | None = 1.0) -> Stage:
     """Reward-ranked fine-tuning: sample, keep the best, maximise their likelihood; fresh samples each round.
 
         L = 1/D sum over kept tokens of -log pi(y_t)
@@ -67,7 +73,7 @@ def raft(task, *, group_size: int = 8, keep: int = 1, at_least: float | None = 1
     family="on-policy-distillation", interface="teacher targets", usual_provenance="on-policy",
     usual_role="consolidation", paper="2306.13649",
 )  # fmt: skip
-def on_policy_distill(task, teacher, *, form: Literal["sampled", "full"] = "full", group_size: int = 1,
+def on_policy_distill(task, teacher, *, form: Literal["sampled", "full"] = "full", group_size: Count = 1,
                       kind: Literal["reverse", "forward", "jsd"] = "reverse", beta: float = 0.5) -> Stage:  # fmt: skip
     """On-policy distillation: the student writes, the teacher grades every token.
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import importlib
-import importlib.util
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from offon.errors import ConfigError
+from offon.recipe.functions import function_at
 
 INPUTS = ("task", "data", "teacher")  # what a row may be given by name; its other parameters are arguments of a recipe
 CATALOGUE = ("offon.methods.off_policy", "offon.methods.on_policy", "offon.methods.modifiers")
@@ -139,8 +139,6 @@ def get(name: str) -> MethodInfo:
         return _from_file(name)
     catalogue = _load()
     if name not in catalogue:
-        import difflib
-
         close = difflib.get_close_matches(name, catalogue, n=1)
         raise ConfigError(
             f"unknown method {name!r}",
@@ -150,17 +148,7 @@ def get(name: str) -> MethodInfo:
 
 
 def _from_file(name: str) -> MethodInfo:
-    path, _, function_name = name.rpartition(":")
-    file = Path(path)
-    if not file.is_file():
-        raise ConfigError(f"method file {path} does not exist", where=name, fix="write it as path/to/file.py:function")
-    spec = importlib.util.spec_from_file_location(f"offon_user_{file.stem}", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    function = getattr(module, function_name, None)
-    if function is None:
-        defined = [n for n, f in inspect.getmembers(module, inspect.isfunction) if f.__module__ == spec.name]
-        raise ConfigError(f"{path} has no function {function_name!r}", fix=f"it defines: {', '.join(defined)}")
+    function = function_at(name)
     if not hasattr(function, "info"):
         kind = "modifier" if "stage" in inspect.signature(function).parameters else "stage"
         method(family="own", interface="own", usual_provenance="own", usual_role="own", paper="", kind=kind)(function)

@@ -24,9 +24,11 @@ def band(upper: Sequence[Point], lower: Sequence[Point]) -> str:
 
 # ---- the pipeline as a graph
 
-ACROSS = {"box": (178, 88), "gap": (98, 24)}  # wide screens: time runs to the right
-DOWN = {"box": (152, 88), "gap": (18, 46)}  # phones: time runs down
+ACROSS = {"box": (186, 104), "gap": (90, 22)}  # wide screens: time runs to the right
+DOWN = {"box": (162, 104), "gap": (16, 44)}  # phones: time runs down
 _SHORT_BOX = 46
+_BESIDE_CORNER = 8  # letters of a name that leave room for the number of steps beside it
+_LETTER = 6.3  # mean width of a letter of the box's small text
 
 
 def graph(nodes: Sequence[Mapping[str, Any]], stages: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
@@ -63,6 +65,7 @@ def _boxes_and_edges(nodes, stages) -> tuple[dict[str, dict], dict[tuple[str, st
                     "regime": None,
                     "state": "done",
                     "href": "",
+                    "corner": "",
                 },
             )
             edges.setdefault((source, node["name"]), []).append(edge["kind"])
@@ -78,19 +81,22 @@ def _box(node: Mapping[str, Any], stage: Mapping[str, Any] | None) -> dict[str, 
         "state": node.get("state"),
         "regime": None,
         "href": "",
+        "corner": "",
     }
     if stage is None:
         return box | {"lines": [{"model": "starting model", "make": node.get("method") or "made"}.get(kind, kind)]}
-    facts = [stage["interface"], f"{node['steps']} steps" if node.get("steps") else None]
     lines = [node["method"]] if node.get("method") not in (None, node["name"]) else []
-    lines.append(" · ".join(fact for fact in facts if fact))
-    overall = [row for row in stage["results"] if row["family"] is None]
-    if len(overall) == 1:
-        success = overall[0]["success"]
+    lines += [stage["interface"]] if stage["interface"] else []
+    corner = f"{node['steps']} steps" if node.get("steps") and len(node["name"]) <= _BESIDE_CORNER else ""
+    tasks = [row for row in stage["results"] if row["family"] is None]
+    if len(tasks) == 1:
+        success = tasks[0]["success"]
         lines.append(" → ".join(words.percent(success[when]["estimate"]) for when in ("before", "after")))
+    elif tasks:
+        lines.append(words.tally(tasks))
     elif stage["state"] != "done":
         lines.append(stage["state"] or "")
-    return box | {"lines": lines, "regime": stage["regime"], "href": f"#stage-{node['name']}"}
+    return box | {"lines": lines, "regime": stage["regime"], "href": f"#stage-{node['name']}", "corner": corner}
 
 
 def _ranks(boxes, edges) -> dict[str, int]:
@@ -167,6 +173,7 @@ def _draw(boxes, edges, rank, lane, box, gap, down=False) -> dict[str, Any]:
 
     drawn = [{**boxes[name], "x": x, "y": y, "w": w, "h": h} for name, (x, y, w, h) in place.items()]
     return {
+        "letters": int((width - 24) / _LETTER),
         "width": max(b["x"] + b["w"] for b in drawn) + 1,
         "height": max(b["y"] + b["h"] for b in drawn) + 4,
         "boxes": drawn,

@@ -68,7 +68,7 @@ def render(run: RunDirectory) -> str:
         "measured": measured,
         "provenance": [stage for stage in stages if stage["tokens_by_source"]],
         "graph": figures.graph(summary["nodes"], summary["stages"]),
-        "diagnosis": [_diagnosis(entry) for entry in summary["diagnosis"]],
+        "diagnosis": _diagnosis(summary["diagnosis"]),
         "class_names": CLASS_WORDS,
         "k_words": words.listed(sorted({f"{stage['k']}" for stage in measured})),
         "lead": _lead(summary),
@@ -99,6 +99,7 @@ def _templates() -> jinja2.Environment:
         "duration": words.duration,
         "short": words.short,
         "sentence": _as_sentence,
+        "full_stop": _full_stop,
         "moment": _moment,
         "fit": lambda text, most: text if len(text) <= most else text[: most - 1] + "…",
     }
@@ -111,9 +112,14 @@ def _json_block(value: Any) -> Markup:
     return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
 
 
-def _as_sentence(text: str) -> str:
+def _full_stop(text: str) -> str:
     text = text.strip()
-    return text[:1].upper() + text[1:] + ("" if text[-1:] in ".!?" else ".")
+    return text + ("" if text[-1:] in ".!?" else ".")
+
+
+def _as_sentence(text: str) -> str:
+    text = _full_stop(text)
+    return text[:1].upper() + text[1:]
 
 
 def _moment(text: str) -> str:
@@ -134,7 +140,9 @@ def _lead(summary: Mapping[str, Any]) -> str:
         return text + (", none measured yet." if stages else ".")
     text += f", each measured before and after on {words.listed(tasks)}"
     if probe.get("prompts") and probe.get("samples"):
-        text += f": {probe['prompts']} held-out prompts × {probe['samples']} responses"
+        text += (
+            f": {probe['prompts']} held-out prompts × {probe['samples']} responses{' each' if len(tasks) > 1 else ''}"
+        )
     return text + "."
 
 
@@ -163,18 +171,8 @@ def _environment(run: Mapping[str, Any]) -> list[tuple[str, str]]:
 # ---- one stage
 
 
-def _label(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
-    """The family; the task where it stands alone; "task, all" where families follow."""
-    if row["family"] is not None:
-        return row["family"] or "no family"
-    has_families = any(other["family"] is not None and other["task"] == row["task"] for other in rows)
-    return f"{row['task']}, all" if has_families else row["task"]
-
-
 def _stage(run: RunDirectory, stage: dict[str, Any]) -> dict[str, Any]:
-    rows = [{**row, "label": _label(row, stage["results"])} for row in stage["results"]]
-    for row in rows:
-        row["success"] = {**row["success"], **_dumbbell(row["success"], stage)}
+    rows = [{**row, "success": row["success"] | _dumbbell(row["success"], stage)} for row in stage["results"]]
     wholes = [row for row in rows if row["family"] is None]
     families = sorted((row for row in rows if row["family"] is not None), key=_size_of_change, reverse=True)
     shown = {id(row) for row in [*wholes, *families[:FAMILIES_IN_HEADLINE]]}
@@ -274,14 +272,48 @@ def _changed(prompts: Sequence[Mapping[str, Any]], call: str) -> dict[str, Any]:
 # ---- diagnosis and samples
 
 
-def _diagnosis(entry: Mapping[str, Any]) -> dict[str, Any]:
-    rows = [
-        _bar_row(
-            row["family"] or entry.get("task") or "all", {name: row.get(name, 0) for name in CLASS_WORDS}, CLASS_WORDS
-        )
-        for row in entry["summary"]
-    ]
-    return {"suggestions": [], "notes": [], **entry, "model": Path(entry.get("model", "")).name, "rows": rows}
+def _diagnosis(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One block per model: a bar per task and family, and what is suggested for the prompts of each class."""
+    models: dict[str, list[Mapping[str, Any]]] = {}
+    for entry in entries:
+        models.setdefault(entry["model"], []).append(entry)
+    return [_diagnosed(model, own) for model, own in models.items()]
+
+
+def _diagnosed(model: str, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    several = len(entries) > 1
+    rows = []
+    for entry in entries:
+        for row in entry["summary"]:
+            names = [entry["task"] if several else "", row["family"] if row["family"] != entry["task"] else ""]
+            label = ", ".join(filter(None, names)) or row["family"] or entry["task"]
+            rows.append(_bar_row(label, {name: row.get(name, 0) for name in CLASS_WORDS}, CLASS_WORDS))
+    budgets = words.listed(
+        sorted({f"{entry['n_samples']} responses per prompt at k = {entry['k']}" for entry in entries})
+    )
+    return {
+        "name": Path(model).name or "model",
+        "sentence": "" if several else entries[0].get("sentence", ""),
+        "measured": f"From {budgets}.",
+        "rows": rows,
+        "suggestions": _suggestions(entries),
+        "notes": list(dict.fromkeys(note for entry in entries for note in entry.get("notes", []))),
+    }
+
+
+def _suggestions(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What to try, said once where several tasks have the same reason."""
+    said: dict[tuple[str, str], dict[str, Any]] = {}
+    for entry in entries:
+        for one in entry.get("suggestions", []):
+            if one["methods"]:
+                merged = said.setdefault((one["call"], one["reason"]), {**one, "prompts": 0, "tasks": []})
+                merged["prompts"] += one["prompts"]
+                merged["tasks"].append(entry["task"])
+    for merged in said.values():
+        where = f" on {words.listed(merged['tasks'])}" if len(entries) > 1 else ""
+        merged["what"] = f"{merged['prompts']} {CLASS_WORDS.get(merged['call'], merged['call'])}{where}"
+    return list(said.values())
 
 
 def _sample(sample: dict[str, Any]) -> dict[str, Any]:

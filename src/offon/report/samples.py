@@ -17,7 +17,7 @@ LONGEST = 1500  # characters shown of a prompt or a response
 # The first and the last of each kind, so that what the stage learned shows.
 _CHOOSE = """
 with kinds as (
-    select *, struct_pack(
+    select id, buffer, draw, member, struct_pack(
         fate := split_part(fate, ':', 1),
         right := signals['reward'] >= 1,
         sources := list_sort(list_distinct(source)),
@@ -26,25 +26,30 @@ with kinds as (
         chosen := list_contains(tags, 'chosen'), rejected := list_contains(tags, 'rejected')) as kind
     from trajectories where node = $node and fate <> 'probe'
 ), ranked as (
-    select *, row_number() over (partition by kind order by buffer, draw, member) as from_first,
-              row_number() over (partition by kind order by buffer desc, draw desc, member) as from_last
+    select id, buffer, draw, member,
+           row_number() over (partition by kind order by buffer, draw, member) as from_first,
+           row_number() over (partition by kind order by buffer desc, draw desc, member) as from_last
     from kinds
+), picked as (
+    select id from ranked where from_first = 1 or from_last = 1
+    order by from_first > 1, buffer, draw, member limit $most
 )
-select * exclude (kind, from_first, from_last) from ranked
-where from_first = 1 or from_last = 1
-order by least(from_first, from_last), from_last > 1, buffer, draw, member
-limit $most
+select * from trajectories
+where node = $node and fate <> 'probe' and id in (select id from picked)
+order by buffer, draw, member limit $most
 """
 
 
 def samples(run: RunDirectory, nodes: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
-    """node -> trajectories with their text in segments of one source, first those that differ most."""
-    with ledger.connect(run.path) as connection:
-        rows = {
-            node: connection.sql(_CHOOSE, params={"node": node, "most": PER_STAGE}).to_arrow_table().to_pylist()
-            for node in nodes
-        }
-    return {node: [_sample(row, _tokenizer(run.node(node).path)) for row in rows[node]] for node in nodes}
+    """node -> trajectories with their text in segments of one source, oldest first."""
+    return {node: _of_node(run, node) for node in nodes}
+
+
+def _of_node(run: RunDirectory, node: str) -> list[dict[str, Any]]:
+    with ledger.connect(run.path, node) as connection:
+        rows = connection.sql(_CHOOSE, params={"node": node, "most": PER_STAGE}).to_arrow_table().to_pylist()
+    tokenizer = _tokenizer(run.node(node).path)
+    return [_sample(row, tokenizer) for row in rows]
 
 
 def _tokenizer(node: Path) -> Any | None:

@@ -68,11 +68,16 @@ def _stage(run: RunDirectory, node: Mapping[str, Any]) -> dict[str, Any]:
 def _results(task: str, entry: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One row for the task, and one per family where it has several."""
     families = entry.get("families", {})
-    row = {"task": task, "family": None, "n_samples": entry.get("n_samples"), "unscored": entry.get("unscored")}
+    label = f"{task}, all" if families else task
+    row = {"task": task, "family": None, "label": label, "n_samples": entry.get("n_samples")}
+    row |= {"unscored": entry.get("unscored"), "is_total": bool(families)}
     rows = [row | {"n_prompts": entry.get("n_prompts")} | _measured(entry)]
     for family, numbers in families.items():
         own = [prompt for prompt in entry["prompts"] if prompt["family"] == family]
-        rows.append(row | {"family": family, "n_prompts": len(own)} | _measured(numbers))
+        name = family or "no family"
+        rows.append(
+            row | {"family": family, "label": name, "is_total": False, "n_prompts": len(own)} | _measured(numbers)
+        )
     return rows
 
 

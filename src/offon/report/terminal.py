@@ -42,8 +42,9 @@ def headline(summary: Mapping[str, Any]) -> RenderableType:
 
 def _legend(budgets: str) -> str:
     return (
-        f"points of success; ranges are 95% intervals. Expanded: gained where {budgets} rollouts showed no success "
-        "before; reshaped: gained or given up within reach; lost: given up where success is out of reach now."
+        f"Points of success, with 95% intervals. Within reach: {budgets} rollouts show a success with 95% probability. "
+        "Expanded: gained on prompts out of reach before; reshaped: gained or given up on prompts within reach both "
+        "times; lost: given up on prompts out of reach now."
     )
 
 
@@ -69,9 +70,9 @@ def _table(stage: Mapping[str, Any]) -> Table:
     for row in stage["results"]:
         change, soft = row["success"]["change"], row["soft"]
         terms = (soft.get("expansion"), soft.get("reshaping"), words.negated(soft.get("attrition")))
-        label = escape(row["family"] or row["task"])
+        label = escape(row["label"])
         table.add_row(
-            label if row["family"] else f"[bold]{label}[/]",
+            f"[bold]{label}[/]" if row["is_total"] else label,
             " → ".join(words.percent(row["success"][when]["estimate"]) for when in ("before", "after")),
             _cell(change, _DIRECTION_STYLE.get(words.direction(change), "")),
             *(_cell(term) for term in terms),

@@ -29,8 +29,12 @@ def points(change: float | None) -> str:
 
 
 def percent_range(est: Est | None) -> str:
-    """38.1 to 44.0, for the interval of a share."""
-    return "" if est is None else f"{100 * est['low']:.1f} to {100 * est['high']:.1f}"
+    """38.1 to 44.0, for the interval of a share; with more digits where one would show no interval at all."""
+    if est is None:
+        return ""
+    low, high = 100 * est["low"], 100 * est["high"]
+    digits = next((n for n in (1, 2, 3) if f"{low:.{n}f}" != f"{high:.{n}f}"), 1)
+    return f"{low:.{digits}f} to {high:.{digits}f}"
 
 
 def points_range(est: Est | None) -> str:
@@ -97,6 +101,13 @@ def direction(change: Est | None) -> str:
     if change is None:
         return "unknown"
     return "rose" if change["low"] > 0 else "fell" if change["high"] < 0 else "unclear"
+
+
+def tally(results: Sequence[Mapping[str, Any]]) -> str:
+    """rose on 3, fell on 1: the outcome where there is no room for names."""
+    ways = [direction(row["success"]["change"]) for row in results]
+    said = [f"{way} on {ways.count(way)}" for way in ("rose", "fell") if way in ways]
+    return ", ".join(said) or "no clear change"
 
 
 def outcome(results: Sequence[Mapping[str, Any]]) -> str:

@@ -21,22 +21,26 @@ from offon.errors import ConfigError
 from offon.runs import trajectories
 from offon.runs.directory import RunDirectory
 
+# Shards and probes are two branches: a query about one of them does not read the other.
 _TRAJECTORIES = """
 create view trajectories as
-with consumed as (select distinct node, id from consumption)
-select t.id, t.node, t.buffer, t.draw, t.member, t.item, t.family,
-       case when t.fate is not null then t.fate
-            when exists (select 1 from consumed c where c.node = t.node and c.id = t.id) then 'trained'
-            else 'pending' end as fate,
-       t.tags,
-       case when t.temperature is null then null
-            when list_contains(t.tags, 'truncated') then 'length' else 'stop' end as stop,
-       t.producer, t.step_sampled, t.temperature, t.top_p, t.top_k, t.view_sampled, t.prompt_text, t.text,
-       t.views['sample'] as prompt_tokens,
-       coalesce(t.views['train'], t.views['sample']) as train_prompt_tokens,
-       t.tokens, t.source, t.scaffold, t.behavior_logp, t.signals, t.token_signals, t.spans,
-       t.item_json as item_columns
-from rows t where t.member is not null
+with consumed as (select distinct node, id from consumption),
+written as (
+    select s.* replace (
+        case when s.fate is not null then s.fate
+             when exists (select 1 from consumed c where c.node = s.node and c.id = s.id) then 'trained'
+             else 'pending' end as fate) from shards s
+    union all
+    select p.* replace ('probe' as fate) from probes p)
+select id, node, buffer, draw, member, item, family, fate, tags,
+       case when temperature is null then null
+            when list_contains(tags, 'truncated') then 'length' else 'stop' end as stop,
+       producer, step_sampled, temperature, top_p, top_k, view_sampled, prompt_text, text,
+       views['sample'] as prompt_tokens,
+       coalesce(views['train'], views['sample']) as train_prompt_tokens,
+       tokens, source, scaffold, behavior_logp, signals, token_signals, spans,
+       item_json as item_columns
+from written where member is not null
 """
 
 
@@ -77,9 +81,9 @@ def _quoted(path: Path) -> str:
     return "'" + str(path).replace("'", "''") + "'"
 
 
-def connect(path: Path) -> duckdb.DuckDBPyConnection:
+def connect(path: Path, node: str = "*") -> duckdb.DuckDBPyConnection:
     """An in-memory connection with the four views over a run. It reads files below the run directory and no others;
-    use `query` for SQL that somebody else wrote, which also refuses to write."""
+    use `query` for SQL that somebody else wrote, which also refuses to write. `node`: read the shards of one only."""
     run = RunDirectory.open(path)
     root = run.path.resolve()
     connection = duckdb.connect(":memory:", config={"python_enable_replacements": "false"})
@@ -89,16 +93,18 @@ def connect(path: Path) -> duckdb.DuckDBPyConnection:
         connection.execute(f"create table {name} as select * from incoming")
         connection.unregister("incoming")
 
+    connection.execute("set enable_progress_bar = false")
     connection.execute(f"set allowed_directories = [{_quoted(root)}]")
     connection.execute("set enable_external_access = false")
     connection.execute("set lock_configuration = true")
 
-    if shards := sorted([*root.glob("nodes/*/trajectories/*.parquet"), *root.glob("probes/*.parquet")]):
-        files = ", ".join(map(_quoted, shards))
-        connection.execute(f"create view rows as select * from read_parquet([{files}], hive_partitioning = false)")
-    else:
-        connection.register("incoming", trajectories.SCHEMA.empty_table())
-        connection.execute("create table rows as select * from incoming")
+    for name, pattern in (("shards", f"nodes/{node}/trajectories/*.parquet"), ("probes", "probes/*.parquet")):
+        if files := ", ".join(map(_quoted, sorted(root.glob(pattern)))):
+            source = f"read_parquet([{files}], hive_partitioning = false)"
+            connection.execute(f"create view {name} as select * from {source}")
+        else:
+            connection.register(f"no_{name}", trajectories.SCHEMA.empty_table())
+            connection.execute(f"create table {name} as select * from no_{name}")
     connection.execute(_TRAJECTORIES)
     return connection
 

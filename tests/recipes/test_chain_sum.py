@@ -1,0 +1,57 @@
+"""recipes/chain_sum.yaml at a fraction of its steps: every node runs, and what the preparation claims is so."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from offon.loops.pipeline import run_recipe
+from offon.recipe import resolve
+from offon.recipe.functions import function_at
+from offon.tasks import open_task
+
+pytest.importorskip("reasoning_gym")
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "chain_sum.yaml"
+
+
+def prepared(name):
+    return function_at(f"{RECIPE.with_suffix('.py')}:{name}")
+
+
+def test_every_node_runs_and_is_measured_on_held_out_questions(tmp_path):
+    short = ["base.steps=2", "sft.steps=1", "grpo.steps=1", "grpo.prompts_per_step=2"]
+    small = ["probe.prompts=4", "probe.samples=8"]
+    run_recipe(resolve(RECIPE, overrides=short + small), tmp_path / "run")
+    for node in ("sft", "grpo"):
+        handoff = json.loads((tmp_path / "run" / "nodes" / node / "handoff.json").read_text())
+        assert handoff["tasks"]["chain_sum"]["n_prompts"] == 4
+
+
+def test_demonstrations_are_right_answers_to_training_questions(tmp_path):
+    task = resolve(RECIPE).task
+    prepared("demonstrations")(tmp_path, task=task, count=50)
+    rows = [json.loads(line) for line in (tmp_path / "demonstrations.jsonl").read_text().splitlines()]
+    train = {item.prompt: item for item in open_task(task).items("train")}
+    pairs = [(train[row["prompt"]], row["completion"]) for row in rows]
+    assert [verdict.score for verdict in open_task(task).verify(pairs)] == [1.0] * 50
+
+
+def test_the_base_reads_no_prompt_of_the_task_and_learns_results_only():
+    draw, tokenizer = random.Random(0), prepared("characters")()
+    sums = [prepared("written_sum")(draw) for _ in range(400)]
+    text = "\n".join(question + result for question, result in sums)
+    assert not any(item.prompt in text for item in open_task(resolve(RECIPE).task).items("heldout"))
+    _, targets = prepared("batch")(sums, tokenizer)
+    learned = [tokenizer.decode(row[row >= 0], skip_special_tokens=True) for row in targets]
+    assert learned == [result for _, result in sums]
+    for question, result in sums:
+        a, sign, b, _ = question.split()
+        assert int(result) == (int(a) + int(b) if sign == "+" else int(a) - int(b))
+
+
+def test_the_tokenizer_writes_every_prompt_back():
+    tokenizer = prepared("characters")()
+    for item in open_task(resolve(RECIPE).task).items("heldout"):
+        assert tokenizer.decode(tokenizer(item.prompt).input_ids) == item.prompt
