@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import random
 import string
 from collections.abc import Mapping
@@ -18,18 +17,18 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Con
 
 from offon.tasks import open_task
 
-FORM = "{a} {sign} {b} is "  # the only form in which the base has seen sums; the task asks otherwise
-LONGEST = len("99 + 99 is 198") + 1  # with EOS
+NOISE = string.ascii_letters + " ,.:"  # stands for other text
+ROOMS = (0, 8, 16, 24)  # most characters of noise before a sum; a base without any cannot add after the task's sentence
 PAD, EOS = 0, 1
 UNTRAINED = -100  # cross_entropy's word for a position without a target
 
 
-def base(directory: Path, *, seed: int, steps: int = 800, sums_per_step: int = 64) -> None:
-    """A character-level Qwen3 of 1.1M parameters, trained briefly on random sums such as "15 - 43 is -28".
+def base(directory: Path, *, seed: int, steps: int = 300, sums_per_step: int = 64) -> None:
+    """A character-level Qwen3 of 1.1M parameters, briefly pretrained on lines such as "fKx.w 15 - 43 | -28".
 
-    Its text has no words of the task's prompt. Sums are drawn like the task's, one or two digits with + or -, and may
-    be those of held-out questions, in this other form. Only results are learned: operands are noise.
-    Hidden matrices move by Muon, which needs about half of AdamW's steps here, embeddings and norms by AdamW.
+    Before a sum it reads random characters; it has read no English and no "=". Sums are random, of one or two digits
+    with + or -; those of held-out questions may be among them, in this other form. Only results are learned, since the
+    rest is noise. Hidden matrices move by Muon, which needs fewer steps here than AdamW, embeddings and norms by AdamW.
     """
     tokenizer = characters()
     torch.manual_seed(seed)
@@ -37,14 +36,14 @@ def base(directory: Path, *, seed: int, steps: int = 800, sums_per_step: int = 6
     hidden = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
     optimizers = torch.optim.Muon(hidden, lr=2e-2), torch.optim.AdamW(others, lr=3e-3, weight_decay=0.0, fused=True)
-    schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda step: min(1.0, (step + 1) / 50)) for o in optimizers]
+    warmups = [torch.optim.lr_scheduler.LinearLR(o, start_factor=0.02, total_iters=50) for o in optimizers]
     draw = random.Random(seed)
     for _ in range(steps):
-        loss = mean_loss(model, *batch([written_sum(draw) for _ in range(sums_per_step)], tokenizer))
-        if not math.isfinite(loss.item()):
-            raise ValueError(f"loss is {loss.item()}")
-        loss.backward()
-        for moving in (*optimizers, *schedules):
+        room = draw.choice(ROOMS)
+        lines = [line(draw, room) for _ in range(sums_per_step)]
+        mean_loss(model, *batch(lines, tokenizer)).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, error_if_nonfinite=True)
+        for moving in (*optimizers, *warmups):
             moving.step()
         model.zero_grad()
     model.save_pretrained(directory)
@@ -56,6 +55,36 @@ def demonstrations(directory: Path, *, task: Mapping[str, Any], count: int = 64)
     items = open_task(task).items("train")[:count]
     rows = [{"prompt": item.prompt, "completion": f" {item.reference}"} for item in items]
     (Path(directory) / "demonstrations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def line(draw: random.Random, room: int) -> tuple[str, str]:
+    """Noise with a sum, and the sum's result. Terms have equally many digits, two thrice as often as one."""
+    low, high = draw.choice([(0, 9), (10, 99), (10, 99), (10, 99)])
+    a, b, sign = draw.randint(low, high), draw.randint(low, high), draw.choice("+-")
+    noise = "".join(draw.choices(NOISE, k=draw.randint(0, room)))
+    return f"{noise} {a} {sign} {b} | ", str(a + b if sign == "+" else a - b)
+
+
+def batch(lines: list[tuple[str, str]], tokenizer: PreTrainedTokenizerFast) -> tuple[Tensor, Tensor]:
+    """Tokens and targets, both [B, T]; a target is a token of the result, or EOS, at its own position."""
+    ids = [(tokenizer(text).input_ids, tokenizer(result).input_ids + [EOS]) for text, result in lines]
+    longest = max(len(text) + len(result) for text, result in ids)
+    tokens, targets = torch.full((len(lines), longest), PAD), torch.full((len(lines), longest), UNTRAINED)
+    for row, (text, result) in enumerate(ids):
+        end = len(text) + len(result)
+        tokens[row, :end] = torch.tensor(text + result)
+        targets[row, len(text) : end] = torch.tensor(result)
+    return tokens, targets
+
+
+def mean_loss(model: torch.nn.Module, tokens: Tensor, targets: Tensor) -> Tensor:
+    """Mean negative log-likelihood of the targets, each predicted from what stands before it.
+
+    Rows are padded on the right only, where causal attention never looks.
+    """
+    hidden = model.model(input_ids=tokens[:, :-1]).last_hidden_state
+    predicted = targets[:, 1:] != UNTRAINED
+    return F.cross_entropy(model.lm_head(hidden[predicted]), targets[:, 1:][predicted])
 
 
 def characters() -> PreTrainedTokenizerFast:
@@ -73,31 +102,3 @@ def architecture(tokenizer: PreTrainedTokenizerFast) -> Qwen3Config:
         num_attention_heads=4, num_key_value_heads=4, head_dim=32, max_position_embeddings=256,
         pad_token_id=PAD, eos_token_id=EOS, bos_token_id=None, tie_word_embeddings=True,
     )  # fmt: skip
-
-
-def written_sum(draw: random.Random) -> tuple[str, str]:
-    """A sum and its result: two terms of equally many digits, one or two (two are the harder, so thrice as often)."""
-    low, high = draw.choice([(0, 9), (10, 99), (10, 99), (10, 99)])
-    a, b, sign = draw.randint(low, high), draw.randint(low, high), draw.choice("+-")
-    return FORM.format(a=a, b=b, sign=sign), str(a + b if sign == "+" else a - b)
-
-
-def batch(sums: list[tuple[str, str]], tokenizer: PreTrainedTokenizerFast) -> tuple[Tensor, Tensor]:
-    """Tokens and targets, both [B, LONGEST]; a target is the result, with EOS, at its own position."""
-    tokens = torch.full((len(sums), LONGEST), PAD)
-    targets = torch.full((len(sums), LONGEST), UNTRAINED)
-    for row, (question, result) in enumerate(sums):
-        ids = tokenizer(question + result).input_ids + [EOS]
-        tokens[row, : len(ids)] = torch.tensor(ids)
-        targets[row, len(question) : len(ids)] = tokens[row, len(question) : len(ids)]
-    return tokens, targets
-
-
-def mean_loss(model: torch.nn.Module, tokens: Tensor, targets: Tensor) -> Tensor:
-    """Mean negative log-likelihood of the targets, each predicted from what stands before it.
-
-    Rows are padded on the right only, which causal attention never looks at.
-    """
-    hidden = model.model(input_ids=tokens[:, :-1]).last_hidden_state
-    predicted = targets[:, 1:] != UNTRAINED
-    return F.cross_entropy(model.lm_head(hidden[predicted]), targets[:, 1:][predicted])

@@ -1,3 +1,34 @@
-"""offon: LLM post-training, off-policy and on-policy, in one system."""
+"""offon: LLM post-training, off-policy and on-policy, in one system.
+
+    import offon
+
+    offon.diagnose("./base", "gym:chain_sum,max_terms=2")["sentence"]
+    offon.run({"model": "./base", "task": "gym:chain_sum", "pipeline": {...}}, "runs/mine")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 __version__ = "0.1.0"
+
+
+def run(recipe: str | Path | Mapping[str, Any], output: str | Path, *, resume: bool = False, progress=print) -> Path:
+    """Run a recipe (a YAML file, or the same as Python values) and return the run directory, report.html in it.
+
+    progress: called with each event of the run, a mapping; see `offon.cli.progress`. Values may be Python objects: a
+    task with items and verify, a `datasets` object as data.
+    """
+    from offon.loops.pipeline import run_recipe
+    from offon.recipe import resolve
+
+    return run_recipe(resolve(recipe), output, resume=resume, progress=progress, command="offon.run")
+
+
+def diagnose(model: str | Path, task: Any, **options: Any) -> dict[str, Any]:
+    """Why does a model fail a task, prompt by prompt? See `offon.loops.diagnose.diagnose_model` for the options."""
+    from offon.loops.diagnose import diagnose_model
+
+    return diagnose_model(str(model), task, **options)

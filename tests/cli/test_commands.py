@@ -128,8 +128,9 @@ def test_a_misspelt_key_on_the_command_line_is_refused_like_one_in_the_file(reci
 # ---- run
 
 
-def test_run_resolves_and_hands_over(recipe, loops, capsys):
+def test_run_resolves_and_hands_over(recipe, loops, capsys, monkeypatch):
     seen = {}
+    monkeypatch.setattr("offon.report.show", lambda run: print("the table"))
 
     def run_recipe(resolved, output, *, resume, progress, command):
         print("a library's chatter")
@@ -140,7 +141,7 @@ def test_run_resolves_and_hands_over(recipe, loops, capsys):
     assert main(["run", str(recipe), "--set", "sft.steps=7"]) == 0
     assert seen == {"steps": 7, "output": Path("runs/tiny"), "resume": False}
     captured = capsys.readouterr()
-    assert captured.out == "runs/tiny/report.html\n"
+    assert captured.out == "the table\nreport: runs/tiny/report.html\n"
     assert "sft: sft from" in captured.err and "noted" in captured.err and "chatter" in captured.err
 
 

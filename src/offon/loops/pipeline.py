@@ -96,7 +96,10 @@ class Pipeline:
         self.picture()
         where = {name: now.get(name) for name in ("node", "step", "steps") if now.get(name) is not None}
         self.run.write_status(state, exit_code=exit_code, error=error, **where)
-        report.write(self.run.path)
+        try:
+            report.write(self.run.path)
+        except Exception as unwritten:  # what ended the run is the news; a missing page must not hide it
+            self.note(f"the report could not be written: {unwritten}")
 
     # --- artefacts ---------------------------------------------------------------------------------------------
 

@@ -86,6 +86,7 @@ PLANS = {
     "student": Plan(hidden=64, layers=2, head_dim=16, intermediate=160, steps=700, seed=1, slip=0.2),
 }
 
+HEAD_GAIN = 16  # a power of two, so that moving it changes no bit of any logit
 SUPPORT_AT_64 = 1 - 0.05 ** (1 / 64)  # 4.6%: seen within 64 rollouts with probability 0.95
 TOLERANCE = {"base": 0.03, "student": 0.06}  # of the means in the oracle's table, on another machine
 
@@ -203,7 +204,20 @@ def train(plan: Plan, *, progress_every: int = 100) -> Qwen3ForCausalLM:
         optimizer.step()
         if step % progress_every == 0:
             print(f"step {step}/{plan.steps}  loss {loss.item():.4f} nats  {time.monotonic() - start:.0f} s", flush=True)
+    settle_head(model)
     return model.eval()
+
+
+@torch.no_grad()
+def settle_head(model: Qwen3ForCausalLM) -> None:
+    """Move a gain from the final norm into the output head. The function of the model stays the same, bit for bit.
+
+    AdamW moves every weight by about its learning rate, however small the gradient. Fine-tuning on right answers only
+    would lower the decoys' rows of a head of ordinary size (0.1 per weight) until `rare` is solved by that alone;
+    rows 16 times as large hardly turn.
+    """
+    model.model.norm.weight /= HEAD_GAIN
+    model.lm_head.weight *= HEAD_GAIN
 
 
 def measure(model, tokenizer) -> dict[str, dict[str, float]]:
