@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import string
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,15 @@ from offon.tasks import open_task
 
 NOISE = string.ascii_letters + " ,.:"  # stands for other text
 ROOMS = (0, 8, 16, 24)  # most characters of noise before a sum; a base without any cannot add after the task's sentence
+WINDOW = 16  # steps
 PAD, EOS = 0, 1
-UNTRAINED = -100  # cross_entropy's word for a position without a target
+UNTRAINED = -100  # in place of a target
 
 
-def base(directory: Path, *, seed: int, steps: int = 300, sums_per_step: int = 64) -> None:
-    """A character-level Qwen3 of 1.1M parameters, briefly pretrained on lines such as "fKx.w 15 - 43 | -28".
+def base(directory: Path, *, seed: int, until: float = 0.5, most_steps: int = 1000, sums_per_step: int = 64) -> None:
+    """A character-level Qwen3 of 1.1M parameters, pretrained on lines such as "fKx.w 15 - 43 | -28" until it half knows.
+
+    It stops when the probability it gives to right results, over the last `WINDOW` steps' fresh lines, reaches `until`.
 
     Before a sum it reads random characters; it has read no English and no "=". Sums are random, of one or two digits
     with + or -; those of held-out questions may be among them, in this other form. Only results are learned, since the
@@ -38,10 +42,14 @@ def base(directory: Path, *, seed: int, steps: int = 300, sums_per_step: int = 6
     optimizers = torch.optim.Muon(hidden, lr=2e-2), torch.optim.AdamW(others, lr=3e-3, weight_decay=0.0, fused=True)
     warmups = [torch.optim.lr_scheduler.LinearLR(o, start_factor=0.02, total_iters=50) for o in optimizers]
     draw = random.Random(seed)
-    for _ in range(steps):
+    known: deque[float] = deque(maxlen=WINDOW)
+    for _ in range(most_steps):
         room = draw.choice(ROOMS)
-        lines = [line(draw, room) for _ in range(sums_per_step)]
-        mean_loss(model, *batch(lines, tokenizer)).backward()
+        nll_B = result_nll(model, *batch([line(draw, room) for _ in range(sums_per_step)], tokenizer))
+        known.append(nll_B.detach().neg().exp().mean().item())
+        if sum(known) >= until * WINDOW:
+            break
+        nll_B.mean().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, error_if_nonfinite=True)
         for moving in (*optimizers, *warmups):
             moving.step()
@@ -77,14 +85,13 @@ def batch(lines: list[tuple[str, str]], tokenizer: PreTrainedTokenizerFast) -> t
     return tokens, targets
 
 
-def mean_loss(model: torch.nn.Module, tokens: Tensor, targets: Tensor) -> Tensor:
-    """Mean negative log-likelihood of the targets, each predicted from what stands before it.
+def result_nll(model: torch.nn.Module, tokens: Tensor, targets: Tensor) -> Tensor:
+    """Negative log-likelihood of each line's result, [B], in nats.
 
     Rows are padded on the right only, where causal attention never looks.
     """
-    hidden = model.model(input_ids=tokens[:, :-1]).last_hidden_state
-    predicted = targets[:, 1:] != UNTRAINED
-    return F.cross_entropy(model.lm_head(hidden[predicted]), targets[:, 1:][predicted])
+    logits_BTV = model(input_ids=tokens[:, :-1]).logits
+    return F.cross_entropy(logits_BTV.mT, targets[:, 1:], ignore_index=UNTRAINED, reduction="none").sum(1)
 
 
 def characters() -> PreTrainedTokenizerFast:

@@ -1,9 +1,9 @@
 """offon: LLM post-training, off-policy and on-policy, in one system.
 
-    import offon
+import offon
 
-    offon.diagnose("./base", "gym:chain_sum,max_terms=2")["sentence"]
-    offon.run({"model": "./base", "task": "gym:chain_sum", "pipeline": {...}}, "runs/mine")
+offon.diagnose("./base", "gym:chain_sum,max_terms=2")["sentence"]
+offon.run({"model": "./base", "task": "gym:chain_sum", "pipeline": {...}}, "runs/mine")
 """
 
 from __future__ import annotations

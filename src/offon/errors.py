@@ -6,10 +6,10 @@ from __future__ import annotations
 class OffonError(Exception):
     """A mistake offon can explain. `str(error)` is the text a user reads, without a traceback.
 
-        error[data]: column 'completion' not found
-          where: demos.jsonl (8 rows; columns: answer, question)
-          why  : method 'sft' reads messages, or prompt + completion
-          fix  : columns: {prompt: question, completion: answer}
+    error[data]: column 'completion' not found
+      where: demos.jsonl (8 rows; columns: answer, question)
+      why  : method 'sft' reads messages, or prompt + completion
+      fix  : columns: {prompt: question, completion: answer}
     """
 
     kind = "bug"

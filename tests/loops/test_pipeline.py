@@ -84,12 +84,16 @@ def test_each_stage_is_measured_and_its_change_sums(finished):
 
 
 def test_regimes_are_read_from_the_tokens(finished):
-    regimes = {n: json.loads((finished / "nodes" / n / "handoff.json").read_text())["regime"] for n in ("sft", "rl", "out")}
+    regimes = {
+        n: json.loads((finished / "nodes" / n / "handoff.json").read_text())["regime"] for n in ("sft", "rl", "out")
+    }
     assert regimes == {"sft": "off-policy", "rl": "on-policy", "out": "on-policy"}
 
 
 def test_every_generated_trajectory_has_one_fate(finished):
-    fates = ledger.query(finished, "select node, fate, count(*) n from trajectories where fate != 'probe' group by all").to_pylist()
+    fates = ledger.query(
+        finished, "select node, fate, count(*) n from trajectories where fate != 'probe' group by all"
+    ).to_pylist()
     counted = {(row["node"], row["fate"]): row["n"] for row in fates}
     assert counted["rl", "trained"] == 4 * 8 * 4 and counted["out", "trained"] == 3 * 32
     twice = ledger.query(finished, "select id from trajectories group by id having count(*) > 1")
@@ -120,7 +124,9 @@ def test_interrupted_in_the_middle_it_ends_with_the_same_weights(folder, finishe
             return lambda: self._steps() == ("rl", 3)
 
         def _steps(self):
-            lines = (self.run / "metrics.jsonl").read_text().splitlines() if (self.run / "metrics.jsonl").exists() else []
+            lines = (
+                (self.run / "metrics.jsonl").read_text().splitlines() if (self.run / "metrics.jsonl").exists() else []
+            )
             last = json.loads(lines[-1]) if lines else {}
             return last.get("node"), last.get("step")
 

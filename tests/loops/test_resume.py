@@ -42,7 +42,7 @@ def models(tmp_path_factory):
 
 
 def run(directory, models, method, arguments, changes, stops):
-    """Run the stage, interrupted after each of the steps in `stops`; every stop is a new process as far as state goes."""
+    """Run the stage, interrupted after each of `stops`; as far as state goes every stop is a new process."""
     settings = NodeSettings(**{
         "init": str(models["init"]), "steps": STEPS, "learning_rate": 1e-2, "prompts_per_step": 4, "max_tokens": 5,
         "save_steps": 100, "seed": 3, **changes,
@@ -78,7 +78,9 @@ def everything(runtime, directory):
     weights = {name: p.detach().clone() for name, p in runtime.holdings.learner.train_parameters().items()}
     lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     metrics = [{k: v for k, v in line.items() if not k.startswith("time")} for line in lines]
-    rows = ledger.query(directory, "select id, fate, tokens, behavior_logp, signals from trajectories order by id").to_pylist()
+    rows = ledger.query(
+        directory, "select id, fate, tokens, behavior_logp, signals from trajectories order by id"
+    ).to_pylist()
     consumed = ledger.query(directory, "select id, step from consumption order by step, id").to_pylist()
     return weights, runtime.optimizer.state_dict(), metrics, rows, consumed
 

@@ -28,7 +28,7 @@ def test_clip_mask_agrees_with_autograd_of_the_clipped_surrogate():
 
 
 def test_ratio_levels_by_hand():
-    """Log-ratios (.1, .3) and (-.2): token exp of each; geometric exp(.2) and exp(-.2); sequence exp(.4) and exp(-.2)."""
+    """Log-ratios (.1, .3), (-.2): token exp of each; geometric exp(.2), exp(-.2); sequence exp(.4), exp(-.2)."""
     logp, anchor = torch.tensor([-1.0, -1.0, -1.0]), torch.tensor([-1.1, -1.3, -0.8])
     sequence, mask = torch.tensor([0, 0, 1]), torch.ones(3, dtype=torch.bool)
     by_level = {
@@ -49,7 +49,12 @@ def test_masked_tokens_do_not_enter_a_sequence_ratio_not_even_as_nan():
 
 def test_ratio_is_finite_at_extremes():
     ratio = terms.likelihood_ratio(
-        torch.tensor([0.0, -1e4]), torch.tensor([-1e4, 0.0]), torch.arange(2), 2, "token", torch.ones(2, dtype=torch.bool)
+        torch.tensor([0.0, -1e4]),
+        torch.tensor([-1e4, 0.0]),
+        torch.arange(2),
+        2,
+        "token",
+        torch.ones(2, dtype=torch.bool),
     )
     assert ratio.isfinite().all() and ratio[0] == pytest.approx(math.exp(20), rel=1e-6)
 
@@ -63,7 +68,9 @@ def test_coefficient_is_detached():
 
 def test_logistic_is_log_two_at_zero_and_linear_far_out():
     margin = torch.tensor([0.0, 60.0, -60.0], dtype=torch.float64)
-    assert torch.allclose(terms.logistic(margin), torch.tensor([math.log(2), 0.0, 60.0], dtype=torch.float64), atol=1e-12)
+    assert torch.allclose(
+        terms.logistic(margin), torch.tensor([math.log(2), 0.0, 60.0], dtype=torch.float64), atol=1e-12
+    )
 
 
 def test_swapping_a_pair_turns_the_loss_into_itself_plus_the_margin():

@@ -136,7 +136,9 @@ def test_weights_are_what_decides_an_all_masked_batch_gives_exactly_zero(case):
     batch = Batch.of(groups)
     world.learner.hf.zero_grad()
     silent = batch.with_weights({t.name: torch.zeros_like(t.weigh(batch)) for t in learner.terms})
-    loss, _ = step_loss(learner.terms, silent, score(world, silent, learner.needs), {t.name: 1.0 for t in learner.terms})
+    loss, _ = step_loss(
+        learner.terms, silent, score(world, silent, learner.needs), {t.name: 1.0 for t in learner.terms}
+    )
     assert float(loss.detach()) == 0.0
     loss.backward()
     assert all(p.grad is None or not p.grad.any() for p in world.learner.train_parameters().values())
@@ -179,4 +181,13 @@ def test_the_page_of_the_method_states_formula_paper_and_what_to_watch():
         assert "L = " in info.doc, f"{name}: the docstring states its loss as a formula"
         assert "Watch:" in info.doc, f"{name}: the docstring says what to watch"
         assert info.paper, f"{name} cites its paper"
-        assert set(info.describe()) >= {"name", "kind", "family", "usual_provenance", "interface", "usual_role", "paper", "parts"}
+        assert set(info.describe()) >= {
+            "name",
+            "kind",
+            "family",
+            "usual_provenance",
+            "interface",
+            "usual_role",
+            "paper",
+            "parts",
+        }

@@ -32,9 +32,8 @@ def sampled_groups(rewards=(1.0, 0.0, 0.0, 1.0)):
         group = prompt_group(item)
         for i, reward in enumerate(rewards):
             tokens = [2 + (draw + i + t) % 10 for t in range(1 + (draw + i) % 4)] + [1]
-            member = Trajectory.of(
-                tokens, group.prompt, Source.LEARNER, signals={"reward": reward}, producer=Producer(model="m", sampling=Sampling())
-            )  # fmt: skip
+            producer = Producer(model="m", sampling=Sampling())
+            member = Trajectory.of(tokens, group.prompt, Source.LEARNER, signals={"reward": reward}, producer=producer)
             group = group.add(member)
         groups.append(group.replace(draw=draw))
     scored = score_buffer(world().learner, groups, PROXIMAL, 10_000)
@@ -140,9 +139,7 @@ def test_a_ratio_across_views_is_not_one_where_the_hint_was_dropped():
     """Trained under the plain prompt, sampled under the hint: the ratio is pi(y|x) / pi(y|x, hint). Rescoring the
     behaviour under the wrong prompt would make it 1 and hide that."""
     groups = sampled_groups()
-    hinted = [
-        g.map(lambda m, g=g: m.replace(views={"sample": g.views["hint"], "train": g.prompt})) for g in groups
-    ]
+    hinted = [g.map(lambda m, g=g: m.replace(views={"sample": g.views["hint"], "train": g.prompt})) for g in groups]
     rescored = score_buffer(world().learner, hinted, Need("logp", SELF, view="sample", when="buffer"), 10_000)
     true = [g.map(lambda m: m.replace(behavior_logp=m.token_signals["logp@self/sample"])) for g in rescored]
     term = policy_gradient(advantage=one, ratio=behavior)

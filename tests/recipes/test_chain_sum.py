@@ -21,7 +21,7 @@ def prepared(name):
 
 
 def test_every_node_runs_and_is_measured_on_held_out_questions(tmp_path):
-    short = ["base.steps=2", "sft.steps=1", "grpo.steps=1", "grpo.prompts_per_step=2"]
+    short = ["base.most_steps=2", "sft.steps=1", "grpo.steps=1", "grpo.prompts_per_step=2"]
     small = ["probe.prompts=4", "probe.samples=8"]
     run_recipe(resolve(RECIPE, overrides=short + small), tmp_path / "run")
     for node in ("sft", "grpo"):

@@ -199,7 +199,10 @@ class KeepBest(Collector):
 
 @dataclass(frozen=True)
 class BestAgainstWorst(Collector):
-    """Build a preference pair from scored rollouts: the best against the worst. Groups without a difference are dropped."""
+    """Build a preference pair from scored rollouts: the best against the worst.
+
+    Groups without a difference in reward are dropped.
+    """
 
     requires = frozenset({"members", "reward"})
     provides = frozenset({"comparisons"})
@@ -212,7 +215,9 @@ class BestAgainstWorst(Collector):
             best, worst = reward.index(max(reward)), reward.index(min(reward))
             members = list(group.members)
             members[best], members[worst] = members[best].tagged("chosen"), members[worst].tagged("rejected")
-            pair = group.replace(members=tuple(members), comparisons=(Comparison(best, worst, max(reward) - min(reward)),))
+            pair = group.replace(
+                members=tuple(members), comparisons=(Comparison(best, worst, max(reward) - min(reward)),)
+            )
             return pair.drop([i in (best, worst) for i in range(len(members))], "neither best nor worst")
 
         return [paired(group) for group in groups]

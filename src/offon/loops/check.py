@@ -8,7 +8,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-from offon.data import prompt_groups
 from offon.errors import DataError, OffonError, Problems
 from offon.loops import artefacts as art
 from offon.loops.holdings import is_adapter, plan, same_vocabulary

@@ -79,7 +79,10 @@ def provenance(sums: Mapping[str, float]) -> tuple[dict[str, float | None], str]
 
 
 def fates(run: RunDirectory, node: str) -> dict[str, int]:
-    table = ledger.query(run.path, f"select fate, count(*) as n from trajectories where node = '{node}' and fate != 'probe' group by fate")
+    table = ledger.query(
+        run.path,
+        f"select fate, count(*) as n from trajectories where node = '{node}' and fate != 'probe' group by fate",
+    )
     return dict(zip(table.column("fate").to_pylist(), table.column("n").to_pylist(), strict=True))
 
 
@@ -119,9 +122,7 @@ def diagnosis(run: RunDirectory, model: str, probes: Probes, k: int) -> list[dic
     before = run.read_json("diagnosis.json", [])
     kept = [entry for entry in before if entry["model"] != model]
     fresh = [
-        behavior.diagnose(
-            outcomes(groups), content_outcomes(groups), prompt_infos(groups), k=k, model=model, task=name
-        )
+        behavior.diagnose(outcomes(groups), content_outcomes(groups), prompt_infos(groups), k=k, model=model, task=name)
         for name, groups in probes.items()
     ]
     return kept + fresh

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-
 from offon.errors import ModelError
 from offon.models.model import LoraSpec, Model
 from offon.parts.models import SELF, SELF_START, ModelRef
@@ -129,5 +128,3 @@ def _uses(stage: Stage, ref: ModelRef) -> str:
             gradient = " with gradient" if ref == SELF and need.when == "loss" else ""
             uses.append(f"scores {need.what}{under} ({need.when}){gradient}")
     return ", ".join(uses)
-
-

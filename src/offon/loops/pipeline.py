@@ -136,7 +136,9 @@ class Pipeline:
     # --- make --------------------------------------------------------------------------------------------------
 
     def make(self, node: MakeNode) -> Artefact:
-        directory, key, done = self._begin(node, {"function": _source_of(node.function), "arguments": dict(node.arguments)})
+        directory, key, done = self._begin(
+            node, {"function": _source_of(node.function), "arguments": dict(node.arguments)}
+        )
         if not done:
             self.run.write_status("running", node=node.name)
             self.note(f"{node.name}: {Path(node.function).name}")
@@ -278,7 +280,11 @@ class Pipeline:
             if isinstance(node, TrainNode):
                 info = registry.get(node.method)
                 words = ("family", "interface", "usual_provenance", "usual_role")
-                entry |= {"method": info.name, "steps": node.settings.steps, **{word: getattr(info, word) for word in words}}
+                entry |= {
+                    "method": info.name,
+                    "steps": node.settings.steps,
+                    **{word: getattr(info, word) for word in words},
+                }
             for edge in node.inputs:
                 source = edge.node or _label(edge.source)
                 entry["inputs"].append({"kind": edge.kind, "from": source})

@@ -144,7 +144,9 @@ class Runtime:
                 why=f"they should agree within {SYNC_TOLERANCE_NATS}: the sampler does not hold the learner's weights",
             )
         gap = float((np.exp(difference) - 1 - difference).sum())
-        self._count({"sync/max_logp_diff": (float(np.abs(difference).max()), 1.0), "sync/gap_nats": (gap, len(difference))})
+        self._count(
+            {"sync/max_logp_diff": (float(np.abs(difference).max()), 1.0), "sync/gap_nats": (gap, len(difference))}
+        )
 
     def _score(self, groups: Sequence[Group], need: Need) -> list[Group]:
         self.state.cost["tokens_scored"] += sum(len(m) for g in groups for m in g.members)
@@ -276,7 +278,9 @@ class Runtime:
         return self._interrupted()
 
     def _generating(self, done: int, total: int, *_) -> None:
-        self._progress({"node": self.node.name, "step": self.state.step, "steps": self.steps, "generated": (done, total)})
+        self._progress(
+            {"node": self.node.name, "step": self.state.step, "steps": self.steps, "generated": (done, total)}
+        )
 
     # --- stop and resume ---------------------------------------------------------------------------------------
 

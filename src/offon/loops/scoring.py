@@ -28,7 +28,9 @@ class Distribution:
     model: Any
     hidden: Tensor
 
-    def compare(self, other: Distribution, function: Callable[[Tensor, Tensor], Tensor], rows: Tensor, temperature: float):
+    def compare(
+        self, other: Distribution, function: Callable[[Tensor, Tensor], Tensor], rows: Tensor, temperature: float
+    ):
         """function(own logits, other's logits) at some rows, [R], chunk by chunk: [R, V] never exists.
 
         The other is a teacher: no gradient reaches it.
@@ -90,7 +92,8 @@ def score_buffer(model: Any, groups: Sequence[Group], need: Need, max_tokens: in
         logp = _logp(model, model.hidden(layout), layout, part.temperature[part.sequence]).float().cpu()
         pieces = logp.split(layout.lengths)
         scored += [
-            t.with_token_signals(**{need.column: piece.numpy()}) for t, piece in zip(part.trajectories, pieces, strict=True)
+            t.with_token_signals(**{need.column: piece.numpy()})
+            for t, piece in zip(part.trajectories, pieces, strict=True)
         ]
     members = iter(scored)
     return [group.replace(members=tuple(next(members) for _ in group.members)) for group in groups]

@@ -13,12 +13,12 @@ from offon.types.batch import Batch
 def run_stage(stage: Stage, runtime: Runtime) -> None:
     """Repeat until the stage's optimizer steps are done:
 
-        collect a buffer     sources and signals; may call models
-        annotate             scores without gradient, kept as token signals
-        credit               signals become advantages; pure
-        for each step of the buffer, for each learner in order:
-            weigh            every term's weight column, on the whole step batch
-            update           score with gradient, sum the terms over micro-batches, one optimizer step
+    collect a buffer     sources and signals; may call models
+    annotate             scores without gradient, kept as token signals
+    credit               signals become advantages; pure
+    for each step of the buffer, for each learner in order:
+        weigh            every term's weight column, on the whole step batch
+        update           score with gradient, sum the terms over micro-batches, one optimizer step
     """
     state = runtime.restore()
     while state.step < runtime.steps:
@@ -45,6 +45,8 @@ def assign_credit(learner: Learner, groups: list[Group]) -> list[Group]:
         return groups
     enough = [len(group.members) >= learner.credit.min_group for group in groups]
     return [
-        learner.credit(group) if fits and group.members else group.drop([False] * len(group.members), "alone in its group")
+        learner.credit(group)
+        if fits and group.members
+        else group.drop([False] * len(group.members), "alone in its group")
         for group, fits in zip(groups, enough, strict=True)
     ]

@@ -33,7 +33,8 @@ def accumulate(
         if not math.isfinite(float(loss.detach())):
             raise NumericsError(
                 f"loss is {float(loss.detach())}",
-                where=", ".join(sorted(t.id for t in micro.trajectories)[:4]) + (" ..." if micro.n_sequences > 4 else ""),
+                where=", ".join(sorted(t.id for t in micro.trajectories)[:4])
+                + (" ..." if micro.n_sequences > 4 else ""),
                 why="; ".join(f"{name} {value}" for name, (value, _) in seen.items() if name.startswith("loss/")),
                 fix="a smaller learning rate, or look at the samples named",
             )
@@ -59,14 +60,18 @@ def _sampler_gap(batch: Batch, scores: Mapping[Need, Any]) -> dict[str, tuple[fl
     return {"off_policy/sampler_gap_nats": (float((difference.exp() - 1 - difference).sum()), float(sampled.sum()))}
 
 
-def apply(optimizer: torch.optim.Optimizer, named: Mapping[str, torch.nn.Parameter], learning_rate: float, max_norm: float):
-    """Clip to max_norm, refuse non-finite gradients before anything moves, step, clear. Returns the norm before clipping."""
+def apply(
+    optimizer: torch.optim.Optimizer, named: Mapping[str, torch.nn.Parameter], learning_rate: float, max_norm: float
+):
+    """Refuse non-finite gradients before anything moves, clip to max_norm, step, clear; the norm before clipping."""
     gradients = {name: p.grad for name, p in named.items() if p.grad is not None}
     norm = torch.nn.utils.get_total_norm(gradients.values())
     if not math.isfinite(float(norm)):
         bad = [name for name, gradient in gradients.items() if not gradient.isfinite().all()]
         raise NumericsError(
-            f"gradient norm is {float(norm)}", where=", ".join(bad[:4]), fix="a smaller learning rate; nothing was updated"
+            f"gradient norm is {float(norm)}",
+            where=", ".join(bad[:4]),
+            fix="a smaller learning rate; nothing was updated",
         )
     torch.nn.utils.clip_grads_with_norm_(named.values(), max_norm, norm)
     for group in optimizer.param_groups:

@@ -12,7 +12,8 @@ def group_mean_std(reward_G: np.ndarray, *, epsilon: float = 1e-4, scale: bool =
     """A_i = (R_i - mean_G R) / (std_G R + epsilon), std unbiased. [G] -> [G].
 
     A group whose rewards are all equal gets exactly 0. scale=False leaves the division out (Dr.GRPO).
-    Reference: Shao et al. 2024, arXiv:2402.03300, sec. 4.1.2. The paper does not say which std; unbiased + 1e-4 is TRL's.
+    Reference: Shao et al. 2024, arXiv:2402.03300, sec. 4.1.2. The paper does not say which std; unbiased + 1e-4 is
+    TRL's.
 
         >>> group_mean_std(np.array([1.0, 0.0]), epsilon=0.0).round(4)
         array([ 0.7071, -0.7071])

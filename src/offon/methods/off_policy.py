@@ -39,15 +39,26 @@ def sft(data, *, per: Literal["token", "sequence"] = "token") -> Stage:
     Watch: loss/total; success after the stage, not the loss, says whether it helped.
     Fails: learns the surface of data the model could already produce; a large learning rate erases other skills.
     """
-    return Stage(demonstrations(data), policy(policy_gradient(advantage=one, reduce=PER[per])), recommends={"learning_rate": 2e-5})
+    return Stage(
+        demonstrations(data),
+        policy(policy_gradient(advantage=one, reduce=PER[per])),
+        recommends={"learning_rate": 2e-5},
+    )
 
 
 @method(
     family="offline-preference", interface="preferences", usual_provenance="off-policy", usual_role="reshaping",
     paper="2305.18290",
 )  # fmt: skip
-def dpo(data=None, task=None, *, beta: Annotated[float, Gt(0)] = 0.1, nll: Annotated[float, Ge(0)] = 0.0, nll_per: Literal["pair", "token"] = "pair",
-        group_size: Annotated[int, Ge(2)] = 8) -> Stage:  # fmt: skip
+def dpo(
+    data=None,
+    task=None,
+    *,
+    beta: Annotated[float, Gt(0)] = 0.1,
+    nll: Annotated[float, Ge(0)] = 0.0,
+    nll_per: Literal["pair", "token"] = "pair",
+    group_size: Annotated[int, Ge(2)] = 8,
+) -> Stage:
     """Direct preference optimisation, optionally with a likelihood term on the chosen response.
 
         L = 1/P sum -log sigmoid(beta * [(S_w - S_w^ref) - (S_l - S_l^ref)]) + nll * NLL(chosen)
@@ -57,7 +68,7 @@ def dpo(data=None, task=None, *, beta: Annotated[float, Gt(0)] = 0.1, nll: Annot
     tokens of the step, a second denominator beside 1/P.
     Pairs come from `data` (prompt, chosen, rejected); without data they are built from `group_size` scored rollouts of
     the task, best against worst.
-    Watch: rewards/chosen falling together with rewards/rejected; rewards/accuracies is 0.5 at the start, the loss log 2.
+    Watch: rewards/chosen falling together with rewards/rejected; at the start accuracies are 0.5, the loss log 2.
     Deviation: TRL's sft term is a token mean over the local micro-batch; here counts are taken on the whole step.
     """
     pairs = preferences(data) if data is not None else rollouts(task, group_size) | verify(task) | best_against_worst()
@@ -72,8 +83,15 @@ def dpo(data=None, task=None, *, beta: Annotated[float, Gt(0)] = 0.1, nll: Annot
     family="off-policy-distillation", interface="teacher targets", usual_provenance="off-policy",
     usual_role="expansion or consolidation", paper="1606.07947",
 )  # fmt: skip
-def distill(teacher, task=None, data=None, *, targets: Literal["traces", "logits"] = "traces",
-            kind: Literal["forward", "reverse", "jsd"] = "forward", kd_temperature: Annotated[float, Gt(0)] = 1.0) -> Stage:  # fmt: skip
+def distill(
+    teacher,
+    task=None,
+    data=None,
+    *,
+    targets: Literal["traces", "logits"] = "traces",
+    kind: Literal["forward", "reverse", "jsd"] = "forward",
+    kd_temperature: Annotated[float, Gt(0)] = 1.0,
+) -> Stage:
     """Off-policy distillation: learn from what a teacher wrote, or from its distribution on given prefixes.
 
         traces   L = 1/D sum_t -log pi(y_t),  y sampled by the teacher (sequence-level KD)

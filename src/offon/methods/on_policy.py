@@ -23,19 +23,22 @@ from offon.parts import (
     teacher_logratio,
 )
 
-
 Count = Annotated[int, Ge(1)]
 GroupSize = Annotated[int, Ge(2)]  # a group's own rewards are its baseline: one member has none
 
 
-@method(family="rlhf-rlvr", interface="reward", usual_provenance="on-policy", usual_role="reshaping", paper="2402.03300")
-def grpo(task, *, group_size: GroupSize = 8, clip: tuple[float, float] = (0.2, 0.2), scale_rewards: bool = True) -> Stage:
+@method(
+    family="rlhf-rlvr", interface="reward", usual_provenance="on-policy", usual_role="reshaping", paper="2402.03300"
+)
+def grpo(
+    task, *, group_size: GroupSize = 8, clip: tuple[float, float] = (0.2, 0.2), scale_rewards: bool = True
+) -> Stage:
     """Group relative policy optimisation: a group's own rewards are its baseline.
 
         A_i = (R_i - mean_G R) / (std_G R + 1e-4)          std unbiased
         L = -1/N sum_i 1/|y_i| sum_t min(r_t A_i, clip(r_t, 1 - low, 1 + high) A_i),   r_t = pi(y_t) / pi_sampled(y_t)
 
-    No KL term unless added (`with: [{kl_anchor: ...}]`). Members the checker could not score leave the mean and the count.
+    No KL term unless added (`with: [{kl_anchor: ...}]`). Members the checker could not score leave the mean and count.
     Watch: reward, frac_reward_zero_std (groups that teach nothing), completions/clipped_ratio, entropy of answers.
     Fails: all-fail groups give no gradient: the skill must already be reached in group_size tries.
     Deviations: the paper adds beta * KL to the loss (0.04); TRL 1.16 divides by tokens (dapo) by default, the paper by
@@ -51,7 +54,9 @@ def grpo(task, *, group_size: GroupSize = 8, clip: tuple[float, float] = (0.2, 0
     )
 
 
-@method(family="filtering", interface="reward", usual_provenance="on-policy", usual_role="reshaping", paper="2304.06767")
+@method(
+    family="filtering", interface="reward", usual_provenance="on-policy", usual_role="reshaping", paper="2304.06767"
+)
 def raft(task, *, group_size: Count = 8, keep: Count = 1, at_least: float | None = 1.0) -> Stage:
     """Reward-ranked fine-tuning: sample, keep the best, maximise their likelihood; fresh samples each round.
 
@@ -77,8 +82,10 @@ def on_policy_distill(task, teacher, *, form: Literal["sampled", "full"] = "full
                       kind: Literal["reverse", "forward", "jsd"] = "reverse", beta: float = 0.5) -> Stage:  # fmt: skip
     """On-policy distillation: the student writes, the teacher grades every token.
 
-        full      L = 1/D sum_t D(p(. | x, y_<t), q(. | x, y_<t)) over the whole vocabulary, y ~ student (GKD, lambda = 1)
-        sampled   A_t = log q(y_t) - log p(y_t), detached;  L = -1/D sum_t r_t A_t log-lik., r_t = pi / pi_sampled
+        full      L = 1/N sum_t D(p(. | x, y_<t), q(. | x, y_<t)), whole vocabulary, y ~ student (GKD, lambda = 1)
+        sampled   L = -1/N sum_t r_t A_t,   A_t = log q(y_t) - log p(y_t) detached,   r_t = pi(y_t) / pi_sampled(y_t)
+
+    N counts tokens.
 
     The sampled form is scored by the teacher before credit and estimates the gradient of the reverse KL from one token
     per position, at the price of variance; prefixes are not differentiated in either form (discount 0).

@@ -11,9 +11,9 @@ from offon.methods.registry import MethodInfo
 HEADER = """\
 # Methods
 
-Every method is a row: a short function that returns what is collected, the terms that are minimised, and the credit. This
-page is generated from the rows (`python -m offon.methods.page > docs/methods.md`); `offon methods NAME` prints the same.
-Roles are usual tendencies; what a stage did in a run is measured (`handoff.json`, the report).
+Every method is a row: a short function that returns what is collected, the terms that are minimised, and the credit.
+This page is generated from the rows (`python -m offon.methods.page > docs/methods.md`); `offon methods NAME` prints
+the same. Roles are usual tendencies; what a stage did in a run is measured (`handoff.json`, the report).
 """
 
 
@@ -30,7 +30,13 @@ def catalogue() -> str:
 def section(info: MethodInfo) -> str:
     """One method: its page (formula, what to watch, deviations), its arguments and its parts."""
     lines = [f"## {info.name}", ""]
-    lines += ["A modifier: `with: [" + info.name + "]`." if info.kind == "modifier" else "", "```text", info.doc, "```", ""]
+    lines += [
+        "A modifier: `with: [" + info.name + "]`." if info.kind == "modifier" else "",
+        "```text",
+        info.doc,
+        "```",
+        "",
+    ]
     lines += [f"- `{name}`: default `{parameter.default}`" for name, parameter in info.arguments.items()]
     if info.parts:
         lines += ["", f"Collect: `{info.parts['collect']}`"]

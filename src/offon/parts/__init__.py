@@ -24,7 +24,7 @@ from offon.parts.terms import (
 contrast, divergence, policy_gradient = Contrast, Divergence, PolicyGradient
 
 __all__ = [
-    "SELF", "SELF_START", "Artefact", "Clip", "Fade", "Learner", "ModelRef", "Need", "Ratio", "Reduce", "Stage", "Updates",
-    "behavior", "constant", "contrast", "credit", "divergence", "group_mean_std", "one", "per_sequence",
+    "SELF", "SELF_START", "Artefact", "Clip", "Fade", "Learner", "ModelRef", "Need", "Ratio", "Reduce", "Stage",
+    "Updates", "behavior", "constant", "contrast", "credit", "divergence", "group_mean_std", "one", "per_sequence",
     "per_sequence_sum", "per_token", "policy", "policy_gradient", "proximal", "teacher_logratio",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Which model, and what it is needed for. From the needs of a stage's parts the runner derives what is held, and when."""
+"""Which model, and what it is needed for. From the needs of its parts a stage's models are derived, and when."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """Which tokens a term reads: a handful of words over source, tag and verdict.
 
-    "trainable"             every token a policy could have produced (the default of every term)
-    "learner" "teacher" "external"   by who produced the token
-    "tag:chosen"            tokens of trajectories with that tag
-    "!word"                 the opposite
-    "learner & tag:right"   both
+"trainable"             every token a policy could have produced (the default of every term)
+"learner" "teacher" "external"   by who produced the token
+"tag:chosen"            tokens of trajectories with that tag
+"!word"                 the opposite
+"learner & tag:right"   both
 """
 
 from __future__ import annotations
@@ -38,5 +38,6 @@ def _word(batch: Batch, word: str) -> Tensor:
         tagged = torch.tensor([tag in t.tags for t in batch.trajectories], dtype=torch.bool)
         return tagged[batch.sequence]
     raise ConfigError(
-        f"unknown selector word {word!r}", fix=f"use trainable, {', '.join(SOURCES)}, tag:NAME, joined by & and negated by !"
+        f"unknown selector word {word!r}",
+        fix=f"use trainable, {', '.join(SOURCES)}, tag:NAME, joined by & and negated by !",
     )

@@ -49,7 +49,8 @@ class Updates:
     """The only place where batch words live.
 
     prompts_per_buffer  groups collected at once      prompts_per_step  groups per optimizer step
-    epochs              passes over a buffer          max_age           most learner updates between sampling and training
+    epochs              passes over a buffer
+    max_age             most learner updates between sampling and training
 
     A buffer gives epochs * prompts_per_buffer / prompts_per_step optimizer steps, one per learner each.
     """
@@ -72,7 +73,7 @@ class Updates:
             )
         if self.max_age is not None and self.steps_per_buffer - 1 > self.max_age:
             raise ConfigError(
-                f"the last step of a buffer trains samples of age {self.steps_per_buffer - 1}, over max_age {self.max_age}",
+                f"a buffer's last step trains samples of age {self.steps_per_buffer - 1}, over max_age {self.max_age}",
                 why=f"{self.buffer} prompts per buffer x {self.epochs} epochs / {self.prompts_per_step} per step",
                 fix="a smaller buffer, fewer epochs, or a larger max_age",
             )
@@ -127,7 +128,7 @@ class Stage:
 
 
 SOURCES_OF = {
-    "behavior_logp": "rollouts sampled with full softmax (no top_p, no top_k): external data has no sampler's log-probs",
+    "behavior_logp": "rollouts by the learner with full softmax (no top_p, no top_k); external data has none",
     "reward": "verify(task) after rollouts(task)",
     "comparisons": "preferences(data), or rollouts | verify | best_against_worst()",
     "advantage": "a credit on the learner",

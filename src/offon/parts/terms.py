@@ -21,7 +21,9 @@ from offon.parts.schedules import Schedule
 from offon.parts.select import select
 from offon.types.batch import PAIRS, Batch
 
-Scores = Mapping[Need, Any]  # logp: Tensor [M]; distribution: an object with .compare(other, function, rows, temperature)
+Scores = Mapping[
+    Need, Any
+]  # logp: Tensor [M]; distribution: an object with .compare(other, function, rows, temperature)
 Metrics = dict[str, tuple[float, float]]  # name -> (sum, count); only sums and counts add up over micro-batches
 
 

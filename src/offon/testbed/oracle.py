@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import torch
 
-from offon.testbed.grammar import RESPONSE_TOKENS, ROUTES
+from offon.testbed.grammar import FAMILIES, RESPONSE_TOKENS, ROUTES
 from offon.testbed.task import TestbedTask, right_answers
 from offon.types import Item, Verdict
 from offon.types.trajectory import Tokens
@@ -173,8 +173,10 @@ def summary(rows: Sequence[Exact]) -> dict[str, float]:
 def family_table(model: torch.nn.Module, tokenizer, items: Sequence[Item], **options) -> dict[str, dict[str, float]]:
     """`summary` per family and view: {"rare": {...}, "scaffold": {...}, "scaffold/hint": {...}}."""
     table = {}
-    for family in dict.fromkeys(item.family for item in items):
+    for family in FAMILIES:
         members = [item for item in items if item.family == family]
+        if not members:
+            continue
         for view in ("prompt", *members[0].views):
             name = family if view == "prompt" else f"{family}/{view}"
             table[name] = summary(exact(model, tokenizer, members, view=view, **options))

@@ -13,7 +13,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,7 +93,7 @@ TOLERANCE = {"base": 0.03, "student": 0.06}  # of the means in the oracle's tabl
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per word, so a prompt and a response tokenise alike alone and joined. Only EOS, PAD, UNK are special."""
+    """One token per word, so a prompt and a response tokenise alike alone and joined; EOS, PAD, UNK are special."""
     words = Tokenizer(models.WordLevel(TOKEN, unk_token=UNKNOWN))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(
@@ -147,7 +148,7 @@ def document_kinds() -> list[DocumentKind]:
 
 
 class Documents:
-    """Draws batches of documents. Kinds are drawn systematically: in every batch each has its share, to one document."""
+    """Draws batches of documents. Kinds are drawn systematically: each has its share of every batch, to one document."""
 
     def __init__(self, plan: Plan):
         self.plan, self.random = plan, np.random.Generator(np.random.Philox(plan.seed))
@@ -180,16 +181,36 @@ class Documents:
         """The states after each step, [B] each, with slips."""
         trace, rows = [], np.arange(len(state))
         for position in order:
-            slips, elsewhere = self.random.random(len(state)) < self.plan.slip, self.random.integers(N_STATES, size=len(state))
+            slips, elsewhere = (
+                self.random.random(len(state)) < self.plan.slip,
+                self.random.integers(N_STATES, size=len(state)),
+            )
             state = np.where(slips, elsewhere, NEXT_STATE[ops[position, rows], state])
             trace.append(state)
         return trace
 
 
 def train(plan: Plan, *, progress_every: int = 100) -> Qwen3ForCausalLM:
-    """Pretrain one model. One thread, deterministic kernels: the same plan gives the same bits on one machine."""
+    """Pretrain one model; the same plan gives the same bits on one machine."""
+    with one_thread_deterministic():
+        model = pretrained(plan, progress_every)
+    settle_head(model)
+    return model.eval()
+
+
+@contextmanager
+def one_thread_deterministic() -> Iterator[None]:
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
+
+
+def pretrained(plan: Plan, progress_every: int) -> Qwen3ForCausalLM:
     model, documents, start = make_model(plan).train(), Documents(plan), time.monotonic()
     optimizer = torch.optim.AdamW(model.parameters(), lr=plan.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
     for step in range(1, plan.steps + 1):
@@ -203,7 +224,9 @@ def train(plan: Plan, *, progress_every: int = 100) -> Qwen3ForCausalLM:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if step % progress_every == 0:
-            print(f"step {step}/{plan.steps}  loss {loss.item():.4f} nats  {time.monotonic() - start:.0f} s", flush=True)
+            print(
+                f"step {step}/{plan.steps}  loss {loss.item():.4f} nats  {time.monotonic() - start:.0f} s", flush=True
+            )
     settle_head(model)
     return model.eval()
 
@@ -275,7 +298,7 @@ def check_planting(name: str, table: Table) -> None:
 def largest_difference(table: Table, shipped: Table) -> tuple[float, str]:
     """Largest absolute difference between two tables, in means of success, content and routes, and where it is."""
     quantities = ("success", "content", *(f"route/{route}" for route in ROUTES))
-    return max((abs(table[row][q] - shipped[row][q]), f"{row} {q}") for row in shipped for q in quantities)
+    return max((abs(table[row][q] - shipped[row][q]), f"{row} {q}") for row in table for q in quantities)
 
 
 def compare(name: str, model, table: Table) -> str:
@@ -296,14 +319,23 @@ def markdown(table: Table) -> str:
         "| prompts | success | lowest | highest | content | forward | backward | rotate | residual |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    quantities = ("success", "success/min", "success/max", "content", *(f"route/{route}" for route in ROUTES), "residual")
+    quantities = (
+        "success",
+        "success/min",
+        "success/max",
+        "content",
+        *(f"route/{route}" for route in ROUTES),
+        "residual",
+    )
     lines += [f"| {row} | {' | '.join(f'{values[q]:.2g}' for q in quantities)} |" for row, values in table.items()]
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the testbed's models and compare them with what ships.")
-    parser.add_argument("--write", type=Path, nargs="?", const=MODELS, help="write the models here (default: ship them)")
+    parser.add_argument(
+        "--write", type=Path, nargs="?", const=MODELS, help="write the models into DIR, by default where they ship", metavar="DIR"
+    )
     write = parser.parse_args().write
     tokenizer, tables = make_tokenizer(), {}
     for name, plan in PLANS.items():

@@ -1,0 +1,142 @@
+"""Exact enumeration against brute force, sampling and its own bookkeeping."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+
+from offon.testbed import MODELS, TestbedTask, model_path
+from offon.testbed.oracle import exact, family_table, response_trees
+from offon.testbed.train import TOLERANCE, largest_difference
+from offon.types import Verdict
+
+STOP = 1
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """A random model over 5 tokens with a peaked next-token law."""
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=5, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, head_dim=8,
+        intermediate_size=16, tie_word_embeddings=False,
+    )  # fmt: skip
+    model = Qwen3ForCausalLM(config).eval()
+    model.lm_head.weight.data.mul_(30)
+    return model
+
+
+def brute_force(model, prompt, horizon, temperature=1.0):
+    """Probability of every response of at most `horizon` tokens, one plain forward per response."""
+    probabilities = {}
+    for length in range(1, horizon + 1):
+        for response in itertools.product(range(5), repeat=length):
+            if STOP in response[:-1] or (length < horizon and response[-1] != STOP):
+                continue
+            with torch.no_grad():
+                logits = model(torch.tensor([prompt + response])).logits[0].double() / temperature
+            logp = logits.log_softmax(-1)[len(prompt) - 1 : -1]
+            probabilities[response] = float(logp[range(length), response].sum().exp())
+    return probabilities
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_the_whole_tree_equals_brute_force(tiny, temperature):
+    prompts = [(2, 3), (4, 0, 2)]  # two lengths: prefixes of unequal length are never padded together
+    trees = response_trees(tiny, prompts, stop={STOP}, horizon=3, min_reach=0.0, temperature=temperature)
+    for prompt, tree in zip(prompts, trees, strict=True):
+        expected = brute_force(tiny, prompt, 3, temperature)
+        assert sum(expected.values()) == pytest.approx(1, abs=1e-9)
+        assert tree.responses.keys() == expected.keys()
+        assert tree.residual == 0
+        for response, probability in expected.items():
+            assert tree.responses[response] == pytest.approx(probability, rel=1e-5, abs=1e-9)
+
+
+def test_pruning_keeps_exactly_what_is_reached_and_accounts_for_the_rest(tiny):
+    prompt, cut = (2, 3), 0.03
+    (tree,) = response_trees(tiny, [prompt], stop={STOP}, horizon=3, min_reach=cut)
+    expected = {response: p for response, p in brute_force(tiny, prompt, 3).items() if p >= cut}
+    assert tree.responses.keys() == expected.keys()
+    assert 0 < tree.residual == pytest.approx(1 - sum(tree.responses.values()), abs=1e-9)
+
+
+def test_a_followed_response_is_exact_however_rare(tiny):
+    prompt = (2, 3)
+    every = brute_force(tiny, prompt, 3)
+    rarest = min(every, key=every.get)
+    (tree,) = response_trees(tiny, [prompt], stop={STOP}, horizon=3, min_reach=0.5, follow=[[rarest]])
+    assert tree.responses[rarest] == pytest.approx(every[rarest], rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def student():
+    path = model_path("student")
+    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval(), AutoTokenizer.from_pretrained(path)
+
+
+def test_exact_success_is_the_frequency_of_sampled_success(student):
+    model, tokenizer = student
+    task = TestbedTask(["rare", "format", "guard"])
+    items = task.items("heldout")[:6]
+    torch.manual_seed(0)
+    n = 1000
+    for item, row in zip(items, exact(model, tokenizer, items), strict=True):
+        prompt = tokenizer(item.prompt, return_tensors="pt")
+        out = model.generate(**prompt, num_return_sequences=n, top_k=0)
+        texts = tokenizer.batch_decode(out[:, prompt.input_ids.shape[1] :], skip_special_tokens=True)
+        verdicts = task.verify([(item, text) for text in texts])
+        for frequency, p in (
+            (np.mean([v.score for v in verdicts]), row.success),
+            (np.mean([v.content for v in verdicts]), row.content),
+        ):
+            assert abs(frequency - p) < 4.5 * (p * (1 - p) / n) ** 0.5 + 1 / n  # 12 two-sided checks: 1e-4 in all
+
+
+def test_success_does_not_depend_on_how_much_of_the_tree_is_expanded(student):
+    model, tokenizer = student
+    items = TestbedTask(["rare", "absent"]).items("heldout")[:6]
+    coarse, fine = (exact(model, tokenizer, items, min_reach=cut) for cut in (0.3, 1e-3))
+    for a, b in zip(coarse, fine, strict=True):
+        assert a.success == pytest.approx(b.success, rel=1e-5)
+        assert a.content == pytest.approx(b.content, rel=1e-5)
+        assert a.routes == pytest.approx(b.routes, rel=1e-5)
+        assert a.residual > b.residual
+
+
+def test_any_predicate_can_be_asked(student):
+    """The share of responses that open with `backward` is the probability of that route, up to what was cut."""
+    model, tokenizer = student
+    items = TestbedTask("rare").items("heldout")[:3]
+
+    def backward(pairs):
+        return [Verdict(float(text.startswith("backward"))) for _, text in pairs]
+
+    for row in exact(model, tokenizer, items, verify=backward):
+        assert row.success <= row.routes["backward"] <= row.success + row.residual
+
+
+def test_the_hint_view_changes_the_prompt_and_not_the_answer(student):
+    model, tokenizer = student
+    items = TestbedTask("scaffold").items("heldout")[:4]
+    for plain, hinted in zip(exact(model, tokenizer, items), exact(model, tokenizer, items, view="hint"), strict=True):
+        assert plain.success < 0.05 and hinted.success > 0.3
+
+
+@pytest.mark.parametrize("name", ["base", "student"])
+def test_shipped_models_do_what_the_recorded_table_says(name):
+    """All held-out items. Success, content and routes do not depend on the cut, so a coarse one is enough."""
+    path = model_path(name)
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    table = family_table(model, AutoTokenizer.from_pretrained(path), TestbedTask().items("heldout"), min_reach=0.05)
+    recorded = json.loads((MODELS / "oracle.json").read_text())[name]
+    difference, where = largest_difference(table, recorded)
+    assert difference < 1e-3 < TOLERANCE[name], where
