@@ -23,7 +23,7 @@ OFF_SAMPLE = 7  # the seed of the model that samples: another one than the learn
 
 VARIANTS = {
     "sft": [{}, {"per": "sequence"}],
-    "dpo": [{}, {"nll": 1.0}, {"nll": 1.0, "nll_per": "token"}],
+    "dpo": [{}, {"nll": 1.0}, {"nll": 1.0, "nll_per": "token"}, {"group_size": 4}],
     "grpo": [{}, {"scale_rewards": False}],
     "raft": [{}],
     "distill": [{}, {"targets": "logits"}, {"targets": "logits", "kind": "jsd", "kd_temperature": 2.0}],
@@ -49,7 +49,7 @@ def build(index: int):
     inputs = {k: needed[k] for k in info.inputs if needed[k] is not None}
     if name == "sft":
         inputs["data"] = demonstrations()
-    if name == "dpo":
+    if name == "dpo" and "group_size" not in arguments:  # else pairs are built from scored rollouts
         inputs["data"] = preference_pairs()
     stage = info.function(**inputs, **arguments)
     if modifier:

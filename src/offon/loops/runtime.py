@@ -340,5 +340,7 @@ def _group_metrics(groups: Sequence[Group]) -> dict[str, tuple[float, float]]:
     sampled = [m for members in everyone for m in members if m.behavior_logp is not None]
     if sampled:
         metrics["completions/mean_length"] = (sum(map(len, sampled)), len(sampled))
+        surprise = np.concatenate([-m.behavior_logp for m in sampled])
+        metrics["entropy"] = (float(surprise.sum()), len(surprise))  # nats per token, estimated from what was sampled
         metrics["completions/clipped_ratio"] = (sum("truncated" in m.tags for m in sampled), len(sampled))
     return metrics

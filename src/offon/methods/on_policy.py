@@ -39,7 +39,7 @@ def grpo(
         L = -1/N sum_i 1/|y_i| sum_t min(r_t A_i, clip(r_t, 1 - low, 1 + high) A_i),   r_t = pi(y_t) / pi_sampled(y_t)
 
     No KL term unless added (`with: [{kl_anchor: ...}]`). Members the checker could not score leave the mean and count.
-    Watch: reward, frac_reward_zero_std (groups that teach nothing), completions/clipped_ratio, entropy of answers.
+    Watch: reward, frac_reward_zero_std (groups that teach nothing), completions/clipped_ratio, entropy.
     Fails: all-fail groups give no gradient: the skill must already be reached in group_size tries.
     Deviations: the paper adds beta * KL to the loss (0.04); TRL 1.16 divides by tokens (dapo) by default, the paper by
     each response's length first, as here.
@@ -89,7 +89,7 @@ def on_policy_distill(task, teacher, *, form: Literal["sampled", "full"] = "full
 
     The sampled form is scored by the teacher before credit and estimates the gradient of the reverse KL from one token
     per position, at the price of variance; prefixes are not differentiated in either form (discount 0).
-    Watch: divergence/reverse_nats, or advantage mean = minus the KL. Fails: on prefixes the teacher would never write,
+    Watch: divergence/reverse_nats, or advantage/mean, which is minus the KL. Fails: on prefixes the teacher would never write,
     its targets say little; a student that starts at random has only such prefixes.
     """
     to = Artefact("teacher")

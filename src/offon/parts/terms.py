@@ -149,6 +149,8 @@ class PolicyGradient:
         if self.gain is not None:
             coefficient = coefficient * self.gain(logp.detach())
         metrics: Metrics = {}
+        if self.advantage is credit:
+            metrics["advantage/mean"] = (float(coefficient[selected].sum()), float(selected.sum()))
         if self.ratio is not None:
             anchor = batch.columns["behavior_logp" if self.ratio.anchor == "behavior" else PROXIMAL.column].to(logp)
             ratio = maths.likelihood_ratio(logp, anchor, batch.sequence, batch.n_sequences, self.ratio.level, selected)

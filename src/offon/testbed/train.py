@@ -148,7 +148,7 @@ def document_kinds() -> list[DocumentKind]:
 
 
 class Documents:
-    """Draws batches of documents. Kinds are drawn systematically: each has its share of every batch, to one document."""
+    """Draws batches of documents. Kinds are drawn systematically: each has its share of a batch, to one document."""
 
     def __init__(self, plan: Plan):
         self.plan, self.random = plan, np.random.Generator(np.random.Philox(plan.seed))
@@ -181,10 +181,8 @@ class Documents:
         """The states after each step, [B] each, with slips."""
         trace, rows = [], np.arange(len(state))
         for position in order:
-            slips, elsewhere = (
-                self.random.random(len(state)) < self.plan.slip,
-                self.random.integers(N_STATES, size=len(state)),
-            )
+            slips = self.random.random(len(state)) < self.plan.slip
+            elsewhere = self.random.integers(N_STATES, size=len(state))
             state = np.where(slips, elsewhere, NEXT_STATE[ops[position, rows], state])
             trace.append(state)
         return trace
@@ -224,11 +222,9 @@ def pretrained(plan: Plan, progress_every: int) -> Qwen3ForCausalLM:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if step % progress_every == 0:
-            print(
-                f"step {step}/{plan.steps}  loss {loss.item():.4f} nats  {time.monotonic() - start:.0f} s", flush=True
-            )
-    settle_head(model)
-    return model.eval()
+            elapsed_s = time.monotonic() - start
+            print(f"step {step}/{plan.steps}  loss {loss.item():.4f} nats  {elapsed_s:.0f} s", flush=True)
+    return model
 
 
 @torch.no_grad()
@@ -319,14 +315,8 @@ def markdown(table: Table) -> str:
         "| prompts | success | lowest | highest | content | forward | backward | rotate | residual |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    quantities = (
-        "success",
-        "success/min",
-        "success/max",
-        "content",
-        *(f"route/{route}" for route in ROUTES),
-        "residual",
-    )
+    routes = (f"route/{route}" for route in ROUTES)
+    quantities = ("success", "success/min", "success/max", "content", *routes, "residual")
     lines += [f"| {row} | {' | '.join(f'{values[q]:.2g}' for q in quantities)} |" for row, values in table.items()]
     return "\n".join(lines)
 
@@ -334,7 +324,7 @@ def markdown(table: Table) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the testbed's models and compare them with what ships.")
     parser.add_argument(
-        "--write", type=Path, nargs="?", const=MODELS, help="write the models into DIR, by default where they ship", metavar="DIR"
+        "--write", type=Path, nargs="?", const=MODELS, metavar="DIR", help="write here, by default where they ship"
     )
     write = parser.parse_args().write
     tokenizer, tables = make_tokenizer(), {}

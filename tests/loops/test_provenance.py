@@ -1,0 +1,67 @@
+"""How off-policy a stage was is read from its tokens: age, conditioning, sampler gap, and the regime in one word."""
+
+from __future__ import annotations
+
+import pytest
+
+from offon.collect import Hint, Pipe, Rollouts, verify
+from offon.collect.context import permuted
+from offon.loops.handoff import provenance
+from offon.methods import registry
+from offon.parts import Fade
+from tests.loops.test_resume import models, run  # noqa: F401  (models is a fixture)
+from tests.methods.test_contract import context
+from tests.support import ParityTask, prompt_group
+
+
+def off_policy(tmp_path, models, **changes):  # noqa: F811
+    runtime = run(tmp_path / "run", models, "raft", {"group_size": 4}, {"steps": 4, **changes}, stops=[])
+    return provenance(runtime.state.off_policy)
+
+
+def test_a_buffer_used_at_once_is_on_policy(tmp_path, models):  # noqa: F811
+    numbers, regime = off_policy(tmp_path, models)
+    assert regime == "on-policy" and numbers["mean_age"] == 0 and numbers["sampler_gap_nats"] < 1e-6
+
+
+def test_a_buffer_of_two_steps_ages_by_half_a_step_on_average(tmp_path, models):  # noqa: F811
+    """Steps 0 and 2 train fresh samples, steps 1 and 3 samples one update old: about half of all tokens."""
+    numbers, regime = off_policy(tmp_path, models, prompts_per_buffer=8, prompts_per_step=4)
+    assert regime == "mixed" and 0.3 < numbers["mean_age"] < 0.7
+
+
+def test_external_tokens_are_off_policy_and_have_no_age():
+    numbers, regime = provenance({"tokens": 100})
+    assert regime == "off-policy" and numbers["mean_age"] is None
+
+
+def test_a_sampler_away_from_the_learner_is_not_on_policy():
+    sums = {"tokens": 10, "own_tokens": 10, "on_policy": 10, "sync/gap_nats/sum": 0.5, "sync/gap_nats/count": 10}
+    assert provenance(sums)[1] == "off-policy"
+
+
+def test_a_dropped_hint_is_off_policy_by_conditioning():
+    sums = {"tokens": 10, "own_tokens": 10, "conditioned": 10, "on_policy": 0}
+    numbers, regime = provenance(sums)
+    assert numbers["conditioned_share"] == 1 and regime == "off-policy"
+
+
+@pytest.mark.parametrize("drop", [False, True])
+def test_hints_are_condition_never_target_and_fade(drop):
+    """All groups see the hint at the start, none after the fade; the hint is in the prefix, not in the response."""
+    groups = [prompt_group(item).replace(draw=i) for i, item in enumerate(ParityTask().items("train"))]
+    stage = registry.get("hints").function(registry.get("grpo").function(ParityTask(), group_size=2), drop=drop)
+    hinted = stage.collect(context(), groups)
+    for group in hinted:
+        for member in group.members:
+            assert member.prefix("sample") == group.views["hint"]
+            assert member.prefix("train") == (group.prompt if drop else group.views["hint"])
+    never = Hint(view="hint", amount=Fade(0.0, 0.0), drop=drop)
+    plain = Pipe((Rollouts(task=ParityTask(), n=2), verify(ParityTask()))).replace(Rollouts, hint=never)
+    assert all(m.prefix("sample") == g.prompt for g in plain(context(), groups) for m in g.members)
+
+
+def test_the_data_order_is_a_fresh_permutation_of_every_pass():
+    first, second = ([permuted(10, 7, draw) for draw in range(start, start + 10)] for start in (0, 10))
+    assert sorted(first) == sorted(second) == list(range(10)) and first != second
+    assert first == [permuted(10, 7, draw) for draw in range(10)]
