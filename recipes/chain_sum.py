@@ -26,7 +26,7 @@ UNTRAINED = -100  # in place of a target
 
 
 def base(directory: Path, *, seed: int, until: float = 0.5, most_steps: int = 1000, sums_per_step: int = 64) -> None:
-    """A character-level Qwen3 of 1.1M parameters, pretrained on lines such as "fKx.w 15 - 43 | -28" until it half knows.
+    """A character-level Qwen3 of 1.1M parameters, pretrained on lines such as "fKx.w 15 - 43 | -28" until half right.
 
     It stops when the probability it gives to right results, over the last `WINDOW` steps' fresh lines, reaches `until`.
 
@@ -39,7 +39,7 @@ def base(directory: Path, *, seed: int, until: float = 0.5, most_steps: int = 10
     model = AutoModelForCausalLM.from_config(architecture(tokenizer), dtype=torch.float32)
     hidden = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
-    optimizers = torch.optim.Muon(hidden, lr=2e-2), torch.optim.AdamW(others, lr=3e-3, weight_decay=0.0, fused=True)
+    optimizers = torch.optim.Muon(hidden, lr=2e-2, weight_decay=0.01), torch.optim.AdamW(others, lr=3e-3, weight_decay=0.0, fused=True)
     warmups = [torch.optim.lr_scheduler.LinearLR(o, start_factor=0.02, total_iters=50) for o in optimizers]
     draw = random.Random(seed)
     known: deque[float] = deque(maxlen=WINDOW)

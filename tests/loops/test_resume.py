@@ -100,5 +100,21 @@ def test_stopping_anywhere_changes_nothing(tmp_path, models, method, arguments, 
     assert any(p.abs().sum() > 0 for p in a[0].values())
 
 
+def test_a_step_lost_in_a_crash_is_consumed_once(tmp_path, models, monkeypatch):
+    """Step 3 was recorded when the process died before its end; the checkpoint is of step 2, so step 3 is repeated."""
+    finish, arguments = Runtime.finish_step, ("grpo", {"group_size": 4}, {"save_steps": 2}, [])
+
+    def dies(runtime, groups):
+        if runtime.state.step == 2:
+            raise RuntimeError("power cut")
+        finish(runtime, groups)
+
+    with monkeypatch.context() as patched, pytest.raises(RuntimeError, match="power cut"):
+        patched.setattr(Runtime, "finish_step", dies)
+        run(tmp_path / "crashed", models, *arguments)
+    runs = [everything(run(tmp_path / name, models, *arguments), tmp_path / name) for name in ("crashed", "straight")]
+    assert runs[0][4] == runs[1][4]
+
+
 def test_every_shipped_method_is_resumed_here():
     assert {method for method, _, _ in VARIANTS} == set(registry.names())

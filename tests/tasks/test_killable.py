@@ -147,6 +147,6 @@ def test_workers_die_with_their_parent_even_while_they_hang(factory, number):
     worker = psutil.Process(int(parent.stdout.readline()))
     time.sleep(0.3)
     parent.send_signal(number)
-    assert parent.wait(timeout=5) == -number
+    assert parent.wait(timeout=30) == -number
     parent.stdout.close()
-    assert psutil.wait_procs([worker], timeout=5)[1] == []
+    assert psutil.wait_procs([worker], timeout=30)[1] == []

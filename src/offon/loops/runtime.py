@@ -217,7 +217,7 @@ class Runtime:
     def _trained(self, learner: Learner, trained: Sequence[Trajectory]) -> None:
         """Record consumption and how off-policy it was, in tokens: age, conditioning, and on-policy outright."""
         state = self.state
-        self.node.record_consumption(state.step, learner.name, [t.id for t in trained])
+        self.node.record_consumption(state.step + 1, learner.name, [t.id for t in trained])  # from 1, as in metrics
         state.tokens_by_source.update(source_counts(trained))
         for t in trained:
             n = int(t.trainable.sum())

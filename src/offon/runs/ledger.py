@@ -3,7 +3,7 @@
 trajectories   all stages and probes. fate: "dropped: reason", "probe", "trained" (some learner consumed it),
                "pending" (none did so far). prompt_tokens is the prefix the sampler saw, train_prompt_tokens the
                prefix it is trained under. source: 0 external, 1 teacher, 2 learner, 3 environment, per token.
-consumption    which optimizer step of which learner consumed which trajectory
+consumption    which optimizer step (from 1, as in metrics) of which learner consumed which trajectory
 metrics        one row per optimizer step
 nodes          the pipeline's nodes
 """
