@@ -39,7 +39,10 @@ def base(directory: Path, *, seed: int, until: float = 0.5, most_steps: int = 10
     model = AutoModelForCausalLM.from_config(architecture(tokenizer), dtype=torch.float32)
     hidden = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
-    optimizers = torch.optim.Muon(hidden, lr=2e-2, weight_decay=0.01), torch.optim.AdamW(others, lr=3e-3, weight_decay=0.0, fused=True)
+    optimizers = (
+        torch.optim.Muon(hidden, lr=2e-2, weight_decay=0.01),
+        torch.optim.AdamW(others, lr=3e-3, weight_decay=0.0, fused=True),
+    )
     warmups = [torch.optim.lr_scheduler.LinearLR(o, start_factor=0.02, total_iters=50) for o in optimizers]
     draw = random.Random(seed)
     known: deque[float] = deque(maxlen=WINDOW)

@@ -105,15 +105,15 @@ def test_a_prompt_is_judged_on_its_own_counts():
 
 def test_the_sentence():
     calls = ["solved"] * 61 + ["reachable"] * 84 + ["not_reached"] * 40 + ["undecided"] * 15
-    assert sentence(calls, 64, knows_format=False) == (
+    assert sentence(calls, 64) == (
         "of 200 prompts: 61 solved, 84 reachable at 64 rollouts, 40 not reached, 15 undecided; "
         "on-policy RL can use 84 of them; 40 need demonstrations or hints"
     )
     assert sentence(["format", "not_reached"], 8) == (
-        "of 2 prompts: 0 solved, 1 right but in the wrong format, 0 reachable at 8 rollouts, 1 not reached, "
-        "0 undecided; on-policy RL can use none of them; 1 needs the format taught or the checker fixed; "
-        "1 needs demonstrations or hints"
+        "of 2 prompts: 1 right but in the wrong format, 1 not reached; on-policy RL can use none of them; "
+        "1 needs the format taught or the checker fixed; 1 needs demonstrations or hints"
     )
+    assert sentence(["solved"], 8) == "of 1 prompt: 1 solved"
 
 
 def test_the_entry_of_diagnosis_json():

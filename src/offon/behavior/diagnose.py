@@ -142,22 +142,26 @@ def diagnose(
             }
             for index, prompt in enumerate(prompts)
         ],
-        "sentence": sentence(calls, k, knows_format=knows_format),
+        "sentence": sentence(calls, k),
         "suggestions": suggestions(calls, strict_counts, k, group_size=group_size, seed=seed),
         "notes": _notes(strict_counts, n_samples, k, rule, knows_format),
     }
 
 
-def sentence(calls: Sequence[str], k: int, *, knows_format: bool = True) -> str:
-    """The diagnosis in plain words: how many prompts of each class, and what can use them."""
+def sentence(calls: Sequence[str], k: int) -> str:
+    """The diagnosis in plain words: how many prompts of each class that occurs, and what can use them."""
     n = _tally(calls)
-    parts = [f"{n['solved']} solved"]
-    if knows_format:
-        parts.append(f"{n['format']} right but in the wrong format")
-    parts += [f"{n['reachable']} reachable at {k} rollouts", f"{n['not_reached']} not reached"]
-    parts.append(f"{n[UNDECIDED]} undecided")
+    words = {
+        "solved": "solved",
+        "format": "right but in the wrong format",
+        "reachable": f"reachable at {k} rollouts",
+        "not_reached": "not reached",
+        UNDECIDED: "undecided",
+    }
+    parts = [f"{n[name]} {meaning}" for name, meaning in words.items() if n[name]]
     clauses = [f"of {_number(len(calls), 'prompt')}: {', '.join(parts)}"]
-    clauses.append(f"on-policy RL can use {n['reachable'] or 'none'} of them")
+    if n["solved"] < len(calls):
+        clauses.append(f"on-policy RL can use {n['reachable'] or 'none'} of them")
     if n["format"]:
         clauses.append(f"{n['format']} {_need(n['format'])} the format taught or the checker fixed")
     if n["not_reached"]:

@@ -124,7 +124,7 @@ class Rollouts(Collector):
         step = context.step
         views = [self._view(step, group) for group in groups]
         requests = [
-            Prompted(group.views[view], self.sampling, step.key(group.draw, member))
+            Prompted(group.views[view], self.sampling, step.key(group.draw, group.size + member))
             for group, view in zip(groups, views, strict=True)
             for member in range(self.n)
         ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 from offon.errors import ConfigError
 from offon.runs.atomic import MANIFEST
+from offon.tasks.api import parsed_spec
 
 TESTBED = "testbed:"
 DATA = (".jsonl", ".json", ".parquet")
@@ -46,16 +47,41 @@ def external(source: str) -> Artefact:
     return Artefact(path, label, content_hash(path) if path.exists() else digest(source))
 
 
-@cache
 def content_hash(path: Path) -> str:
     """A hash over the names and bytes of a file, or of every file below a directory."""
-    total = hashlib.sha256()
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    for file in files:
+    return _hash_of_files(path, tuple((file, (s := file.stat()).st_size, s.st_mtime_ns) for file in files))
+
+
+@cache
+def _hash_of_files(path: Path, files: tuple[tuple[Path, int, int], ...]) -> str:
+    """Remembered while sizes and times of modification stay: a model of many gigabytes is read once per process."""
+    total = hashlib.sha256()
+    for file, *_ in files:
         total.update(str(file.relative_to(path.parent)).encode())
         with open(file, "rb") as stream:
             total.update(hashlib.file_digest(stream, "sha256").digest())
     return total.hexdigest()[:16]
+
+
+def described(value: Any) -> str:
+    """A setting as it enters a hash: plain values as they are, data handed over in Python by its rows, a task by name."""
+    if hasattr(value, "verify"):
+        return f"{type(value).__qualname__} {value.name}"
+    if isinstance(value, Iterable) and not isinstance(value, str | Mapping | tuple):
+        rows = hashlib.sha256()
+        for row in value:
+            rows.update(repr(row).encode())
+        return rows.hexdigest()[:16]
+    return repr(value)
+
+
+def task_files(task: Any) -> tuple[str, ...]:
+    """Content hashes of the files that a task's description names: an edited file is another task."""
+    spec = parsed_spec(task) if isinstance(task, str) else task if isinstance(task, Mapping) else {}
+    words = [value for value in spec.values() if isinstance(value, str)]
+    paths = [Path(word.partition(".py:")[0] + ".py" if ".py:" in word else word) for word in words]
+    return tuple(content_hash(path) for path in paths if path.is_file())
 
 
 def digest(value: Any) -> str:

@@ -7,7 +7,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +119,7 @@ class Pipeline:
         directory = self.run.node(node.name)
         record = directory.read_json("node.json", {})
         if record and record.get("hash") != key:
+            self.note(f"{node.name}: its settings, inputs or offon's version changed, starts afresh")
             directory.reset()
             record = {}
         self.states[node.name]["hash"] = key
@@ -167,7 +168,8 @@ class Pipeline:
         settings = node.settings
         described = {
             "method": _source_of(node.method),
-            "settings": {name: repr(value) for name, value in asdict(settings).items()},
+            "settings": {field.name: art.described(getattr(settings, field.name)) for field in fields(settings)},
+            **({"task files": files} if (files := art.task_files(settings.task)) else {}),
             "arguments": dict(node.arguments),
             "modifiers": [(m.name, dict(m.arguments)) for m in node.modifiers],
         }

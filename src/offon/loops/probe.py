@@ -10,18 +10,18 @@ from offon.data import prompt_groups
 from offon.engines.api import Request
 from offon.engines.native import NativeEngine
 from offon.errors import DataError
-from offon.loops.runtime import sampling_of
+from offon.loops.artefacts import described, task_files
+from offon.loops.runtime import SUCCESS, sampling_of
 from offon.models.model import Model
 from offon.recipe.fields import Probe
 from offon.types import Group, Producer, Source, Trajectory
-
-SUCCESS = 1.0  # a response is a success when its score reaches this
 
 
 def probe_key(probe: Probe, model_hash: str, task: Any, seed: int) -> str:
     """Names a probe by everything it depends on: the same model, task and settings are never sampled twice."""
     drawn = (probe.prompts, probe.samples, probe.temperature, probe.max_tokens)
-    return hashlib.sha256(repr((model_hash, task, drawn, seed)).encode()).hexdigest()[:16]
+    named = task if isinstance(task, str | Mapping) else described(task)
+    return hashlib.sha256(repr((model_hash, named, drawn, seed, *task_files(task))).encode()).hexdigest()[:16]
 
 
 def run_probe(

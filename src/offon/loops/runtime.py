@@ -34,6 +34,7 @@ from offon.types.batch import PAIRS, Batch, source_counts
 
 SYNC_TOLERANCE_NATS = 0.02  # float32 rounding is 1e-5; a stale or half-synced sampler is off by 0.2 and more
 SYNC_SAMPLES = 4
+SUCCESS = 1.0  # a response is a success when its score reaches this
 
 
 @dataclass
@@ -267,10 +268,11 @@ class Runtime:
             state.cost["verifier_calls"] += len(rewards)
             scored = [r for r in rewards if r is not None]
             state.groups["unscored"] += len(rewards) - len(scored)
-            state.groups["members"] += len(everyone)
-            state.groups["truncated"] += sum("truncated" in m.tags for m in everyone)
+            sampled = [m for m in everyone if m.behavior_logp is not None]
+            state.groups["members"] += len(sampled)
+            state.groups["truncated"] += sum("truncated" in m.tags for m in sampled)
             if scored:
-                kind = "mixed" if max(scored) > min(scored) else "all_pass" if max(scored) > 0 else "all_fail"
+                kind = "mixed" if max(scored) > min(scored) else "all_pass" if min(scored) >= SUCCESS else "all_fail"
                 state.groups[kind] += 1
 
     @property
@@ -336,7 +338,7 @@ def _group_metrics(groups: Sequence[Group]) -> dict[str, tuple[float, float]]:
         metrics["reward"] = (sum(flat), len(flat))
         spread = [float(np.std(group)) for group in rewards]
         metrics["reward_std"] = (sum(spread), len(spread))
-        metrics["frac_reward_zero_std"] = (sum(s == 0 for s in spread), len(spread))
+        metrics["frac_reward_zero_std"] = (sum(min(group) == max(group) for group in rewards), len(rewards))
     sampled = [m for members in everyone for m in members if m.behavior_logp is not None]
     if sampled:
         metrics["completions/mean_length"] = (sum(map(len, sampled)), len(sampled))

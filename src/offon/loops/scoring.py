@@ -33,14 +33,16 @@ class Distribution:
     ):
         """function(own logits, other's logits) at some rows, [R], chunk by chunk: [R, V] never exists.
 
-        The other is a teacher: no gradient reaches it.
+        The other is a teacher: no gradient reaches it. Models of one family pad the same vocabulary to different sizes
+        (Qwen2.5: 151936 and 152064); ids that only one of them has stand for no token and are left out.
         """
         rows = rows.to(self.hidden.device)
 
         def reduce(own_mV: Tensor, other_mD: Tensor) -> Tensor:
             with torch.no_grad():
                 other_mV = other.model.next_logits(other_mD) / temperature
-            return function(own_mV, other_mV)
+            shared = min(own_mV.shape[-1], other_mV.shape[-1])
+            return function(own_mV[:, :shared], other_mV[:, :shared])
 
         column = torch.full((len(rows),), temperature, device=self.hidden.device)
         return self.model.over_vocabulary(self.hidden[rows], reduce, other.hidden[rows], temperature=column)

@@ -234,6 +234,11 @@ class Group:
     def prompt(self) -> Tokens:
         return self.views["prompt"]
 
+    @property
+    def size(self) -> int:
+        """Trajectories it ever had, dropped ones included: the number of the next one in ids and sampling keys."""
+        return len(self.members) + len(self.dropped)
+
     def replace(self, **changes) -> Group:
         return dataclasses.replace(self, **changes)
 
