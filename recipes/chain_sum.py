@@ -25,7 +25,7 @@ PAD, EOS = 0, 1
 UNTRAINED = -100  # in place of a target
 
 
-def base(directory: Path, *, seed: int, until: float = 0.5, most_steps: int = 1000, sums_per_step: int = 64) -> None:
+def base(directory: Path, *, seed: int, until: float = 0.5, most_steps: int = 2000, sums_per_step: int = 64) -> None:
     """A character-level Qwen3 of 1.1M parameters, pretrained on lines such as "fKx.w 15 - 43 | -28" until half right.
 
     It stops when the probability it gives to right results, over the last `WINDOW` steps' fresh lines, reaches `until`.

@@ -217,10 +217,11 @@ def test_diagnose_prints_the_summary_and_the_sentence(tmp_path, loops, monkeypat
 
     loops("diagnose", diagnose_model=diagnose_model)
     arguments = ["diagnose", "base", "--task", "{gym: chain_sum, max_terms: 2}", "--samples", "8", "--k", "4"]
+    arguments += ["--max-tokens", "9"]
     assert main(arguments) == 0
     assert "not_reached" in (shown := capsys.readouterr().out) and shown.endswith("of 4 prompts: 1 solved\n")
     assert seen["model"] == str(tmp_path / "base") and seen["task"] == {"gym": "chain_sum", "max_terms": 2}
-    assert (seen["samples"], seen["k"], seen["prompts"]) == (8, 4, 64)
+    assert (seen["samples"], seen["k"], seen["prompts"], seen["max_tokens"]) == (8, 4, 64, 9)
     assert main([*arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["x"] is None
 

@@ -176,6 +176,37 @@ def test_check_finds_bad_data_without_weights(folder, tmp_path):
     assert error.value.exit_code == 3
 
 
+def test_a_row_longer_than_the_model_is_found_before_weights_load(folder, tmp_path):
+    rows = [{"prompt": "w1 " * 5000, "completion": "w3 w4"}]
+    (tmp_path / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(DataError, match="every row is truncated"):
+        check_recipe(recipe(folder, **{"pipeline.sft.data": str(tmp_path / "long.jsonl")}))
+
+
+def test_pairs_of_a_file_are_read_not_sampled(folder):
+    pairs = f"{{method: dpo, data: {folder}/demos.jsonl, steps: 2}}"
+    assert "samples" not in recipe(folder, **{"pipeline.sft": pairs}).node("sft").batches
+    assert " x 8 samples" in recipe(folder, **{"pipeline.sft": "{method: dpo, steps: 2}"}).node("sft").batches
+
+
+def test_check_finds_missing_weights_and_adapters_that_disagree(folder, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match="no weights"):
+        check_recipe(recipe(folder, **{"pipeline.out.init": str(tmp_path / "empty")}))
+    with pytest.raises(ModelError, match=r"adapter of \$sft has r 16 .* asked for are 4"):
+        check_recipe(recipe(folder, **{"pipeline.rl.lora": "{r: 4}"}))
+    check_recipe(recipe(folder, **{"pipeline.rl.lora": "true"}))
+
+
+def test_a_checker_that_scores_nothing_stops_the_run_and_says_why(folder, tmp_path):
+    (tmp_path / "rewards.py").write_text("def broken(prompts, completions, **columns):\n    raise KeyError('oops')\n")
+    task = f"{{python: '{tmp_path}/rewards.py:broken', data: {folder}/task.jsonl}}"
+    with pytest.raises(DataError, match="scored none of") as error:
+        run_recipe(recipe(folder, task=task), tmp_path / "run")
+    assert "oops" in str(error.value) and not list((tmp_path / "run").rglob("final"))
+
+
 def test_check_says_what_is_held_when_and_how_big(folder):
     nodes = {entry["node"]: entry for entry in check_recipe(recipe(folder))["nodes"]}
     held = {line["model"]: line for line in nodes["rl"]["held"]}

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
-from offon.collect import Hint, Pipe, Rollouts, verify
+from offon.collect import Hint, Pipe, Rollouts, rollouts, verify
 from offon.collect.context import permuted
+from offon.errors import ConfigError
+from offon.loops.build import build_stage
 from offon.loops.handoff import provenance
 from offon.methods import registry
 from offon.parts import Fade
+from offon.types import Sampling, Verdict
 from tests.loops.test_resume import models, run  # noqa: F401  (models is a fixture)
 from tests.methods.test_contract import context
 from tests.support import ParityTask, prompt_group
@@ -59,6 +63,56 @@ def test_hints_are_condition_never_target_and_fade(drop):
     never = Hint(view="hint", amount=Fade(0.0, 0.0), drop=drop)
     plain = Pipe((Rollouts(task=ParityTask(), n=2), verify(ParityTask()))).replace(Rollouts, hint=never)
     assert all(m.prefix("sample") == g.prompt for g in plain(context(), groups) for m in g.members)
+
+
+def test_rollouts_after_rollouts_are_other_samples_with_other_names():
+    """A group of learner's and teacher's answers: neither their randomness nor their ids may coincide."""
+    groups = [prompt_group(item).replace(draw=i) for i, item in enumerate(ParityTask().items("train"))]
+    twice = (rollouts(ParityTask(), 3) | rollouts(ParityTask(), 3))(context(), groups)
+    assert all(len({member.id for member in group.members}) == 6 for group in twice)
+    firsts, seconds = ([m.tokens.tolist() for g in twice for m in g.members[part]] for part in (slice(3), slice(3, 6)))
+    assert firsts != seconds
+
+
+def test_a_batch_without_a_gradient_moves_nothing_whatever_the_momentum(tmp_path, models, monkeypatch):  # noqa: F811
+    """Two steps that learn, then two in which every group has equal rewards: weights stay where they were."""
+    verify_parity, calls = ParityTask.verify, []
+
+    def verify_then_fail(task, pairs):
+        calls.append(len(pairs))
+        return verify_parity(task, pairs) if len(calls) <= 2 else [Verdict(0.0) for _ in pairs]
+
+    def weights(steps):
+        calls.clear()
+        directory = tmp_path / str(steps)
+        runtime = run(directory, models, "grpo", {"group_size": 4}, {"steps": steps}, stops=[])
+        return runtime.state.skipped_steps, {name: p.detach() for name, p in runtime.parameters.items()}
+
+    monkeypatch.setattr(ParityTask, "verify", verify_then_fail)
+    (skipped_2, after_2), (skipped_4, after_4) = weights(2), weights(4)
+    assert (skipped_2, skipped_4) == (0, 2)
+    assert all(torch.equal(after_2[name], after_4[name]) for name in after_2)
+
+
+def test_partial_credit_is_no_success(tmp_path, models, monkeypatch):  # noqa: F811
+    """Equal rewards of 0.5 are a group that teaches nothing, not a prompt that is solved."""
+    monkeypatch.setattr(ParityTask, "verify", lambda task, pairs: [Verdict(0.5) for _ in pairs])
+    runtime = run(tmp_path / "run", models, "grpo", {"group_size": 3}, {"steps": 1}, stops=[])
+    assert (runtime.state.groups["all_fail"], runtime.state.groups["all_pass"]) == (4, 0)
+    (line,) = runtime.node.metrics()
+    assert line["frac_reward_zero_std"] == 1
+
+
+def test_a_row_of_two_learners_is_refused_until_the_runtime_holds_two(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from offon.collect import demonstrations\n"
+        "from offon.parts import Learner, Stage, one, policy_gradient\n"
+        "def row(data):\n"
+        "    learners = (Learner(name, (policy_gradient(advantage=one),)) for name in ('policy', 'critic'))\n"
+        "    return Stage(demonstrations(data), tuple(learners))\n"
+    )
+    with pytest.raises(ConfigError, match="2 learners .policy, critic."):
+        build_stage(f"{tmp_path}/mine.py:row", {"data": []}, {}, [], Sampling())
 
 
 def test_the_data_order_is_a_fresh_permutation_of_every_pass():

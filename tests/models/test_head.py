@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from offon.errors import NumericsError
 from offon.maths.vocabulary import entropy, token_logp
 from offon.models.head import find_head, over_vocabulary
 from offon.models.layout import Layout
@@ -33,6 +34,14 @@ def test_body_scale_and_softcap_are_found(name, changes, found):
         assert head.replayed is None
         assert (head.body, pytest.approx(head.pre, rel=1e-6), pytest.approx(head.scale, rel=1e-6)) == found[:3]
         assert head.softcap == (None if found[3] is None else pytest.approx(found[3], rel=1e-6))
+
+
+def test_a_weight_that_is_not_a_number_is_named():
+    hf = architectures.build("Llama")
+    hf.model.layers[0].mlp.up_proj.weight.data[0, 0] = float("nan")
+    with pytest.raises(NumericsError, match="not finite") as error:
+        Model.wrap(hf)
+    assert "model.layers.0.mlp.up_proj.weight" in str(error.value)
 
 
 def test_a_head_of_unknown_form_is_replayed_exactly():

@@ -174,6 +174,13 @@ def test_paths_are_relative_to_the_recipe_and_on_the_command_line_to_the_shell(
     assert of(FULL).node("sft").settings.data == str(folder / "demos.jsonl")
 
 
+def test_the_files_of_a_task_in_one_line_are_relative_to_the_recipe(of, folder, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for form in ("jsonl:{},verifier=exact", "python:rewards:length,data={},heldout=0.5"):
+        recipe = of(node(f"method: grpo, steps: 1, init: ./base, task: '{form.format('demos.jsonl')}'"))
+        assert recipe.nodes[0].settings.task == form.format(folder / "demos.jsonl")
+
+
 def test_python_values_and_objects_make_a_recipe_too(registry, folder, monkeypatch):
     monkeypatch.chdir(folder)
     rows = [object()]

@@ -24,7 +24,7 @@ class StageStatistics:
     """
 
     steps: int
-    skipped_steps: int = 0  # total weight zero
+    skipped_steps: int = 0  # total weight or gradient zero
     rows: int | None = None
     rows_unsupervised: int = 0
     groups: int | None = None
@@ -95,9 +95,15 @@ def _supervision(stage: StageStatistics, alarm: Alarm):
 
 def _skipped(stage: StageStatistics, alarm: Alarm):
     if stage.steps and stage.skipped_steps == stage.steps:
-        yield f"all {stage.steps} steps were skipped because no token had a weight: the weights did not move"
+        yield (
+            f"all {stage.steps} steps were skipped because nothing in them had a weight or an advantage: "
+            f"the weights did not move"
+        )
     elif stage.steps and stage.skipped_steps / stage.steps >= alarm.skipped_steps:
-        yield f"{stage.skipped_steps} of {stage.steps} steps were skipped because no token had a weight"
+        yield (
+            f"{stage.skipped_steps} of {stage.steps} steps were skipped because nothing in them had a weight or an "
+            f"advantage"
+        )
 
 
 def _unscored(stage: StageStatistics, alarm: Alarm):

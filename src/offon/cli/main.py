@@ -131,6 +131,7 @@ def diagnose(
     prompts: Annotated[int, typer.Option(min=1, help="Held-out prompts.")] = 64,
     samples: Annotated[int, typer.Option(min=1, help="Samples of each prompt.")] = 128,
     k: Annotated[int, typer.Option(min=1, help='The rollout budget "reachable" refers to.')] = 32,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest response, in tokens.")] = 512,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     json: Json = False,
     quiet: Quiet = False,
@@ -145,12 +146,14 @@ def diagnose(
     with only_results_on_stdout():
         from offon.loops.diagnose import diagnose_model
 
-        diagnosis = diagnose_model(place, what, prompts=prompts, samples=samples, k=k, seed=seed, progress=progress)
+        diagnosis = diagnose_model(
+            place, what, prompts=prompts, samples=samples, k=k, max_tokens=max_tokens, seed=seed, progress=progress
+        )
     progress.close()
     if json:
         print_json(diagnosis)
         return
-    rows = diagnosis["summary"]
+    rows = [{key: value for key, value in row.items() if key != "prevalence"} for row in diagnosis["summary"]]
     print(table(list(rows[0]), [list(row.values()) for row in rows]) if rows else "no prompts")
     print(f"\n{diagnosis['sentence']}")
 

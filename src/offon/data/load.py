@@ -289,6 +289,9 @@ def _loaded(groups: list[Group], report: DataReport, max_length: int | None) -> 
     why = "; ".join(f"{count} rows: {reason}" for reason, count in report.dropped.items())
     if set(report.dropped) == {FILLED}:
         raise DataError(
-            f"every row is {FILLED}", where=report.source, why=f"max_length is {max_length}", fix="a larger max_length"
+            f"every row is {FILLED}",
+            where=report.source,
+            why=f"max_length is {max_length}",
+            fix="shorter prompts, or a larger max_length if the model reads more",
         )
     raise DataError("no row is left to train on", where=report.source, why=why)

@@ -65,7 +65,7 @@ def _hash_of_files(path: Path, files: tuple[tuple[Path, int, int], ...]) -> str:
 
 
 def described(value: Any) -> str:
-    """A setting as it enters a hash: plain values as they are, data handed over in Python by its rows, a task by name."""
+    """A setting as it enters a hash: plain values as they are, data given in Python by its rows, a task by its name."""
     if hasattr(value, "verify"):
         return f"{type(value).__qualname__} {value.name}"
     if isinstance(value, Iterable) and not isinstance(value, str | Mapping | tuple):

@@ -34,9 +34,9 @@ def build_stage(
     stage = stage.replace(collect=Pipe(stage.collect.parts).replace(Rollouts, sampling=sampling))
     if any(isinstance(part, Rollouts) and part.task is None for part in stage.collect.parts):
         raise ConfigError(f"method {method} needs data or a task to sample from", fix="add data: or task: to the node")
-    if len(stage.learners) != 1:  # the runtime holds one model and one optimizer: a second would train the first's weights
+    if len(stage.learners) != 1:  # the runtime holds one model and one optimizer, which a second learner would share
         names = ", ".join(learner.name for learner in stage.learners)
-        raise ConfigError(f"method {method} has {len(stage.learners)} learners ({names})", why="one is supported so far")
+        raise ConfigError(f"method {method} has {len(stage.learners)} learners ({names})", why="one is supported")
     return stage.validate()
 
 

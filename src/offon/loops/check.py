@@ -8,11 +8,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from offon.errors import DataError, OffonError, Problems
+from offon.errors import DataError, ModelError, OffonError, Problems
 from offon.loops import artefacts as art
 from offon.loops.holdings import is_adapter, plan, same_vocabulary
 from offon.loops.pipeline import Pipeline
-from offon.models.loading import load_tokenizer
+from offon.models.loading import load_tokenizer, positions
 from offon.recipe import ResolvedRecipe, TrainNode
 from offon.types import Group
 
@@ -43,6 +43,9 @@ class Checker(Pipeline):
     def data(self, node: TrainNode, tokenizer: Any) -> list[Group]:
         return [] if self.made_data(node) else super().data(node, tokenizer)
 
+    def longest(self, node: TrainNode) -> int | None:
+        return positions(art.locate(self.root(node.settings.init)))  # a stage changes weights, never positions
+
     def check(self, node: TrainNode) -> dict[str, Any]:
         """One node's line of the report; problems are collected."""
         settings = node.settings
@@ -51,7 +54,10 @@ class Checker(Pipeline):
             root = self.root(settings.init)
             if root is None:
                 return entry | {"note": "starts from a model that an earlier node makes: checked when it runs"}
-            tokenizer = load_tokenizer(art.locate(root))
+            local = art.locate(root)
+            positions(local)  # a directory or hub id that is no model says so
+            self.check_adapter(node)
+            tokenizer = load_tokenizer(local)
             teacher = self.root(settings.teacher) if settings.teacher else None
             if teacher:
                 same_vocabulary(tokenizer, load_tokenizer(art.locate(teacher)), "teacher")
@@ -75,6 +81,20 @@ class Checker(Pipeline):
             error.where = f"{node.name}: {error.where}" if error.where else node.place or node.name
             self.errors.append(error)
             return entry | {"error": error.what}
+
+    def check_adapter(self, node: TrainNode) -> None:
+        """A stage that starts from a stage's adapter continues it, so both have to ask for the same one."""
+        asked, source = node.settings.lora, node.settings.init
+        while asked and source.startswith("$") and isinstance(earlier := self.recipe.node(source[1:]), TrainNode):
+            if (there := earlier.settings.lora) and (there.r, there.alpha) != (asked.r, asked.alpha):
+                raise ModelError(
+                    f"the adapter of ${earlier.name} has r {there.r} and alpha {there.alpha:g}, "
+                    f"asked for are {asked.r} and {asked.alpha:g}",
+                    where=node.place,
+                    why="a stage that starts from an adapter continues it",
+                    fix=f"lora: {{r: {there.r}, alpha: {there.alpha:g}}}, or leave lora out",
+                )
+            source = earlier.settings.init
 
     def check_probes(self) -> list[dict[str, Any]]:
         found = []

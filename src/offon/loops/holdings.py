@@ -87,7 +87,7 @@ def same_vocabulary(student, teacher, name: str) -> None:
             f"{name} has another vocabulary than the learner",
             why=f"{len(mine)} and {len(theirs)} tokens; {len(differing)} of the learner's mean something else there"
             + (f", e.g. {differing[0]!r}" if differing else ""),
-            fix="use a teacher with the same tokenizer, or distill with targets: traces through text",
+            fix="a teacher with the same tokenizer, or write its answers to a file and use sft with data: FILE",
         )
 
 

@@ -24,6 +24,7 @@ from offon.loops.probe import probe_key, run_probe
 from offon.loops.runtime import Runtime, sampling_of
 from offon.loops.stage import run_stage
 from offon.methods import registry
+from offon.models.loading import positions
 from offon.models.model import LoraSpec, Model
 from offon.parts.stage import Stage
 from offon.recipe import MakeNode, ResolvedRecipe, TrainNode
@@ -233,12 +234,17 @@ class Pipeline:
         if isinstance(source, str):
             source = art.data_file(self.artefact(source)) if source in self.made or Path(source).exists() else source
         load = load_preferences if registry.get(node.method).reads_pairs else load_demonstrations
-        options = {"columns": settings.columns, "max_length": settings.max_length}
+        limits = [limit for limit in (settings.max_length, self.longest(node)) if limit]
+        options = {"columns": settings.columns, "max_length": min(limits, default=None)}
         if load is load_demonstrations:
             options["supervise"] = settings.supervise
         loaded = load(source, tokenizer, **{name: value for name, value in options.items() if value is not None})
         self.note(f"{node.name}: {loaded.report}")
         return loaded
+
+    def longest(self, node: TrainNode) -> int | None:
+        """What the model can read, in tokens."""
+        return positions(self.artefact(node.settings.init).path)
 
     def _stepped(self, event: dict[str, Any]) -> None:
         if "generated" not in event:

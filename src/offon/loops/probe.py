@@ -51,6 +51,13 @@ def run_probe(
     texts = model.tokenizer.batch_decode([c.tokens for c in completions], skip_special_tokens=True)
     owners = [group for group in groups for _ in range(probe.samples)]
     verdicts = task.verify([(group.item, text) for group, text in zip(owners, texts, strict=True)])
+    if all(verdict.score is None for verdict in verdicts):
+        raise DataError(
+            f"the checker scored none of {len(verdicts)} responses",
+            where=f"task {task.name}",
+            why=verdicts[0].reason,
+            fix="mend the checker",
+        )
     producer = Producer(model=model.fingerprint(), sampling=sampling)
     sampled = iter(zip(completions, texts, verdicts, strict=True))
 

@@ -210,6 +210,7 @@ class Runtime:
             error.where = f"{self.node.name}, step {state.step}: {error.where}"
             error.kept = f"the batch in {path.name}; the last checkpoint; nothing was updated"
             raise
+        state.skipped_steps += norm == 0
         self._count({"grad_norm": (norm, 1.0), "learning_rate": (rate, 1.0)})
         frozen = {(need.model, need.view) for need in learner.needs if need.when == "loss" and need.model != SELF}
         state.cost["tokens_scored"] += len(frozen) * batch.n_tokens

@@ -12,6 +12,7 @@ from offon.errors import NumericsError
 from offon.loops.scoring import score, step_loss
 from offon.parts.models import SELF, ModelRef, Need
 from offon.parts.stage import Learner
+from offon.types import Source
 from offon.types.batch import Batch
 
 
@@ -49,13 +50,15 @@ def accumulate(
 
 
 def _sampler_gap(batch: Batch, scores: Mapping[Need, Any]) -> dict[str, tuple[float, float]]:
-    """KL(behaviour || learner) in nats per token, from the sampled tokens trained under the view they were sampled
-    under: mean of e^d - 1 - d with d = log pi - log pi_behaviour (never negative, low variance)."""
+    """KL(behaviour || learner) in nats per token, from the learner's own tokens (a teacher's are meant to differ)
+    trained under the view they were sampled under: mean of e^d - 1 - d with d = log pi - log pi_behaviour (never
+    negative, low variance)."""
     logp = scores.get(Need("logp", SELF))
     if logp is None:
         return {}
     same_view = torch.tensor([not t.off_policy_by_conditioning for t in batch.trajectories])[batch.sequence]
-    sampled = batch.columns["behavior_logp"].isfinite() & same_view & batch.columns["trainable"]
+    own = batch.columns["source"] == Source.LEARNER
+    sampled = batch.columns["behavior_logp"].isfinite() & own & same_view & batch.columns["trainable"]
     difference = (logp.detach().cpu() - batch.columns["behavior_logp"])[sampled].clamp(-20, 20)
     return {"off_policy/sampler_gap_nats": (float((difference.exp() - 1 - difference).sum()), float(sampled.sum()))}
 
@@ -63,7 +66,8 @@ def _sampler_gap(batch: Batch, scores: Mapping[Need, Any]) -> dict[str, tuple[fl
 def apply(
     optimizer: torch.optim.Optimizer, named: Mapping[str, torch.nn.Parameter], learning_rate: float, max_norm: float
 ):
-    """Refuse non-finite gradients before anything moves, clip to max_norm, step, clear; the norm before clipping."""
+    """Refuse non-finite gradients before anything moves, clip to max_norm, step unless they are 0, clear; the norm
+    before clipping."""
     gradients = {name: p.grad for name, p in named.items() if p.grad is not None}
     norm = torch.nn.utils.get_total_norm(gradients.values())
     if not math.isfinite(float(norm)):
@@ -73,10 +77,11 @@ def apply(
             where=", ".join(bad[:4]),
             fix="a smaller learning rate; nothing was updated",
         )
-    torch.nn.utils.clip_grads_with_norm_(named.values(), max_norm, norm)
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate
-    optimizer.step()
+    if norm > 0:  # without a gradient (all rewards of every group equal) momentum alone would move the weights
+        torch.nn.utils.clip_grads_with_norm_(named.values(), max_norm, norm)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate
+        optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return float(norm)
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from offon.errors import ModelError
+from offon.errors import ModelError, NumericsError
 from offon.models.forward import hidden_of
 
 
@@ -160,6 +160,8 @@ def _observe(core: nn.Module) -> tuple[str, Any, Tensor]:
             close = 4 * eps * fed.abs().max()
             if (fed - _slope(hidden, fed) * hidden).abs().max() <= close:
                 return name, output, logits
+    if bad := [name for name, weight in core.named_parameters() if not weight.isfinite().all()]:
+        raise NumericsError(f"{len(bad)} of the model's weights are not finite", where=bad[0], fix="another checkpoint")
     raise ModelError(f"no module of {type(core).__name__} returns what its LM head is fed with")
 
 

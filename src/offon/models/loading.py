@@ -61,6 +61,14 @@ def load_model(path: str | Path, *, dtype: torch.dtype, lora: LoraSpec | None) -
     return PeftModel.from_pretrained(base, source, is_trainable=True), False
 
 
+def positions(path: str | Path) -> int | None:
+    """The longest sequence that a model is made to read, from its configuration; None if it names no limit."""
+    source = locate(path)
+    if _is_adapter(source):
+        source = _base_of_adapter(source, _read_json(Path(source) / "adapter_config.json"))
+    return getattr(_load_config(source).get_text_config(), "max_position_embeddings", None)
+
+
 def add_lora(model: nn.Module, lora: LoraSpec) -> PeftModel:
     """The model with fresh adapters; everything else is frozen. At the start it computes what the model computed."""
     targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
@@ -117,7 +125,7 @@ def locate(path: str | Path) -> str:
         raise ModelError(
             "a model is a directory, this is a file", where=text, fix=f"the directory that holds it: {local.parent}"
         )
-    if isinstance(path, Path) or text.startswith(("/", ".", "~")) or text.count("/") > 1:
+    if text.startswith(("/", ".", "~")) or text.count("/") > 1:
         raise ModelError("no such model directory", where=text, **_suggestion(local))
     return text
 

@@ -157,7 +157,9 @@ class Reader:
         if isinstance(value, str):
             kind, _, rest = value.partition(":")
             if kind in ("jsonl", "python") and rest:
-                return f"{kind}:{self._task_path(kind, rest, position)}"
+                first, *options = (part.partition("=") for part in f"{kind}={rest}".split(","))
+                named = [f"{key}{equals}{self._task_path(key, inner, position)}" for key, equals, inner in options]
+                return f"{kind}:" + ",".join([str(self._task_path(kind, first[2], position)), *named])
             return value
         if isinstance(value, bool | int | float | list | None):
             return self._not_allowed(value, position, "gym:NAME, or a mapping like {gym: NAME, ...}")

@@ -56,7 +56,8 @@ class TrainNode:
         per_buffer = s.epochs * buffer // s.prompts_per_step
         buffers = -(-s.steps // per_buffer)
         group_size = self.arguments.get("group_size", 1)
-        each = f" x {group_size} samples" if group_size > 1 else ""
+        sampled = group_size > 1 and s.data is None  # dpo reads pairs where it has data
+        each = f" x {group_size} samples" if sampled else ""
         passes = "" if s.epochs == 1 else f", each passed over {s.epochs} times"
         return f"{s.steps} steps of {s.prompts_per_step} prompts{each}; {buffers} buffers of {buffer} prompts{passes}"
 

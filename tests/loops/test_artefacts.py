@@ -1,0 +1,52 @@
+"""What a node's result depends on is in its hash: files that a task names, rows given in Python, later edits."""
+
+from __future__ import annotations
+
+import os
+
+import datasets
+
+from offon.loops.artefacts import content_hash, described, external, task_files
+from offon.loops.probe import probe_key
+from offon.models import loading
+from offon.recipe.fields import Probe
+from tests.support import ParityTask
+
+
+def edit(path, text):
+    path.write_text(text)
+    os.utime(path, ns=(1, 2 + len(text)))  # some file systems count time in steps longer than this test
+
+
+def test_an_edited_file_has_another_hash_in_the_same_process(tmp_path):
+    edit(tmp_path / "data.jsonl", "a")
+    before = content_hash(tmp_path / "data.jsonl")
+    edit(tmp_path / "data.jsonl", "bc")
+    assert content_hash(tmp_path / "data.jsonl") != before
+
+
+def test_an_edited_problem_file_is_another_task_and_another_probe(tmp_path):
+    problems, function = tmp_path / "problems.jsonl", tmp_path / "reward.py"
+    specs = [{"jsonl": str(problems)}, f"jsonl:{problems},verifier=exact", {"python": f"{function}:score"}]
+    seen = []
+    for text in ("first", "second!"):
+        edit(problems, text)
+        edit(function, text)
+        seen.append([(task_files(spec), probe_key(Probe(), "model", spec, 0)) for spec in specs])
+    assert all(a[0] != b[0] and a[1] != b[1] for a, b in zip(*seen, strict=True))
+
+
+def test_a_task_without_files_is_named_by_its_description_alone():
+    assert task_files("gym:chain_sum,max_terms=2") == task_files({"testbed": ["rare"]}) == task_files(None) == ()
+
+
+def test_data_handed_over_in_python_counts_by_its_rows_and_a_task_by_its_name():
+    """repr of a `datasets` object says nothing of its rows, repr of an object holds its address."""
+    rows = [datasets.Dataset.from_list([{"prompt": "1", "completion": word}]) for word in ("a", "b", "a")]
+    assert described(rows[0]) == described(rows[2]) != described(rows[1])
+    assert described(ParityTask()) == "ParityTask parity"
+
+
+def test_a_hub_id_reaches_the_loader_as_it_was_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert loading.locate(external("Qwen/Qwen3-0.6B").path) == "Qwen/Qwen3-0.6B"
