@@ -9,7 +9,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from offon.errors import DataError, Interrupted, ModelError, NumericsError
+from offon.errors import DataError, Interrupted, ModelError, NumericsError, OffonError
 from offon.loops import pipeline
 from offon.loops.check import check_recipe
 from offon.loops.pipeline import run_recipe
@@ -213,3 +213,29 @@ def test_check_says_what_is_held_when_and_how_big(folder):
     assert set(held) == {"self", "$sft"}
     assert held["$sft"]["when"] == "loss" and held["$sft"]["size_bytes"] == 4 * held["$sft"]["parameters"]
     assert {line["model"] for line in nodes["out"]["held"]} == {"self", "teacher"}
+
+
+def test_hints_that_no_prompt_has_are_an_error_not_a_quiet_nothing(folder):
+    text = RECIPE.replace("with: [{kl_anchor: {to: $sft, coef: 0.05}}]", "with: [hints: {view: nope}]")
+    with pytest.raises(DataError, match="nope"):
+        check_recipe(recipe(folder, text))
+
+
+def test_a_response_longer_than_the_model_reads_is_found_before_anything_runs(folder, tmp_path):
+    with pytest.raises(OffonError, match="max_tokens 512 after a prompt of 2 tokens is more than the 64"):
+        run_recipe(recipe(folder, **{"pipeline.rl.max_tokens": 512}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_continued_adapter_has_an_adapters_learning_rate_and_memory(folder):
+    text = RECIPE.replace("learning_rate: 1e-3, ", "")
+    resolved = recipe(folder, text)
+    assert resolved.node("rl").settings.learning_rate == pytest.approx(1e-5)  # the row's 1e-6 x 10
+    (held,) = [e["held"] for e in check_recipe(resolved)["nodes"] if e["node"] == "rl"]
+    own = next(line for line in held if line["model"] == "self")
+    assert own["size_bytes"] < 4 * own["parameters"] + 12 * own["parameters"]
+
+
+def test_changing_what_is_kept_on_the_way_keeps_what_is_done(folder, finished, monkeypatch):
+    monkeypatch.setattr(pipeline, "run_stage", lambda *_: pytest.fail("a finished stage was trained again"))
+    run_recipe(recipe(folder, **{"pipeline.sft.save_steps": 3}), finished, resume=True)

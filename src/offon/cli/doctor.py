@@ -78,7 +78,7 @@ def _devices() -> Iterator[Finding]:
             count = torch.cuda.device_count()
             names = (torch.cuda.get_device_properties(i) for i in range(count))
             gpus = ", ".join(f"{p.name} ({p.total_memory / 2**30:.0f} GiB)" for p in names)
-            return f"{gpus}: float32 weights, bf16 autocast"
+            return f"{gpus}: float32"
         return f"no GPU; {os.cpu_count()} CPU cores, {torch.get_num_threads()} threads: float32"
 
     yield _tried("device", look)

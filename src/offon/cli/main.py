@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -235,6 +236,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     0 done, 1 a bug, 2 config, 3 data, 4 model, 5 numerics, 6 storage, 7 engine, 130 interrupted.
     """
+    warnings.filterwarnings(
+        "ignore", category=FutureWarning, module=r"transformers|peft"
+    )  # theirs to mend, not the user's
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the verifier's processes
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from offon.collect import Pipe, Rollouts
-from offon.errors import ConfigError
+from offon.errors import ConfigError, DataError
 from offon.methods import registry
 from offon.parts.stage import Stage
-from offon.types import Sampling
+from offon.types import Group, Sampling
 
 
 def build_stage(
@@ -44,3 +44,31 @@ def prompts_of(stage: Stage) -> tuple[Sequence[Any] | None, Any]:
     """Where a stage draws its groups from: (data, None) if its first collector reads data, else (None, task)."""
     first = stage.collect.parts[0]
     return (first.data, None) if hasattr(first, "data") else (None, first.task)
+
+
+def check_views(stage: Stage, prompts: Sequence[Group], where: str) -> None:
+    """A hint that no prompt has would leave the stage unguided without a word."""
+    hints = [part.hint for part in stage.collect.parts if isinstance(part, Rollouts) and part.hint]
+    for hint in hints:
+        if prompts and not any(hint.view in group.views for group in prompts):
+            views = sorted({view for group in prompts for view in group.views})
+            raise DataError(
+                f"no prompt has a view named {hint.view!r}",
+                where=where,
+                why=f"the views of its {len(prompts)} prompts: {', '.join(views)}",
+                fix='rows with {"views": {"' + hint.view + '": PROMPT WITH THE HINT}}, or hints: {view: ...}',
+            )
+
+
+def check_room(prompts: Sequence[Group], max_tokens: int, longest: int | None, where: str) -> None:
+    """Every prompt and the longest response after it have to fit into what the model reads."""
+    if longest is None or not prompts:
+        return
+    prompt = max(len(view) for group in prompts for view in group.views.values())
+    if prompt + max_tokens > longest:
+        room = longest - prompt
+        raise ConfigError(
+            f"max_tokens {max_tokens} after a prompt of {prompt} tokens is more than the {longest} the model reads",
+            where=where,
+            fix=f"max_tokens: {room} or less" if room > 0 else "shorter prompts",
+        )

@@ -69,9 +69,9 @@ class Checker(Pipeline):
             sources = {name: settings.teacher if name == "teacher" else name for name in names}
             sizes |= {name: parameter_count(art.locate(r)) for name, s in sources.items() if (r := self.root(s))}
             if set(sources) <= set(sizes):
-                lora = settings.lora is not None and not is_adapter(art.locate(root))
-                trained = settings.lora and lora_parameter_count(art.locate(root), settings.lora.r)
-                held = plan(stage, sizes, trained=trained, lora=lora)
+                rank, is_new = self.adapter(node, local)
+                trained = adapter_parameter_count(local, rank) if rank else None
+                held = plan(stage, sizes, trained=trained, lora=bool(rank) and is_new)
                 entry["held"] = [vars(line) for line in held]
             if self.made_data(node):
                 return entry | {"collect": str(stage.collect), "note": f"{settings.data} is read when it runs"}
@@ -81,6 +81,17 @@ class Checker(Pipeline):
             error.where = f"{node.name}: {error.where}" if error.where else node.place or node.name
             self.errors.append(error)
             return entry | {"error": error.what}
+
+    def adapter(self, node: TrainNode, root: Path) -> tuple[int | None, bool]:
+        """(rank of the adapter a stage trains or None, whether the adapter is new in it)."""
+        if is_adapter(root):
+            return json.loads((root / "adapter_config.json").read_text())["r"], False
+        source = node.settings.init
+        while source.startswith("$") and isinstance(earlier := self.recipe.node(source[1:]), TrainNode):
+            if earlier.settings.lora:
+                return earlier.settings.lora.r, False
+            source = earlier.settings.init
+        return (node.settings.lora.r, True) if node.settings.lora else (None, False)
 
     def check_adapter(self, node: TrainNode) -> None:
         """A stage that starts from a stage's adapter continues it, so both have to ask for the same one."""
@@ -131,8 +142,10 @@ def parameter_count(path: Path) -> int:
     return total
 
 
-def lora_parameter_count(path: Path, r: int) -> int:
-    """Parameters of adapters of rank r on every matrix but embeddings and head: r (in + out) each."""
+def adapter_parameter_count(path: Path, r: int) -> int:
+    """Parameters of an adapter: as saved, or of rank r on every matrix but embeddings and head, r (in + out) each."""
+    if is_adapter(path):
+        return sum(math.prod(shape) for shape in _shapes(path).values())
     matrices = (shape for name, shape in _shapes(path).items() if len(shape) == 2 and not _OUTER.search(name))
     return sum(r * sum(shape) for shape in matrices)
 

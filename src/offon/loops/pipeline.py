@@ -17,7 +17,7 @@ from offon.engines.native import NativeEngine
 from offon.errors import Interrupted, OffonError
 from offon.loops import artefacts as art
 from offon.loops.artefacts import Artefact
-from offon.loops.build import build_stage, prompts_of
+from offon.loops.build import build_stage, check_room, check_views, prompts_of
 from offon.loops.handoff import diagnosis, handoff
 from offon.loops.holdings import Holdings
 from offon.loops.probe import probe_key, run_probe
@@ -33,6 +33,7 @@ from offon.runs import NodeDirectory, RunDirectory
 from offon.tasks import open_task
 from offon.types import Group
 
+HOUSEKEEPING = ("save_steps", "save_total_limit")  # change what is kept on the way, never the result
 Progress = Callable[[dict[str, Any]], None]
 
 
@@ -46,9 +47,13 @@ def run_recipe(
 ) -> Path:
     """Run every node of a recipe in order, measure before and after each, and leave a report in the run directory.
 
-    resume continues a run directory: finished nodes whose inputs have not changed are kept, an interrupted one goes on
-    at its last checkpoint. Whatever ends the run, status.json says so and what is finished stays.
+    Every mistake that can be found without weights is found first. resume continues a run directory: finished nodes
+    whose inputs have not changed are kept, an interrupted one goes on at its last checkpoint. Whatever ends the run,
+    status.json says so and what is finished stays.
     """
+    from offon.loops.check import check_recipe  # a check is a pipeline that stops short of models
+
+    check_recipe(recipe)
     output = Path(output)
     info = {"name": output.name, "seed": recipe.seed, "command": command}
     with RunDirectory.create(output, recipe_text=recipe.dump(), info=info, resume=resume) as run, stopping() as stop:
@@ -78,6 +83,7 @@ class Pipeline:
         self.states = {node.name: {"state": "pending"} for node in recipe.nodes}
         probed = recipe.probe.tasks if recipe.probe else None
         self.probe_specs = dict(probed or {})
+        self.trained = {node.name for node in recipe.nodes if isinstance(node, TrainNode)}
         self._tasks: dict[str, Any] = {}
 
     def run_all(self) -> None:
@@ -169,14 +175,18 @@ class Pipeline:
         settings = node.settings
         described = {
             "method": _source_of(node.method),
-            "settings": {field.name: art.described(getattr(settings, field.name)) for field in fields(settings)},
+            "settings": {
+                field.name: art.described(getattr(settings, field.name))
+                for field in fields(settings)
+                if field.name not in HOUSEKEEPING
+            },
             **({"task files": files} if (files := art.task_files(settings.task)) else {}),
             "arguments": dict(node.arguments),
             "modifiers": [(m.name, dict(m.arguments)) for m in node.modifiers],
         }
         directory, key, done = self._begin(node, described)
         init = self.artefact(settings.init)
-        before = self.measure(init, root=not settings.init.startswith("$"))
+        before = self.measure(init, root=settings.init.removeprefix("$") not in self.trained)
         if not done:
             record = self._train(node, directory, init)
             self._finish(directory, {"hash": key, "kind": node.kind, **record}, node.name)
@@ -226,7 +236,11 @@ class Pipeline:
         modifiers = [(modifier.name, modifier.arguments) for modifier in node.modifiers]
         stage = build_stage(node.method, inputs, node.arguments, modifiers, sampling_of(settings))
         data, task = prompts_of(stage)
-        return stage, list(data) if data is not None else prompt_groups(task.items("train"), tokenizer)
+        prompts = list(data) if data is not None else prompt_groups(task.items("train"), tokenizer)
+        check_views(stage, prompts, node.name)
+        if data is None:
+            check_room(prompts, settings.max_tokens, self.longest(node), node.name)
+        return stage, prompts
 
     def data(self, node: TrainNode, tokenizer: Any) -> list[Group]:
         settings = node.settings

@@ -24,7 +24,8 @@ def kl_anchor(
         L' = L + coef * 1/D sum_t KL(pi || pi_anchor)      (reverse; forward swaps them)
 
     to: a model of the recipe ($sft); the learner when the stage began unless written. Exact per position, on any
-    prefix, where the sampled estimators are right only on the learner's own tokens. At pi = pi_anchor its gradient is 0.
+    prefix, where the sampled estimators are right only on the learner's own tokens. At pi = pi_anchor the gradient is
+    0.
     """
     anchor = divergence(to=Artefact(to) if to else SELF_START, kind=kind, coef=coef, name="kl_anchor")
     first, *rest = stage.learners

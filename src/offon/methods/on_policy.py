@@ -89,8 +89,8 @@ def on_policy_distill(task, teacher, *, form: Literal["sampled", "full"] = "full
 
     The sampled form is scored by the teacher before credit and estimates the gradient of the reverse KL from one token
     per position, at the price of variance; prefixes are not differentiated in either form (discount 0).
-    Watch: divergence/reverse_nats, or advantage/mean, which is minus the KL. Fails: on prefixes the teacher would never write,
-    its targets say little; a student that starts at random has only such prefixes.
+    Watch: divergence/reverse_nats, or advantage/mean, which is minus the KL. Fails: on prefixes the teacher would never
+    write, its targets say little; a student that starts at random has only such prefixes.
     """
     to = Artefact("teacher")
     if form == "sampled":

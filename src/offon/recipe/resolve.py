@@ -294,13 +294,25 @@ class _Resolver(Reader):
     def _none(self, what: str, position: Keys, **details: str) -> None:
         self.problem(what, position, **details)
 
+    def continues_adapter(self, init: Any) -> bool:
+        """Whether a chain of init edges passes through a stage that trains an adapter, which is then continued."""
+        for _ in self.nodes:  # as many edges as a chain without a circle can have
+            earlier = self.nodes.get(init[1:]) if isinstance(init, str) and init.startswith("$") else None
+            if not isinstance(earlier, Mapping):
+                return False
+            if earlier.get("lora"):
+                return True
+            init = earlier.get("init", self.model)
+        return False
+
     def filled(
         self, info: Any, stage: Any, given: Given, written: dict[str, Any], inherited: dict[str, Any], position: Keys
     ) -> tuple[NodeSettings | None, dict[str, str]]:
         """Every setting of a node, and the origin of those that mean something for it."""
         before = len(self.problems)
         recommended = {**(dataclasses.asdict(stage.updates) if stage.updates else {}), **stage.recommends}
-        lora = written.get("lora", recommended.get("lora"))
+        init = written.get("init", inherited.get("init"))
+        lora = written.get("lora", recommended.get("lora")) or self.continues_adapter(init)
         layers = (
             (written, dict.fromkeys(written, RECIPE)),
             (recommended, dict.fromkeys(recommended, ROW)),
@@ -404,8 +416,9 @@ class _Resolver(Reader):
         else:
             self.problem("probe.tasks maps names to tasks", ("probe", "tasks"), fix="tasks: {sums: gym:chain_sum}")
             return None, {}
-        if trained:
-            defaults["max_tokens"] = max(settings.max_tokens for settings in trained)
+        sampled = [n.settings.max_tokens for n in nodes if isinstance(n, TrainNode) and "max_tokens" in n.origins]
+        if sampled:  # as long as the stages themselves sample
+            defaults["max_tokens"] = max(sampled)
         probe = Probe(**{**defaults, **{key: value for key, value in given.items() if value is not None}})
         if probe.k > probe.samples:
             why = f"pass@{probe.k} cannot be estimated from {probe.samples} samples of a prompt"

@@ -6,7 +6,7 @@ Axes: M response tokens (sequence-major), B sequences, P pairs.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,7 +25,7 @@ class Batch:
     sequence     [M] long: which trajectory a token belongs to
     group        [B] long: which group a trajectory belongs to
     pairs        [P, 2] long: (winner, loser) trajectories
-    temperature  [B] float32: the temperature its tokens were sampled at (1 for external tokens)
+    temperature  [B] float32: the temperature its tokens are scored at (the learner's sampler's; 1 for others' tokens)
     columns      name -> [M]: "source", "trainable", "behavior_logp" (NaN where unknown) and every token signal of its
                  trajectories (NaN where a trajectory has none)
     weights      term name -> weight of each of its units: [M] for token terms, [P] for pair terms
@@ -95,27 +95,42 @@ class Batch:
         )
 
     def split(self, max_tokens: int | None) -> list[Batch]:
-        """Micro-batches of whole groups with at most max_tokens tokens each (a larger group stands alone).
+        """Micro-batches of at most max_tokens tokens each. A group is kept together, so that its prompt is computed
+        once, unless it alone is larger; then its members are spread, but the two of a pair never part.
 
         Tokens are counted as they will be computed: each distinct prefix of a group once, then its responses.
         """
         if max_tokens is None:
             return [self]
         parts, current, used = [], [], 0
-        for index in self.group.unique_consecutive().tolist():
-            members = (self.group == index).nonzero()[:, 0].tolist()
-            prefixes = {self.trajectories[i].prefix() for i in members}
-            cost = sum(map(len, prefixes)) + sum(len(self.trajectories[i]) for i in members)
+        for members in self._atoms(max_tokens):
+            cost = self._cost(members)
             if current and used + cost > max_tokens:
                 parts.append(current)
                 current, used = [], 0
             current, used = current + members, used + cost
         return [self.take(part) for part in [*parts, current] if part]
 
+    def _atoms(self, max_tokens: int) -> Iterator[list[int]]:
+        paired = set(self.group[self.pairs.flatten()].tolist())
+        for index in self.group.unique_consecutive().tolist():
+            members = (self.group == index).nonzero()[:, 0].tolist()
+            if index in paired or self._cost(members) <= max_tokens:
+                yield members
+            else:
+                yield from ([member] for member in members)
+
+    def _cost(self, members: Sequence[int]) -> int:
+        prefixes = {self.trajectories[i].prefix() for i in members}
+        return sum(map(len, prefixes)) + sum(len(self.trajectories[i]) for i in members)
+
 
 def _temperature(trajectory: Trajectory) -> float:
+    """The temperature a trajectory is scored at: that of the learner's own sampler, which defines the policy; what a
+    teacher or a data set wrote is a target for the model itself, at 1, however it was sampled."""
     sampling = trajectory.producer.sampling
-    return sampling.temperature if sampling is not None and sampling.temperature > 0 else 1.0
+    own = sampling is not None and bool((trajectory.source == Source.LEARNER).any())
+    return sampling.temperature if own and sampling.temperature > 0 else 1.0
 
 
 def _columns(trajectories: Sequence[Trajectory]) -> dict[str, Tensor]:
