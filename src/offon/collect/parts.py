@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from offon.parts.schedules import Schedule, value_at
 from offon.types import Comparison, Group, Sampling, Trajectory
 
 
-class Collector:
+class Collector(ABC):
     """Base of every collector: `a | b` runs a, then b on what a returned."""
 
     requires: frozenset[str] = frozenset()
@@ -27,8 +28,9 @@ class Collector:
     def __or__(self, other: Collector) -> Pipe:
         return Pipe(self.parts + other.parts)
 
+    @abstractmethod
     def __call__(self, context: Context, groups: list[Group]) -> list[Group]:
-        raise NotImplementedError
+        """Groups with more in them, or fewer."""
 
     def __str__(self) -> str:
         return type(self).__name__.lower()
