@@ -69,9 +69,13 @@ def demonstrations(directory: Path, *, task: Mapping[str, Any], count: int = 64)
 
 
 def line(draw: random.Random, room: int) -> tuple[str, str]:
-    """Noise with a sum, and the sum's result. Terms have equally many digits, two thrice as often as one."""
-    low, high = draw.choice([(0, 9), (10, 99), (10, 99), (10, 99)])
-    a, b, sign = draw.randint(low, high), draw.randint(low, high), draw.choice("+-")
+    """Noise with a sum, and the sum's result.
+
+    Terms have one or two digits independently of each other. With equally many, as in the task, one-digit sums are
+    learned by heart first and sums of two digits take thousands of steps instead of hundreds.
+    """
+    a, b = (draw.randint(*draw.choice([(0, 9), (10, 99), (10, 99)])) for _ in range(2))
+    sign = draw.choice("+-")
     noise = "".join(draw.choices(NOISE, k=draw.randint(0, room)))
     return f"{noise} {a} {sign} {b} | ", str(a + b if sign == "+" else a - b)
 
