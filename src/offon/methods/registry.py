@@ -8,13 +8,18 @@ import importlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from offon.errors import ConfigError
 from offon.recipe.functions import function_at
 
 INPUTS = ("task", "data", "teacher")  # what a row may be given by name; its other parameters are arguments of a recipe
-CATALOGUE = ("offon.methods.off_policy", "offon.methods.on_policy", "offon.methods.modifiers")
+CATALOGUE = tuple(
+    f"offon.methods.{file.stem}"
+    for file in sorted(Path(__file__).parent.glob("[a-z]*.py"))
+    if file.stem not in ("registry", "page")
+)  # one module per family
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,1 @@
+MODIFIED = [("grpo", {}, ("kl_anchor", {}))]

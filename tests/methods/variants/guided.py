@@ -1,0 +1,1 @@
+MODIFIED = [("grpo", {}, ("hints", {})), ("grpo", {}, ("hints", {"drop": True}))]

@@ -1,0 +1,1 @@
+VARIANTS = {"grpo": [{}, {"scale_rewards": False}]}

@@ -1,0 +1,1 @@
+VARIANTS = {"on_policy_distill": [{}, {"form": "sampled"}, {"kind": "jsd"}]}

@@ -1,0 +1,1 @@
+VARIANTS = {"sft": [{}, {"per": "sequence"}]}
