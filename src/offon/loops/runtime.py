@@ -11,29 +11,27 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from offon.collect.context import Context, Prompted, Step, permuted
-from offon.engines.api import Request
+from offon.collect.context import Context, Step, permuted
 from offon.engines.native import NativeEngine
-from offon.errors import DataError, EngineError, NumericsError
+from offon.errors import DataError, NumericsError
+from offon.loops.calls import Calls
 from offon.loops.holdings import Holdings
-from offon.loops.scoring import layout_of, score_buffer
 from offon.loops.update import accumulate, apply, make_optimizer
-from offon.parts.models import SELF, ModelRef, Need
+from offon.parts.models import SELF
 from offon.parts.schedules import learning_rate_at, value_at
 from offon.parts.stage import Learner, Updates
 from offon.recipe.fields import NodeSettings
-from offon.runs import NodeDirectory, ledger, tensors, trajectories
-from offon.types import Group, Producer, Sampling, Source, Trajectory
+from offon.runs import NodeDirectory, tensors, trajectories
+from offon.types import Group, Sampling, Source, Trajectory
 from offon.types.batch import PAIRS, Batch, source_counts
 
-SYNC_TOLERANCE_NATS = 0.02  # float32 rounding is 1e-5; a stale or half-synced sampler is off by 0.2 and more
-SYNC_SAMPLES = 4
 SUCCESS = 1.0  # a response is a success when its score reaches this
 
 
@@ -90,7 +88,14 @@ class Runtime:
 
     def context(self) -> Context:
         step = Step(self.state.step, self.steps, self.settings.seed, self.node.name)
-        return Context(self._generate, self._score, self._memory, step)
+        calls = self.calls()
+        return Context(partial(calls.generate, step=self.state.step), calls.score, calls.memory, step)
+
+    def calls(self) -> Calls:
+        return Calls(
+            self.node, self.holdings, self.engine, micro_batch_tokens=self.settings.micro_batch_tokens,
+            cost=self.state.cost, count=self._count, progress=self._generating,
+        )  # fmt: skip
 
     def draw(self) -> list[Group]:
         """The next prompts in the data order, each with its draw number; external members get ids of their own."""
@@ -102,68 +107,10 @@ class Runtime:
         members = (m.replace(id=f"{self.node.name}/{draw}/{i}") for i, m in enumerate(group.members))
         return group.replace(draw=draw, members=tuple(members))
 
-    def _generate(self, prompts: Sequence[Prompted], ref: ModelRef) -> list[Trajectory]:
-        model = self.holdings(ref)
-        requests = [Request(p.prefix, p.sampling, p.key) for p in prompts]
-        completions = self.engine.generate(requests, model, progress=self._generating)
-        source = Source.LEARNER if ref == SELF else Source.TEACHER
-        fingerprint = model.fingerprint()
-        sampled = []
-        for prompt, completion in zip(prompts, completions, strict=True):
-            producer = Producer(model=fingerprint, step=self.state.step, sampling=prompt.sampling)
-            sampled.append(
-                Trajectory.of(
-                    completion.tokens,
-                    prompt.prefix,
-                    source,
-                    behavior_logp=completion.logp,
-                    tags=frozenset({"truncated"} if completion.stop == "length" else ()),
-                    producer=producer,
-                    text=model.tokenizer.decode(completion.tokens, skip_special_tokens=True),
-                    id="/".join([self.node.name, *map(str, prompt.key[2:])]),
-                )
-            )
-        self.state.cost["tokens_generated"] += sum(map(len, sampled))
-        if ref == SELF:
-            self._check_sync(sampled)
-        return sampled
-
-    def _check_sync(self, sampled: Sequence[Trajectory]) -> None:
-        """Compare the sampler's log-probs of a few trajectories with the learner's; disagreement stops the run."""
-        checked = [t for t in sampled if t.producer.sampling.full_softmax][:SYNC_SAMPLES]
-        if not checked:
-            return
-        learner, layout = self.holdings.learner, layout_of(checked, "sample")
-        temperature = torch.tensor([t.producer.sampling.temperature for t in checked])[layout.sequence]
-        with torch.no_grad():
-            logp = learner.logp(layout, temperature=temperature).float().cpu().numpy()
-        difference = logp - np.concatenate([t.behavior_logp for t in checked])
-        if not np.abs(difference).max() < SYNC_TOLERANCE_NATS:
-            raise EngineError(
-                f"sampler and learner disagree by {np.abs(difference).max():.3g} nats on a sampled token",
-                where=f"{self.node.name}, step {self.state.step}",
-                why=f"they should agree within {SYNC_TOLERANCE_NATS}: the sampler does not hold the learner's weights",
-            )
-        gap = float((np.exp(difference) - 1 - difference).sum())
-        self._count(
-            {"sync/max_logp_diff": (float(np.abs(difference).max()), 1.0), "sync/gap_nats": (gap, len(difference))}
-        )
-
-    def _score(self, groups: Sequence[Group], need: Need) -> list[Group]:
-        self.state.cost["tokens_scored"] += sum(len(m) for g in groups for m in g.members)
-        return score_buffer(self.holdings(need.model), groups, need, self.settings.micro_batch_tokens)
-
-    def _memory(self, where: str) -> list[Trajectory]:
-        """Trajectories of this run that satisfy an SQL condition over the ledger."""
-        table = ledger.query(self.node.path.parent.parent, f"select id from trajectories where {where}")
-        wanted = set(table.column("id").to_pylist())
-        shards = (self.node.read_buffer(index) for index in self.node.buffers())
-        return [m for shard in shards for group in shard for m in group.members if m.id in wanted]
-
     def annotate(self, groups: list[Group], learner: Learner) -> list[Group]:
         for need in learner.needs:
             if need.when == "buffer":
-                groups = self._score(groups, need)
+                groups = self.calls().score(groups, need)
         return groups
 
     # --- buffer ------------------------------------------------------------------------------------------------

@@ -1,0 +1,98 @@
+"""What collectors call at run time: sampling with a model, scoring without gradient, and the memory of a run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from offon.collect.context import Prompted
+from offon.engines.api import Request
+from offon.engines.native import NativeEngine
+from offon.errors import EngineError
+from offon.loops.holdings import Holdings
+from offon.loops.scoring import layout_of, score_buffer
+from offon.parts.models import SELF, ModelRef, Need
+from offon.runs import NodeDirectory, ledger
+from offon.types import Group, Producer, Source, Trajectory
+
+SYNC_TOLERANCE_NATS = 0.02  # float32 rounding is 1e-5; a stale or half-synced sampler is off by 0.2 and more
+SYNC_SAMPLES = 4
+
+
+class Calls:
+    """Generation, scores and memory of one stage. `cost` counts tokens; `count` takes metrics as (sum, count)."""
+
+    def __init__(
+        self,
+        node: NodeDirectory,
+        holdings: Holdings,
+        engine: NativeEngine,
+        *,
+        micro_batch_tokens: int | None,
+        cost: Counter,
+        count: Callable[[dict[str, tuple[float, float]]], None],
+        progress: Callable[[int, int], None],
+    ):
+        self.node, self.holdings, self.engine = node, holdings, engine
+        self.micro_batch_tokens, self.cost, self._count, self._generating = micro_batch_tokens, cost, count, progress
+
+    def generate(self, prompts: Sequence[Prompted], ref: ModelRef, *, step: int) -> list[Trajectory]:
+        model = self.holdings(ref)
+        requests = [Request(p.prefix, p.sampling, p.key) for p in prompts]
+        completions = self.engine.generate(requests, model, progress=self._generating)
+        source = Source.LEARNER if ref == SELF else Source.TEACHER
+        fingerprint = model.fingerprint()
+        sampled = []
+        for prompt, completion in zip(prompts, completions, strict=True):
+            producer = Producer(model=fingerprint, step=step, sampling=prompt.sampling)
+            sampled.append(
+                Trajectory.of(
+                    completion.tokens,
+                    prompt.prefix,
+                    source,
+                    behavior_logp=completion.logp,
+                    tags=frozenset({"truncated"} if completion.stop == "length" else ()),
+                    producer=producer,
+                    text=model.tokenizer.decode(completion.tokens, skip_special_tokens=True),
+                    id="/".join([self.node.name, *map(str, prompt.key[2:])]),
+                )
+            )
+        self.cost["tokens_generated"] += sum(map(len, sampled))
+        if ref == SELF:
+            self._check_sync(sampled, step)
+        return sampled
+
+    def _check_sync(self, sampled: Sequence[Trajectory], step: int) -> None:
+        """Compare the sampler's log-probs of a few trajectories with the learner's; disagreement stops the run."""
+        checked = [t for t in sampled if t.producer.sampling.full_softmax][:SYNC_SAMPLES]
+        if not checked:
+            return
+        learner, layout = self.holdings.learner, layout_of(checked, "sample")
+        temperature = torch.tensor([t.producer.sampling.temperature for t in checked])[layout.sequence]
+        with torch.no_grad():
+            logp = learner.logp(layout, temperature=temperature).float().cpu().numpy()
+        difference = logp - np.concatenate([t.behavior_logp for t in checked])
+        if not np.abs(difference).max() < SYNC_TOLERANCE_NATS:
+            raise EngineError(
+                f"sampler and learner disagree by {np.abs(difference).max():.3g} nats on a sampled token",
+                where=f"{self.node.name}, step {step}",
+                why=f"they should agree within {SYNC_TOLERANCE_NATS}: the sampler does not hold the learner's weights",
+            )
+        gap = float((np.exp(difference) - 1 - difference).sum())
+        self._count(
+            {"sync/max_logp_diff": (float(np.abs(difference).max()), 1.0), "sync/gap_nats": (gap, len(difference))}
+        )
+
+    def score(self, groups: Sequence[Group], need: Need) -> list[Group]:
+        self.cost["tokens_scored"] += sum(len(m) for g in groups for m in g.members)
+        return score_buffer(self.holdings(need.model), groups, need, self.micro_batch_tokens)
+
+    def memory(self, where: str) -> list[Trajectory]:
+        """Trajectories of this run that satisfy an SQL condition over the ledger."""
+        table = ledger.query(self.node.path.parent.parent, f"select id from trajectories where {where}")
+        wanted = set(table.column("id").to_pylist())
+        shards = (self.node.read_buffer(index) for index in self.node.buffers())
+        return [m for shard in shards for group in shard for m in group.members if m.id in wanted]
