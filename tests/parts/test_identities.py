@@ -15,8 +15,9 @@ from offon.loops.stage import assign_credit
 from offon.loops.update import accumulate
 from offon.methods import registry
 from offon.parts import Artefact, behavior, credit, one, per_sequence, policy, policy_gradient, proximal
+from offon.parts.divergence import Divergence
 from offon.parts.models import SELF, Need
-from offon.parts.terms import PROXIMAL, Contrast, Divergence
+from offon.parts.terms import PROXIMAL, Contrast
 from offon.types import Producer, Sampling, Source, Trajectory
 from offon.types.batch import Batch
 from tests.methods.test_contract import difference, gradient

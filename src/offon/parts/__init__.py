@@ -1,13 +1,13 @@
 """Frozen declarations: what a method is made of. Nothing here runs."""
 
 from offon.parts.credit import group_mean_std, teacher_logratio
+from offon.parts.divergence import Divergence
 from offon.parts.models import SELF, SELF_START, Artefact, ModelRef, Need
 from offon.parts.schedules import Fade
 from offon.parts.stage import Learner, Stage, Updates, policy
 from offon.parts.terms import (
     Clip,
     Contrast,
-    Divergence,
     PolicyGradient,
     Ratio,
     Reduce,
