@@ -1,22 +1,11 @@
 """Collectors: functions (context, groups) -> groups, joined by `|`. They may call models; credit may not."""
 
-from offon.collect.parts import (
-    BestAgainstWorst,
-    Collector,
-    Demonstrations,
-    Hint,
-    KeepBest,
-    Pipe,
-    Preferences,
-    Rollouts,
-    Verify,
-    best_against_worst,
-    demonstrations,
-    keep_best,
-    preferences,
-    rollouts,
-    verify,
-)
+from offon.collect.base import Collector, Pipe
+from offon.collect.data import Demonstrations, Preferences, demonstrations, preferences
+from offon.collect.pairs import BestAgainstWorst, best_against_worst
+from offon.collect.sampling import Hint, Rollouts, rollouts
+from offon.collect.select import KeepBest, keep_best
+from offon.collect.signals import Verify, verify
 
 __all__ = [
     "BestAgainstWorst", "Collector", "Demonstrations", "Hint", "KeepBest", "Pipe", "Preferences", "Rollouts", "Verify",

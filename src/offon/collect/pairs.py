@@ -1,0 +1,41 @@
+"""Preference pairs built from responses that were scored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from offon.collect.base import Collector
+from offon.collect.context import Context
+from offon.types import Comparison, Group
+
+
+@dataclass(frozen=True)
+class BestAgainstWorst(Collector):
+    """Build a preference pair from scored rollouts: the best against the worst.
+
+    Groups without a difference in reward are dropped.
+    """
+
+    requires = frozenset({"members", "reward"})
+    provides = frozenset({"comparisons"})
+
+    def __call__(self, context: Context, groups: list[Group]) -> list[Group]:
+        def paired(group: Group) -> Group:
+            reward = [member.signals["reward"] for member in group.members]
+            if not reward or max(reward) == min(reward):
+                return group.drop([False] * len(reward), "no difference in reward")
+            best, worst = reward.index(max(reward)), reward.index(min(reward))
+            members = list(group.members)
+            members[best], members[worst] = members[best].tagged("chosen"), members[worst].tagged("rejected")
+            pair = group.replace(
+                members=tuple(members), comparisons=(Comparison(best, worst, max(reward) - min(reward)),)
+            )
+            return pair.drop([i in (best, worst) for i in range(len(members))], "neither best nor worst")
+
+        return [paired(group) for group in groups]
+
+    def __str__(self) -> str:
+        return "best_against_worst"
+
+
+best_against_worst = BestAgainstWorst
