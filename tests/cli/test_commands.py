@@ -238,12 +238,15 @@ def test_methods_lists_the_catalogue(capsys):
     assert main(["methods", "--json"]) == 0
     catalogue = json.loads(capsys.readouterr().out)
     keys = {"name", "kind", "family", "usual_provenance", "interface", "usual_role", "paper", "parts"}
+    keys |= {"strength", "handoff_risk"}
     assert all(set(entry) == keys for entry in catalogue)
     assert {"sft", "dpo", "grpo", "raft", "distill", "on_policy_distill", "kl_anchor", "hints"} <= {
         e["name"] for e in catalogue
     }
     assert main(["methods"]) == 0
-    assert "usual provenance" in (shown := capsys.readouterr().out) and len(shown.splitlines()) == len(catalogue) + 2
+    shown = capsys.readouterr().out
+    assert "usual provenance" in shown and all(f"\n{entry['name']} " in shown for entry in catalogue)
+    assert "handoff risk" in shown and catalogue[0]["strength"] in shown
 
 
 def test_methods_of_a_name_shows_formula_arguments_parts_and_paper(capsys):

@@ -31,7 +31,7 @@ RATES = {
 STAGES = {"sft": ("base", "sft"), "rl": ("sft", "rl"), "out": ("student", "out")}
 METHODS = {
     "sft": ("sft", "sft", "token", "off-policy", "expansion"),
-    "rl": ("grpo", "rlhf-rlvr", "reward", "on-policy", "reshaping"),
+    "rl": ("grpo", "rl", "reward", "on-policy", "reshaping"),
     "out": ("on_policy_distill", "on-policy-teacher", "teacher", "on-policy", "consolidation"),
 }
 INPUTS = {

@@ -15,7 +15,7 @@ import typer.core
 
 from offon.cli.folder import as_bug, make_way, recorded
 from offon.cli.output import only_results_on_stdout, plain, print_json, table
-from offon.cli.pages import in_full, page, plan_page
+from offon.cli.pages import catalogue, in_full, page, plan_page
 from offon.cli.progress import Progress
 from offon.errors import ConfigError, OffonError
 
@@ -179,17 +179,11 @@ def methods(name: Annotated[str | None, typer.Argument(metavar="[NAME]")] = None
     with only_results_on_stdout():
         from offon.methods import registry
 
-        if name is None:
-            infos = [registry.get(known) for known in (*registry.names(), *registry.modifiers())]
-            described = [info.describe() for info in infos]
-        else:
-            described = in_full(registry.get(name))
+        described = in_full(registry.get(name)) if name else [info.describe() for info in registry.catalogue()]
     if json:
         print_json(described)
     elif name is None:
-        columns = ("name", "kind", "family", "usual_provenance", "interface", "usual_role", "paper")
-        rows = [[method[column] for column in columns] for method in described]
-        print(table([column.replace("_", " ") for column in columns], rows))
+        print(catalogue(described))
     else:
         print(page(described))
 

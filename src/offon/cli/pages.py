@@ -25,6 +25,25 @@ def in_full(info: MethodInfo) -> dict[str, Any]:
     return {**info.describe(), "inputs": needs, "arguments": arguments, "recommends": recommends, "doc": info.doc}
 
 
+def catalogue(methods: list[dict[str, Any]]) -> str:
+    """The survey's Table 6: each family with its strength and what it hands on, and its methods."""
+    columns = ("name", "kind", "usual_provenance", "interface", "usual_role", "paper")
+    heads = [column.replace("_", " ") for column in columns]
+    rows = table(heads, [[method[column] for column in columns] for method in methods]).splitlines()
+    lines, seen = rows[:2], ""
+    for method, row in zip(methods, rows[2:], strict=True):
+        if method["family"] != seen:
+            seen = method["family"]
+            lines += [
+                "",
+                seen.upper(),
+                f"  strength      {method['strength']}",
+                f"  handoff risk  {method['handoff_risk']}",
+            ]
+        lines.append(row)
+    return "\n".join(lines)
+
+
 def page(method: dict[str, Any]) -> str:
     lines = [
         "{name}: {family}, {interface}, usually {usual_provenance}, {usual_role}".format(**method),

@@ -14,7 +14,11 @@ Count = Annotated[int, Ge(1)]
 
 
 @method(
-    family="filtering", interface="reward", usual_provenance="on-policy", usual_role="reshaping", paper="2304.06767"
+    family="filtering and replay",
+    interface="reward",
+    usual_provenance="on-policy",
+    usual_role="reshaping",
+    paper="2304.06767",
 )
 def raft(task, *, group_size: Count = 8, keep: Count = 1, at_least: float | None = 1.0) -> Stage:
     """Reward-ranked fine-tuning: sample, keep the best, maximise their likelihood; fresh samples each round.

@@ -12,7 +12,7 @@ from offon.parts import Stage, contrast, one, per_sequence, per_token, policy, p
 
 
 @method(
-    family="offline-preference", interface="preferences", usual_provenance="off-policy", usual_role="reshaping",
+    family="offline preference", interface="preferences", usual_provenance="off-policy", usual_role="reshaping",
     paper="2305.18290",
 )  # fmt: skip
 def dpo(

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from offon.errors import ConfigError
+from offon.methods.families import FAMILIES
 from offon.recipe.functions import function_at
 
 INPUTS = ("task", "data", "teacher")  # what a row may be given by name; its other parameters are arguments of a recipe
 CATALOGUE = tuple(
     f"offon.methods.{file.stem}"
     for file in sorted(Path(__file__).parent.glob("[a-z]*.py"))
-    if file.stem not in ("registry", "page")
+    if file.stem not in ("registry", "page", "families")
 )  # one module per family
 
 
@@ -86,7 +87,9 @@ class MethodInfo:
 
     def describe(self) -> dict[str, Any]:
         fields = ("name", "kind", "family", "usual_provenance", "interface", "usual_role", "paper")
-        return {**{name: getattr(self, name) for name in fields}, "parts": self.parts}
+        family = FAMILIES[self.family]
+        tendencies = {"strength": family.strength, "handoff_risk": family.handoff_risk}
+        return {**{name: getattr(self, name) for name in fields}, **tendencies, "parts": self.parts}
 
 
 def in_words(part: Any) -> str:
@@ -110,6 +113,8 @@ _METHODS: dict[str, MethodInfo] = {}
 
 def method(*, family: str, interface: str, usual_provenance: str, usual_role: str, paper: str, kind="stage"):
     """Register a row. Family, interface and roles are the survey's words; roles are usual tendencies, never claims."""
+    if family not in FAMILIES:
+        raise ConfigError(f"unknown family {family!r}", fix=f"one of {', '.join(FAMILIES)}")
 
     def register(function):
         info = MethodInfo(
@@ -130,6 +135,12 @@ def _load() -> dict[str, MethodInfo]:
     return _METHODS
 
 
+def catalogue() -> list[MethodInfo]:
+    """Everything there is, by family in the survey's order, then by name."""
+    order = list(FAMILIES)
+    return sorted(_load().values(), key=lambda info: (order.index(info.family), info.kind != "stage", info.name))
+
+
 def names() -> list[str]:
     return sorted(name for name, info in _load().items() if info.kind == "stage")
 
@@ -142,14 +153,14 @@ def get(name: str) -> MethodInfo:
     """A method by its name, or `file.py:function` for one of your own."""
     if ":" in name:
         return _from_file(name)
-    catalogue = _load()
-    if name not in catalogue:
-        close = difflib.get_close_matches(name, catalogue, n=1)
+    known = _load()
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
         raise ConfigError(
             f"unknown method {name!r}",
-            fix=(f"did you mean {close[0]!r}? " if close else "") + f"known: {', '.join(sorted(catalogue))}",
+            fix=(f"did you mean {close[0]!r}? " if close else "") + f"known: {', '.join(sorted(known))}",
         )
-    return catalogue[name]
+    return known[name]
 
 
 def _from_file(name: str) -> MethodInfo:

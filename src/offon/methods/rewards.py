@@ -13,9 +13,7 @@ from offon.parts import Clip, Stage, behavior, credit, group_mean_std, per_seque
 GroupSize = Annotated[int, Ge(2)]  # a group's own rewards are its baseline: one member has none
 
 
-@method(
-    family="rlhf-rlvr", interface="reward", usual_provenance="on-policy", usual_role="reshaping", paper="2402.03300"
-)
+@method(family="rl", interface="reward", usual_provenance="on-policy", usual_role="reshaping", paper="2402.03300")
 def grpo(
     task, *, group_size: GroupSize = 8, clip: tuple[float, float] = (0.2, 0.2), scale_rewards: bool = True
 ) -> Stage:

@@ -12,7 +12,7 @@ from offon.parts import Artefact, Stage, divergence, one, policy, policy_gradien
 
 
 @method(
-    family="off-policy-distillation", interface="teacher targets", usual_provenance="off-policy",
+    family="off-policy distillation", interface="teacher targets", usual_provenance="off-policy",
     usual_role="expansion or consolidation", paper="1606.07947",
 )  # fmt: skip
 def distill(

@@ -14,7 +14,7 @@ Count = Annotated[int, Ge(1)]
 
 
 @method(
-    family="on-policy-distillation", interface="teacher targets", usual_provenance="on-policy",
+    family="on-policy distillation", interface="teacher targets", usual_provenance="on-policy",
     usual_role="consolidation", paper="2306.13649",
 )  # fmt: skip
 def on_policy_distill(task, teacher, *, form: Literal["sampled", "full"] = "full", group_size: Count = 1,
