@@ -5,6 +5,7 @@ from __future__ import annotations
 from offon.errors import Interrupted
 from offon.loops.runtime import Runtime
 from offon.loops.scoring import weigh
+from offon.parts.credit.base import without_token_reward
 from offon.parts.stage import Learner, Stage
 from offon.types import Group
 from offon.types.batch import Batch
@@ -40,13 +41,14 @@ def run_stage(stage: Stage, runtime: Runtime) -> None:
 
 
 def assign_credit(learner: Learner, groups: list[Group]) -> list[Group]:
-    """Write the learner's advantage column. Groups too small for its credit are set aside with the reason."""
-    if learner.credit is None:
+    """Write the learner's advantage column. Groups too small for its credit are set aside with the reason; the rewards
+    of single tokens that its steps pass on are theirs alone."""
+    credit = learner.credit
+    if credit is None:
         return groups
-    enough = [len(group.members) >= learner.credit.min_group for group in groups]
-    return [
-        learner.credit(group)
-        if fits and group.members
-        else group.drop([False] * len(group.members), "alone in its group")
+    enough = [len(group.members) >= credit.min_group for group in groups]
+    groups = [
+        group if fits else group.drop([False] * len(group.members), "alone in its group")
         for group, fits in zip(groups, enough, strict=True)
     ]
+    return [group.map(without_token_reward) for group in credit.over_buffer(groups)]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from offon.errors import ConfigError
+from offon.parts.credit.base import Credit
 from offon.parts.models import ModelRef, Need
 from offon.parts.terms import Term
-from offon.types import Group
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Learner:
 
     name: str
     terms: tuple[Term, ...]
-    credit: Callable[[Group], Group] | None = None
+    credit: Credit | None = None
 
     def __post_init__(self):
         """Give terms of the same name their position, so that each has a weight column of its own."""
@@ -39,7 +39,7 @@ class Learner:
         return tuple(dict.fromkeys([*own, *(need for term in self.terms for need in term.needs)]))
 
 
-def policy(*terms: Term, credit: Callable[[Group], Group] | None = None) -> Learner:
+def policy(*terms: Term, credit: Credit | None = None) -> Learner:
     """The usual single learner."""
     return Learner("policy", terms, credit)
 

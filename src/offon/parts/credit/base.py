@@ -1,0 +1,108 @@
+"""What every credit is, and how two of them make one.
+
+A credit turns what was collected about a group (signals, token signals) into the advantage column. Two token columns
+carry it, so that steps can be chained without confusion:
+
+    token_reward   rewards that belong to single tokens (a KL penalty, a step's score); the response's own reward is
+                   counted at its last trainable token. Steps that shape rewards add to it.
+    advantage      what terms read. Group statistics, returns and GAE turn rewards into it; whitening rescales it.
+
+    kl_penalty(0.05) >> return_to_go() >> whiten()
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from offon.parts.models import Need
+from offon.types import Group, Trajectory
+
+TOKEN_REWARD = "token_reward"
+
+
+class Credit(ABC):
+    """Base of every credit: `a >> b` runs b on what a returned. Pure: it sees groups, and no model.
+
+    needs      log-probs or values to be scored and kept with the buffer
+    requires   what collectors must provide
+    min_group  smaller groups are set aside before any credit is given
+    """
+
+    needs: tuple[Need, ...] = ()
+    requires: frozenset[str] = frozenset({"reward"})
+    min_group: int = 1
+
+    @property
+    def steps(self) -> tuple[Credit, ...]:
+        return (self,)
+
+    def __rshift__(self, other: Credit) -> Chain:
+        return Chain((*self.steps, *other.steps))
+
+    @abstractmethod
+    def __call__(self, group: Group) -> Group:
+        """The group with more in its columns. What reads other groups too overrides `over_buffer` instead."""
+
+    def over_buffer(self, groups: Sequence[Group]) -> list[Group]:
+        return [self(group) if group.members else group for group in groups]
+
+
+@dataclass(frozen=True)
+class Chain(Credit):
+    """Credits in order."""
+
+    links: tuple[Credit, ...]
+
+    @property
+    def steps(self) -> tuple[Credit, ...]:
+        return self.links
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return tuple(dict.fromkeys(need for step in self.links for need in step.needs))
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return frozenset().union(*(step.requires for step in self.links))
+
+    @property
+    def min_group(self) -> int:
+        return max(step.min_group for step in self.links)
+
+    def __call__(self, group: Group) -> Group:
+        (credited,) = self.over_buffer([group])
+        return credited
+
+    def over_buffer(self, groups: Sequence[Group]) -> list[Group]:
+        for step in self.links:
+            groups = step.over_buffer(groups)
+        return list(groups)
+
+
+def token_rewards(member: Trajectory, signal: str | None = "reward") -> np.ndarray:
+    """[T]: rewards of single tokens, plus the response's own (its `signal`) at its last trainable token."""
+    rewards = np.array(member.token_signals.get(TOKEN_REWARD, np.zeros(len(member))), dtype=np.float64)
+    trainable = np.flatnonzero(member.trainable)
+    if signal is not None and len(trainable):
+        rewards[trainable[-1]] += member.signals[signal]
+    return rewards
+
+
+def total_reward(member: Trajectory, signal: str = "reward") -> float:
+    """The response as one action: its own reward and those of its tokens."""
+    return float(member.signals[signal] + np.sum(member.token_signals.get(TOKEN_REWARD, 0.0)))
+
+
+def without_token_reward(member: Trajectory) -> Trajectory:
+    kept = {name: column for name, column in member.token_signals.items() if name != TOKEN_REWARD}
+    return member.replace(token_signals=kept)
+
+
+def broadcast(group: Group, advantage_G: np.ndarray) -> Group:
+    """Each member's number on all of its tokens."""
+    members = zip(group.members, advantage_G, strict=True)
+    return group.replace(members=tuple(m.with_token_signals(advantage=np.full(len(m), a)) for m, a in members))
