@@ -1,7 +1,34 @@
 """Credits: how signals become the advantage column. Declared here, computed by pure functions of `maths.credit`."""
 
-from offon.parts.credit.base import Chain, Credit
-from offon.parts.credit.group import GroupMeanStd, group_mean_std
+from offon.parts.credit.base import TOKEN_REWARD, Chain, Credit, token_rewards, total_reward
+from offon.parts.credit.group import (
+    GroupMeanStd,
+    PerResponse,
+    against_member,
+    batch_mean,
+    broadcast,
+    group_mean,
+    group_mean_std,
+    kept_mean_std,
+    leave_one_out,
+    length_weighted_mean,
+    no_baseline,
+    pass_at_k,
+    per_reward_mean_std,
+)
 from offon.parts.credit.teacher import TeacherLogRatio, teacher_logratio
+from offon.parts.credit.tokens import (
+    add_reward,
+    gae,
+    kl_penalty,
+    overlong_penalty,
+    return_to_go,
+    whiten,
+)
 
-__all__ = ["Chain", "Credit", "GroupMeanStd", "TeacherLogRatio", "group_mean_std", "teacher_logratio"]
+__all__ = [
+    "TOKEN_REWARD", "Chain", "Credit", "GroupMeanStd", "PerResponse", "TeacherLogRatio", "add_reward",
+    "against_member", "batch_mean", "broadcast", "gae", "group_mean", "group_mean_std", "kept_mean_std", "kl_penalty",
+    "leave_one_out", "length_weighted_mean", "no_baseline", "overlong_penalty", "pass_at_k", "per_reward_mean_std",
+    "return_to_go", "teacher_logratio", "token_rewards", "total_reward", "whiten",
+]  # fmt: skip

@@ -100,9 +100,3 @@ def total_reward(member: Trajectory, signal: str = "reward") -> float:
 def without_token_reward(member: Trajectory) -> Trajectory:
     kept = {name: column for name, column in member.token_signals.items() if name != TOKEN_REWARD}
     return member.replace(token_signals=kept)
-
-
-def broadcast(group: Group, advantage_G: np.ndarray) -> Group:
-    """Each member's number on all of its tokens."""
-    members = zip(group.members, advantage_G, strict=True)
-    return group.replace(members=tuple(m.with_token_signals(advantage=np.full(len(m), a)) for m, a in members))
