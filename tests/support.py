@@ -102,6 +102,9 @@ def preference_pairs() -> list[Group]:
     return groups
 
 
+DATA = {"demonstrations": demonstrations, "pairs": preference_pairs}  # a data set of each kind a collector may read
+
+
 @dataclass
 class World:
     """Models by reference, as a stage's loop holds them."""

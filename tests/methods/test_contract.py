@@ -1,185 +1,250 @@
-"""The contract every row inherits: the same gradient for any split, packing, order and padding; scores no more and no
-less than declared; an all-masked batch is 0; what is detached is detached. A new row is covered by being registered."""
+"""The contract every row inherits by being registered: the same gradient for any split, packing, order and padding;
+scores no more and no less than declared; nothing masked, extreme or detached reaches the gradient; and the row is what
+its page says. Cases are made in tests/methods/cases.py."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 
+import numpy as np
 import pytest
 import torch
 
-from offon.collect.context import Context, Step
-from offon.loops.scoring import score, score_buffer, step_loss, weigh
-from offon.loops.stage import assign_credit
-from offon.loops.update import accumulate
+from offon.loops.handoff import provenance
+from offon.loops.scoring import score, step_loss
+from offon.loops.stage import run_stage
 from offon.methods import registry
-from offon.parts.models import SELF
-from offon.types import Producer, Sampling, Source, Trajectory
-from offon.types.batch import Batch
-from tests.methods.variants import MODIFIED, VARIANTS
-from tests.support import ParityTask, World, demonstrations, model, preference_pairs, prompt_group
+from tests.methods.cases import (  # noqa: F401  (context, gradient: used by other tests)
+    CASES,
+    Loss,
+    Ready,
+    context,
+    difference,
+    gradient,
+    gradient_of,
+    label,
+    ready,
+    runtime_of,
+    settings_of,
+)
+from tests.methods.variants import SURROGATES, surrogate_loss
 
-OFF_SAMPLE = 7  # the seed of the model that samples: another one than the learner, so that every ratio differs from 1
-
-CASES = [(name, arguments, None) for name in registry.names() for arguments in VARIANTS.get(name, [{}])] + MODIFIED
-IDS = [f"{name}-{'-'.join(map(str, {**a, **dict([m] if m else [])}.values())) or 'default'}" for name, a, m in CASES]
-
-
-@pytest.fixture(params=range(len(CASES)), ids=IDS)
-def case(request):
-    """(learner, groups as they stand before an optimizer step, world)."""
-    return build(request.param)
-
-
-@functools.cache
-def build(index: int):
-    torch.manual_seed(0)
-    name, arguments, modifier = CASES[index]
-    info = registry.get(name)
-    needed = {"task": ParityTask(), "teacher": "teacher", "data": None}
-    inputs = {k: needed[k] for k in info.inputs if needed[k] is not None}
-    if name == "sft":
-        inputs["data"] = demonstrations()
-    if name == "dpo" and "group_size" not in arguments:  # else pairs are built from scored rollouts
-        inputs["data"] = preference_pairs()
-    stage = info.function(**inputs, **arguments)
-    if modifier:
-        stage = registry.get(modifier[0]).function(stage, **modifier[1])
-    (learner,) = stage.validate().learners
-    world = World(shared_model(0), {"start": shared_model(1), "teacher": shared_model(2)})
-    prompts = inputs.get("data") or [prompt_group(item) for item in ParityTask().items("train")]
-    prompts = [group.replace(draw=draw) for draw, group in enumerate(prompts)]
-    groups = stage.collect(context(), prompts)
-    for need in learner.needs:
-        if need.when == "buffer":
-            groups = score_buffer(world(need.model), groups, need, 64)
-    return learner, assign_credit(learner, groups), world
+every_case = pytest.mark.parametrize("index", range(len(CASES)), ids=[label(case) for case in CASES])
+every_row = pytest.mark.parametrize("name", registry.names())
 
 
-shared_model = functools.cache(model)
+# --- one gradient, however the step is cut --------------------------------------------------------------------------
 
 
-def context() -> Context:
-    sampler = shared_model(OFF_SAMPLE)
-
-    def generate(prompts, ref):
-        from offon.engines.api import Request
-        from offon.engines.native import NativeEngine
-
-        requests = [Request(p.prefix, Sampling(max_tokens=6), p.key) for p in prompts]
-        source = Source.LEARNER if ref == SELF else Source.TEACHER
-        return [
-            Trajectory.of(
-                c.tokens, p.prefix, source, behavior_logp=c.logp, producer=Producer(model="x", sampling=Sampling()),
-                text=sampler.tokenizer.decode(c.tokens), id="/".join(map(str, p.key)),
-            )
-            for p, c in zip(prompts, NativeEngine().generate(requests, sampler), strict=True)
-        ]  # fmt: skip
-
-    return Context(generate, lambda groups, need: groups, lambda where: [], Step(0, 10, 0, "node"))
+@every_case
+def test_gradient_is_finite_and_not_zero(index):
+    for learner in ready(index):
+        found = gradient_of(learner)
+        assert all(g.isfinite().all() for g in found.values())
+        assert sum(float(g.norm()) for g in found.values()) > 1e-5
 
 
-def gradient(learner, groups, world, *, max_tokens=None, batch=None) -> dict[str, torch.Tensor]:
-    batch = weigh(Batch.of(groups), learner.terms) if batch is None else batch
-    assert batch.total_weight() > 0
-    parameters = world.learner.train_parameters()
-    for parameter in parameters.values():
-        parameter.grad = None
-    accumulate(world, learner, batch, {term.name: 1.0 for term in learner.terms}, max_tokens)
-    return {name: p.grad.clone() for name, p in parameters.items()}
+@every_case
+def test_gradient_does_not_depend_on_micro_batches_and_order(index):
+    """Every group a micro-batch (its members too, where their unit allows it), and groups turned round."""
+    for learner in ready(index):
+        expected = gradient_of(learner)
+        assert difference(gradient_of(learner, max_tokens=1), expected) < 1e-5
+        assert difference(gradient_of(learner, learner.groups[::-1], max_tokens=40), expected) < 1e-5
 
 
-def difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
-    """Largest error of a tensor over that tensor's norm (floor 1e-4 of the largest norm)."""
-    floor = 1e-4 * max(float(t.norm()) for t in a.values())
-    return max(float((a[name] - b[name]).abs().max() / max(float(b[name].norm()), floor)) for name in a)
+@every_case
+def test_gradient_does_not_depend_on_packing_prefix_sharing_or_padding(index):
+    for learner in ready(index):
+        expected = gradient_of(learner)
+
+        def padded(ref, models=learner.models):
+            model = models(ref)
+            return dataclasses.replace(model, why="asked for") if hasattr(model, "why") else model
+
+        found = gradient_of(dataclasses.replace(learner, models=padded))
+        assert difference(found, expected) < 1e-5
 
 
-def test_gradient_is_not_zero_and_finite(case):
-    grads = gradient(*case)
-    assert all(g.isfinite().all() for g in grads.values())
-    assert sum(float(g.norm()) for g in grads.values()) > 1e-4
-
-
-@pytest.mark.parametrize("max_tokens", [1, 17, 40])
-def test_gradient_does_not_depend_on_the_micro_batch_split(case, max_tokens):
-    assert difference(gradient(*case, max_tokens=max_tokens), gradient(*case)) < 1e-5
-
-
-def test_gradient_does_not_depend_on_the_order(case):
-    learner, groups, world = case
-    turned = [group for group in reversed(groups)]
-    assert difference(gradient(learner, turned, world, max_tokens=23), gradient(*case)) < 1e-5
-
-
-def test_gradient_does_not_depend_on_packing_prefix_sharing_or_padding(case):
-    learner, groups, world = case
-    packed = gradient(*case)
-    padded = World(
-        dataclasses.replace(world.learner, why="asked for"),
-        {name: dataclasses.replace(other, why="asked for") for name, other in world.others.items()},
-    )
-    assert difference(gradient(learner, groups, padded), packed) < 1e-5
-
-
-def test_weights_are_what_decides_an_all_masked_batch_gives_exactly_zero(case):
-    learner, groups, world = case
-    batch = Batch.of(groups)
-    world.learner.hf.zero_grad()
-    silent = batch.with_weights({t.name: torch.zeros_like(t.weigh(batch)) for t in learner.terms})
-    loss, _ = step_loss(
-        learner.terms, silent, score(world, silent, learner.needs), {t.name: 1.0 for t in learner.terms}
-    )
-    assert float(loss.detach()) == 0.0
-    loss.backward()
-    assert all(p.grad is None or not p.grad.any() for p in world.learner.train_parameters().values())
-
-
-def test_scores_are_exactly_the_declared_needs(case):
-    learner, groups, world = case
-    batch = weigh(Batch.of(groups), learner.terms)
-    declared = score(world, batch, learner.needs)
-    read = set()
-
-    class Watched(dict):
-        def __getitem__(self, need):
-            read.add(need)
-            return super().__getitem__(need)
-
-    for term in learner.terms:
-        term.units(batch, Watched(declared))
-    buffered = {need for need in learner.needs if need.when == "buffer"}
-    assert read == set(declared)
-    assert all(need.column in batch.columns for need in buffered)
-
-
-def test_only_the_learner_receives_a_gradient(case):
-    learner, groups, world = case
-    gradient(*case)
-    others = {f"{ref}: {name}": p for ref, other in world.others.items() for name, p in other.hf.named_parameters()}
-    assert [name for name, p in others.items() if p.grad is not None] == []
-
-
-def test_a_doubled_batch_has_the_same_gradient(case):
+@every_case
+def test_a_doubled_batch_has_the_same_gradient(index):
     """Every reduction is a mean over its population: seeing each group twice changes nothing."""
-    learner, groups, world = case
-    assert difference(gradient(learner, [*groups, *groups], world, max_tokens=31), gradient(*case)) < 1e-5
+    for learner in ready(index):
+        assert difference(gradient_of(learner, [*learner.groups, *learner.groups]), gradient_of(learner)) < 1e-5
 
 
-def test_the_page_of_the_method_states_formula_paper_and_what_to_watch():
-    for name in registry.names():
-        info = registry.get(name)
-        assert "L = " in info.doc, f"{name}: the docstring states its loss as a formula"
-        assert "Watch:" in info.doc, f"{name}: the docstring says what to watch"
-        assert info.paper, f"{name} cites its paper"
-        assert set(info.describe()) >= {
-            "name",
-            "kind",
-            "family",
-            "usual_provenance",
-            "interface",
-            "usual_role",
-            "paper",
-            "parts",
+# --- scores ---------------------------------------------------------------------------------------------------------
+
+
+@every_case
+def test_scores_are_exactly_the_declared_needs(index):
+    for learner in ready(index):
+        batch = learner.batch()
+        declared = score(learner.models, batch, learner.learner.needs)
+        read = set()
+
+        class Watched(dict):
+            def __getitem__(self, need, read=read):
+                read.add(need)
+                return super().__getitem__(need)
+
+        for term in learner.learner.terms:
+            term.units(batch, Watched(declared))
+        assert read == set(declared)
+        buffered = {need.column for need in learner.learner.needs if need.when == "buffer"}
+        assert buffered <= set(batch.columns)
+
+
+@every_case
+def test_only_the_learner_receives_a_gradient(index):
+    for learner in ready(index):
+        gradient_of(learner)
+        others = {need.model for need in learner.learner.needs} - {learner.self_reference}
+        for ref in others:
+            hf = getattr(learner.models(ref), "hf", None)
+            own = {id(p) for p in learner.parameters.values()}
+            assert hf is None or all(p.grad is None for p in hf.parameters() if id(p) not in own), ref
+
+
+# --- the gradient is the formula's ------------------------------------------------------------------------------------
+
+
+@every_case
+def test_gradient_equals_finite_differences_with_the_detached_held(index):
+    """(L(s + e d) - L(s - e d)) / 2e along random directions of every score s, in float64; what the formula detaches
+    keeps its value at s."""
+    for learner in ready(index):
+        loss = Loss(learner)
+        loss()
+        generator = torch.Generator().manual_seed(0)
+        found = loss.gradient()
+        values = [leaf.value for leaf in loss.leaves]
+        for _ in range(3):
+            direction = [torch.randn(v.shape, generator=generator, dtype=v.dtype) for v in values]
+            high, low = (
+                float(loss([v + e * d for v, d in zip(values, direction, strict=True)]).detach()) for e in (1e-5, -1e-5)
+            )
+            slope = float(sum((g * d).sum() for g, d in zip(found, direction, strict=True)))
+            size = float(sum((g * d).abs().sum() for g, d in zip(found, direction, strict=True)))
+            assert (high - low) / 2e-5 == pytest.approx(slope, abs=1e-6 * max(size, 1e-3))
+
+
+@every_case
+def test_columns_are_constants_of_the_gradient(index):
+    """Columns (advantages, behaviour and buffer log-probs) that would carry the learner's graph change nothing."""
+    for learner in ready(index):
+        loss = Loss(learner)
+        expected = loss.gradient()
+        position = next((i for i, leaf in enumerate(loss.leaves) if leaf.per_token), None)
+        if position is None:
+            continue
+        leaf = loss.leaves[position].value.clone().requires_grad_()
+        attached = {
+            name: column + (leaf - leaf.detach()).to(column.dtype) if column.is_floating_point() else column
+            for name, column in loss.batch.columns.items()
         }
+        grown = Loss(learner, dataclasses.replace(loss.batch, columns=attached))
+        values = [leaf if i == position else other.value.clone() for i, other in enumerate(loss.leaves)]
+        (found,) = torch.autograd.grad(grown(values, frozen=False), [leaf])
+        assert torch.allclose(found, expected[position], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "index", [i for i, (n, _, m) in enumerate(CASES) if n in SURROGATES and m is None],
+    ids=[label(c) for c in CASES if c[0] in SURROGATES and c[2] is None],
+)  # fmt: skip
+def test_gradient_is_that_of_the_papers_surrogate(index):
+    """Autograd of the loss as the paper writes it (variants' SURROGATES), against the row's gradient, per log-prob."""
+    for learner in ready(index):
+        loss = Loss(learner)
+        found = loss.gradient()
+        expected = surrogate_loss(learner.case, loss)
+        for leaf, ours, theirs in zip(loss.leaves, found, expected, strict=True):
+            assert torch.allclose(ours, theirs, rtol=1e-6, atol=1e-9), leaf.need
+
+
+# --- what must not reach the gradient ---------------------------------------------------------------------------------
+
+
+@every_case
+def test_an_all_masked_batch_gives_exactly_zero(index):
+    """Without a trainable token nothing has a gradient; without weight the loss is 0 exactly."""
+    for learner in ready(index):
+        scaffold = [g.map(lambda m: m.replace(scaffold=m.scaffold | True)) for g in learner.groups]
+        for batch in (learner.batch(scaffold), learner.batch()):
+            if batch.total_weight():
+                weights = {name: torch.zeros_like(weight) for name, weight in batch.weights.items()}
+                if batch.columns["trainable"].any():
+                    batch = batch.with_weights(weights)
+            scores = score(learner.models, batch, learner.learner.needs)
+            loss, _ = step_loss(learner.learner.terms, batch, scores, learner.coefficients)
+            assert batch.total_weight() or float(loss.detach()) == 0.0
+            for parameter in learner.parameters.values():
+                parameter.grad = None
+            if loss.requires_grad:
+                loss.backward()
+            assert all(p.grad is None or not p.grad.any() for p in learner.parameters.values())
+
+
+@every_case
+def test_gradient_is_finite_at_extreme_scores(index):
+    """Log-probs of -1e4, ratios of e^20 and e^-20, distributions on one token, -inf where nothing is trained."""
+    for learner in ready(index):
+        first_is_scaffold = [
+            group.map(lambda m: m.replace(scaffold=np.arange(len(m)) < (len(m) > 1))) for group in learner.groups
+        ]
+        loss = Loss(learner, learner.batch(first_is_scaffold))
+        half = torch.arange(loss.batch.n_tokens) % 2 == 0
+        for change in (
+            lambda lp, half=half: torch.where(half, torch.full_like(lp, -1e4), lp),
+            lambda lp: lp + 20,
+            lambda lp: lp - 20,
+            lambda lp, kept=loss.batch.columns["trainable"]: lp.masked_fill(~kept, -torch.inf),
+        ):
+            values = [
+                leaf.value * 1e3 if leaf.value.ndim > 1 else change(leaf.value) if leaf.per_token else leaf.value - 1e4
+                for leaf in loss.leaves
+            ]
+            assert all(g.isfinite().all() for g in loss.gradient(values))
+
+
+@every_case
+def test_a_ratio_of_1_from_scoring_the_sampler_under_the_trained_prompt_would_show(index):
+    """Sampled under one prompt and trained under another: with the behaviour scored under the trained prompt by the
+    learner itself, every ratio would be 1. The gradient is another one."""
+    for learner in ready(index):
+        if not any("behavior_logp" in term.requires for term in learner.learner.terms):
+            continue
+        moved = [
+            group.map(lambda m, g=group: m.replace(views={**m.views, "train": g.views["hint"]}))
+            for group in learner.groups
+        ]
+        loss = Loss(learner, learner.batch(moved))
+        own = next(leaf for leaf in loss.leaves if leaf.need.what == "logp")
+        columns = {**loss.batch.columns, "behavior_logp": own.value.clone()}
+        wrong = Loss(learner, dataclasses.replace(loss.batch, columns=columns))
+        ours, theirs = loss.gradient(), wrong.gradient()
+        assert max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(ours, theirs, strict=True)) > 1e-2
+
+
+# --- what its page says -----------------------------------------------------------------------------------------------
+
+
+@every_row
+def test_the_page_of_the_row_states_formula_paper_and_what_to_watch(name):
+    info = registry.get(name)
+    assert "L = " in info.doc, "the docstring states its loss as a formula"
+    assert "Watch:" in info.doc, "the docstring says what to watch"
+    assert info.paper, "it cites its paper"
+    words = {"name", "kind", "family", "usual_provenance", "interface", "usual_role", "paper", "parts"}
+    assert set(info.describe()) >= words
+
+
+@every_row
+def test_the_ledger_of_a_default_run_agrees_with_the_usual_provenance(name):
+    case = next(case for case in CASES if case[0] == name and case[2] is None)
+    stage, runtime = runtime_of(case, settings_of(steps=2))
+    run_stage(stage, runtime)
+    assert runtime.state.step == 2
+    _, regime = provenance(runtime.state.off_policy)
+    assert registry.get(name).usual_provenance in (regime, "any")

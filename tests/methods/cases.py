@@ -1,0 +1,294 @@
+"""Rows made ready for an optimizer step by the real loop: collected, scored and credited by one set of weights, then
+trained at another, so that the learner differs from its start, from its sampler and from every other model.
+
+A case is a row with arguments (tests/methods/variants) and perhaps a modifier. What it is given follows from what it
+declares: a task, a teacher, and the kind of data its first collector provides.
+"""
+
+from __future__ import annotations
+
+import atexit
+import copy
+import dataclasses
+import functools
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from offon.collect.context import Context, Step
+from offon.engines.api import Request
+from offon.engines.native import NativeEngine
+from offon.loops.build import build_stage, prompts_of
+from offon.loops.holdings import Holdings
+from offon.loops.runtime import Runtime, sampling_of
+from offon.loops.scoring import score, step_loss, weigh
+from offon.loops.stage import run_stage
+from offon.loops.update import accumulate
+from offon.methods import registry
+from offon.parts.models import SELF
+from offon.parts.stage import Learner, Stage
+from offon.recipe.fields import NodeSettings
+from offon.runs import RunDirectory
+from offon.types import Group, Producer, Sampling, Source, Trajectory
+from offon.types.batch import Batch
+from tests.methods.variants import MODIFIED, VARIANTS
+from tests.support import DATA, ParityTask, model, prompt_group
+
+PROMPTS = 5  # groups of a step: enough for every denominator to differ
+
+CASES = [(name, arguments, None) for name in registry.names() for arguments in VARIANTS.get(name, [{}])] + MODIFIED
+
+
+def label(case: tuple[str, Mapping, tuple | None]) -> str:
+    """sft(per=sequence), grpo+hints(drop=True)."""
+    name, arguments, modifier = case
+
+    def written(values: Mapping) -> str:
+        return f"({','.join(f'{k}={v}' for k, v in values.items())})" if values else ""
+
+    return name + written(arguments) + (f"+{modifier[0]}{written(modifier[1])}" if modifier else "")
+
+
+@functools.cache
+def folder() -> Path:
+    path = Path(tempfile.mkdtemp(prefix="offon-contract-"))
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return path
+
+
+@functools.cache
+def saved(seed: int) -> Path:
+    """A tiny model's directory."""
+    path = folder() / f"model-{seed}"
+    model(seed).save(path)
+    return path
+
+
+class Filled(Runtime):
+    """A runtime that stops short of the update, and keeps what each learner would have been updated on."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.given: list[tuple[Learner, list[Group]]] = []
+
+    def update(self, learner: Learner, batch: Batch) -> None:
+        self.given.append((learner, self.next_groups()))
+
+
+@dataclass(frozen=True)
+class Ready:
+    """One learner of a case, before its optimizer step."""
+
+    case: tuple[str, Mapping, tuple | None]
+    stage: Stage
+    learner: Learner
+    groups: list[Group]
+    models: Callable[[Any], Any]
+    parameters: Mapping[str, torch.nn.Parameter]
+
+    self_reference = SELF
+
+    def batch(self, groups: Sequence[Group] | None = None) -> Batch:
+        return weigh(Batch.of(self.groups if groups is None else groups), self.learner.terms)
+
+    @property
+    def coefficients(self) -> dict[str, float]:
+        """Every term counts, also those a schedule would start at 0."""
+        return {term.name: 1.0 for term in self.learner.terms}
+
+
+def stage_of(case, settings: NodeSettings) -> tuple[Stage, list[Group]]:
+    """The row with inputs of the kind it declares, and the groups it draws from."""
+    name, arguments, modifier = case
+    info = registry.get(name)
+    available = {"task": ParityTask(), "teacher": "teacher", "data": None}
+    inputs = {k: v for k in info.inputs if (v := available[k]) is not None}
+    if info.inputs.get("data") or ("data" in info.inputs and "group_size" not in arguments and name != "distill"):
+        inputs["data"] = DATA["pairs" if info.reads_pairs else "demonstrations"]()[:PROMPTS]
+    stage = build_stage(name, inputs, arguments, [modifier] if modifier else [], sampling_of(settings))
+    data, task = prompts_of(stage)
+    return stage, list(data) if data is not None else [prompt_group(i) for i in task.items("train")[:PROMPTS]]
+
+
+def settings_of(**changes) -> NodeSettings:
+    usual = {"init": str(saved(0)), "steps": 1, "learning_rate": 1e-3, "prompts_per_step": PROMPTS, "max_tokens": 6}
+    return NodeSettings(**{**usual, **changes})
+
+
+def runtime_of(case, settings: NodeSettings, kind: type[Runtime] = Runtime) -> tuple[Stage, Runtime]:
+    stage, prompts = stage_of(case, settings)
+    directory = tempfile.mkdtemp(dir=folder())
+    node = RunDirectory.create(directory, recipe_text="", overwrite=True).node("stage")
+    holdings = Holdings(saved(0), {"teacher": saved(2)})
+    return stage, kind(node, holdings, prompts, settings)
+
+
+def move(parameters: Mapping[str, torch.nn.Parameter], seed: int, scale: float = 0.05) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in parameters.values():
+            parameter.add_(scale * torch.randn(parameter.shape, generator=generator).to(parameter))
+
+
+@functools.cache
+def ready(index: int) -> tuple[Ready, ...]:
+    """The learners of a case. The sampler is not the start, and the learner is neither."""
+    case = CASES[index]
+    torch.manual_seed(0)
+    stage, runtime = runtime_of(case, settings_of(), Filled)
+    move(runtime.parameters, seed=1)
+    run_stage(stage, runtime)
+    move(runtime.parameters, seed=2)
+    return tuple(
+        Ready(case, stage, learner, groups, runtime.holdings, runtime.parameters) for learner, groups in runtime.given
+    )
+
+
+def gradient(learner, groups, world, *, max_tokens=None, batch=None, parameters=None) -> dict[str, Tensor]:
+    """The gradient of one optimizer step."""
+    batch = weigh(Batch.of(groups), learner.terms) if batch is None else batch
+    assert batch.total_weight() > 0
+    parameters = world.learner.train_parameters() if parameters is None else parameters
+    for parameter in parameters.values():
+        parameter.grad = None
+    accumulate(world, learner, batch, {term.name: 1.0 for term in learner.terms}, max_tokens)
+    return {name: torch.zeros_like(p) if p.grad is None else p.grad.clone() for name, p in parameters.items()}
+
+
+def gradient_of(ready: Ready, groups=None, **options) -> dict[str, Tensor]:
+    groups = ready.groups if groups is None else groups
+    return gradient(ready.learner, groups, ready.models, parameters=ready.parameters, **options)
+
+
+def difference(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
+    """Largest error of a tensor over that tensor's norm (floor 1e-4 of the largest norm)."""
+    floor = 1e-4 * max(float(t.norm()) for t in a.values())
+    return max(float((a[name] - b[name]).abs().max() / max(float(b[name].norm()), floor)) for name in a)
+
+
+# --- the loss as a function of scores, in float64 ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A score that carries a gradient, as a leaf of its own: log-probs [M], or hidden states [M, D]."""
+
+    need: Any
+    value: Tensor
+    per_token: bool  # one number per response token
+
+
+class Loss:
+    """A learner's step loss as a function of the scores that carry its gradient, in float64.
+
+    Calling it at other scores keeps what the formula detaches at its first value (`frozen`), so that it may be
+    differentiated by differences.
+    """
+
+    def __init__(self, ready: Ready, batch: Batch | None = None):
+        self.ready = ready
+        self.batch = ready.batch() if batch is None else batch
+        found = score(ready.models, self.batch, ready.learner.needs)
+        self.given = {need: in_double(value) for need, value in found.items()}
+        self.leaves = [
+            Leaf(need, value, value.shape == (self.batch.n_tokens,))
+            for need, score in self.given.items()
+            if has_graph(found[need])
+            for value in [leaf_of(score)]
+        ]
+        self.tape: list[Tensor] = []
+
+    def __call__(self, values: Sequence[Tensor] | None = None, *, frozen: bool = True) -> Tensor:
+        values = [leaf.value for leaf in self.leaves] if values is None else values
+        scores = dict(self.given)
+        for leaf, value in zip(self.leaves, values, strict=True):
+            scores[leaf.need] = with_value(self.given[leaf.need], value)
+        with detached_stays(self.tape) if frozen else nullcontext():
+            loss, _ = step_loss(self.ready.learner.terms, self.batch, scores, self.ready.coefficients)
+        return loss
+
+    def gradient(self, values: Sequence[Tensor] | None = None) -> list[Tensor]:
+        values = [leaf.value for leaf in self.leaves] if values is None else values
+        values = [value.detach().clone().requires_grad_() for value in values]
+        loss = self(values, frozen=False)
+        if not loss.requires_grad:
+            return [torch.zeros_like(value) for value in values]
+        found = torch.autograd.grad(loss, values, allow_unused=True)
+        return [torch.zeros_like(v) if g is None else g for g, v in zip(found, values, strict=True)]
+
+
+def has_graph(value: Any) -> bool:
+    return bool(getattr(value, "hidden", value).requires_grad)
+
+
+def leaf_of(value: Any) -> Tensor:
+    return getattr(value, "hidden", value)
+
+
+def with_value(score: Any, value: Tensor) -> Any:
+    return dataclasses.replace(score, hidden=value) if hasattr(score, "hidden") else value
+
+
+def in_double(value: Any) -> Any:
+    if not hasattr(value, "hidden"):
+        return value.detach().double() if value.is_floating_point() else value
+    if not value.hidden.requires_grad:
+        return value
+    return dataclasses.replace(value, hidden=value.hidden.detach().double(), model=double(value.model))
+
+
+@functools.cache
+def double(model):
+    """A model whose output head computes in float64."""
+    return dataclasses.replace(model, hf=copy.deepcopy(model.hf).double())
+
+
+@contextmanager
+def detached_stays(tape: list[Tensor]):
+    """Within it, what maths and terms detach is recorded if the tape is empty, else returned from the tape."""
+    original, replayed = Tensor.detach, iter(tape) if tape else None
+
+    def detach(tensor: Tensor) -> Tensor:
+        if not sys._getframe(1).f_globals["__name__"].startswith(("offon.maths", "offon.parts")):
+            return original(tensor)
+        if replayed is not None:
+            return next(replayed)
+        tape.append(original(tensor).clone())
+        return tape[-1]
+
+    Tensor.detach = detach
+    try:
+        yield
+    finally:
+        Tensor.detach = original
+
+
+# --- a context for collectors, without a run ---------------------------------------------------------------------
+
+OFF_SAMPLE = 7  # the seed of the model that samples: another one than the learner, so that every ratio differs from 1
+shared_model = functools.cache(model)
+
+
+def context() -> Context:
+    sampler = shared_model(OFF_SAMPLE)
+
+    def generate(prompts, ref):
+        requests = [Request(p.prefix, Sampling(max_tokens=6), p.key) for p in prompts]
+        source = Source.LEARNER if ref == SELF else Source.TEACHER
+        return [
+            Trajectory.of(
+                c.tokens, p.prefix, source, behavior_logp=c.logp, producer=Producer(model="x", sampling=Sampling()),
+                text=sampler.tokenizer.decode(c.tokens), id="/".join(map(str, p.key)),
+            )
+            for p, c in zip(prompts, NativeEngine().generate(requests, sampler), strict=True)
+        ]  # fmt: skip
+
+    return Context(generate, lambda groups, need: groups, lambda where: [], Step(0, 10, 0, "node"))
