@@ -130,6 +130,7 @@ def test_gradient_equals_finite_differences_with_the_detached_held(index):
 
 
 @every_case
+@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")
 def test_columns_are_constants_of_the_gradient(index):
     """Columns (advantages, behaviour and buffer log-probs) that would carry the learner's graph change nothing."""
     for learner in ready(index):
