@@ -26,7 +26,7 @@ TRAJECTORY_SIGNS = {"expansion": 1, "reshaping": 1, "attrition": -1}
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """Responses sampled by one checkpoint for one prompt: log-ratio (after over before) and success of each, both [n]."""
+    """One checkpoint's responses to one prompt: log-ratio (after over before) and success of each, both [n]."""
 
     log_ratio: np.ndarray
     success: np.ndarray

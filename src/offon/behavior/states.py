@@ -37,8 +37,8 @@ def decompose_states(
         J1 - J0 = sum_s reach1(s) sum_a (pi1 - pi0)(a | s) [Q0(s, a) - V0(s)]
 
     expansion, shared and diffuse are sums over those cells. Pairs that left support are split by what their terms did:
-    harmful (negative: mostly good actions made rare) and pruning (positive: mostly bad ones). All five sum to the change
-    exactly. Kakade and Langford 2002. Needs the whole tree: enumerate with eps = 0.
+    harmful (negative: mostly good actions made rare) and pruning (positive: mostly bad ones). All five sum to the
+    change exactly. Kakade and Langford 2002. Needs the whole tree: enumerate with eps = 0.
     """
     for policy in (before, after):
         seen = tree.reach[tree.ends, policy].sum()
@@ -78,7 +78,9 @@ def prefix_suffix(v00_P, v01_P, v10_P, v11_P, *, seed: int = 0) -> PrefixSuffix:
     """D3: Shapley values of the prefix and of the suffix, from success of hybrids of two policies at one cut.
 
         V_ab: the first part written by policy a, the rest by b
-        prefix = 1/2 [(V10 - V00) + (V11 - V01)],  suffix = 1/2 [(V01 - V00) + (V11 - V10)],  interaction = V11 + V00 - V10 - V01
+        prefix = 1/2 [(V10 - V00) + (V11 - V01)]
+        suffix = 1/2 [(V01 - V00) + (V11 - V10)]
+        interaction = V11 + V00 - V10 - V01
 
     Each is success by prompt, [P]; intervals by bootstrap over prompts.
     """
