@@ -54,7 +54,7 @@ class Table:
         return {response[:t] for response in self.responses() for t in range(1, len(response) + 1)}
 
     def tilted(self, reward, strength: float) -> Table:
-        """The policy proportional to pi(y) exp(strength * reward(y)): filtering and the optimum of KL-regularised RL."""
+        """The policy proportional to pi(y) exp(strength * reward(y)): filtering, and the optimum of RL with a KL."""
         weight = {y: self.probability(y) * np.exp(strength * reward(y)) for y in self.responses()}
         inside: dict[tuple[int, ...], float] = {}
         for response, w in weight.items():

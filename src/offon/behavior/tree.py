@@ -1,7 +1,7 @@
 """Prefix trees: which states and actions policies reach, with what probability, and how support changed between two.
 
     reach_i(s, a) = prod_{u <= t} pi_i(y_u | x, y_<u),  y_t = a        an edge of the tree, under policy i
-    E_eps(pi_i)   = { (s, a): reach_i(s, a) >= eps }                   effective support: a subtree, since reach only falls
+    E_eps(pi_i)   = { (s, a): reach_i(s, a) >= eps }             effective support: a subtree, since reach only falls
 
 Probabilities are those of the sampler, so membership of an edge that is in the tree is exact; what sampling leaves to
 chance is only which edges were discovered, and the mass that was not is known exactly (`missing_mass`).
