@@ -57,5 +57,15 @@ class Pipe(Collector):
         """The same chain with fields of every part of one kind replaced."""
         return Pipe(tuple(dataclasses.replace(p, **changes) if isinstance(p, kind) else p for p in self.parts))
 
+    def given(self, **values) -> Pipe:
+        """The same chain with what the node has (its sampling, its tokenizer) written into every part that has a field
+        of that name."""
+
+        def written(part: Collector) -> Collector:
+            own = {field.name for field in dataclasses.fields(part)} & set(values)
+            return dataclasses.replace(part, **{name: values[name] for name in own}) if own else part
+
+        return Pipe(tuple(written(part) for part in self.parts))
+
     def __str__(self) -> str:
         return " | ".join(map(str, self.parts))

@@ -15,11 +15,16 @@ from offon.types.trajectory import Tokens
 
 @dataclass(frozen=True)
 class Prompted:
-    """A request to sample one response: the prefix to continue, how, and the key of its randomness."""
+    """A request to sample one response: the prefix to continue, how, and the key of its randomness.
+
+    begun: how many tokens at the end of the prefix are the beginning of the response; the text of what comes back
+    includes them, its tokens do not.
+    """
 
     prefix: Tokens
     sampling: Sampling
     key: tuple[int, ...]
+    begun: int = 0
 
 
 @dataclass(frozen=True)

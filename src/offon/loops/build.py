@@ -18,8 +18,9 @@ def build_stage(
     arguments: Mapping[str, Any],
     modifiers: Sequence[tuple[str, Mapping[str, Any]]],
     sampling: Sampling,
+    tokenizer: Any = None,
 ) -> Stage:
-    """Call the row, apply modifiers in order, write the node's sampling into its rollouts, and validate.
+    """Call the row, apply modifiers in order, write the node's sampling and tokenizer into its collectors, validate.
 
     inputs: task, data and teacher as far as the node has them; the row takes those it names.
     """
@@ -31,7 +32,7 @@ def build_stage(
     stage = info.function(**given, **arguments)
     for name, values in modifiers:
         stage = registry.get(name).function(stage, **values)
-    stage = stage.replace(collect=Pipe(stage.collect.parts).replace(Rollouts, sampling=sampling))
+    stage = stage.replace(collect=Pipe(stage.collect.parts).given(sampling=sampling, tokenizer=tokenizer))
     if any(isinstance(part, Rollouts) and part.task is None for part in stage.collect.parts):
         raise ConfigError(f"method {method} needs data or a task to sample from", fix="add data: or task: to the node")
     if len(stage.learners) != 1:  # the runtime holds one model and one optimizer, which a second learner would share

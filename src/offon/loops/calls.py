@@ -47,6 +47,7 @@ class Calls:
         fingerprint = model.fingerprint()
         sampled = []
         for prompt, completion in zip(prompts, completions, strict=True):
+            whole = [*prompt.prefix[len(prompt.prefix) - prompt.begun :], *completion.tokens]
             producer = Producer(model=fingerprint, step=step, sampling=prompt.sampling)
             sampled.append(
                 Trajectory.of(
@@ -56,7 +57,7 @@ class Calls:
                     behavior_logp=completion.logp,
                     tags=frozenset({"truncated"} if completion.stop == "length" else ()),
                     producer=producer,
-                    text=model.tokenizer.decode(completion.tokens, skip_special_tokens=True),
+                    text=model.tokenizer.decode(whole, skip_special_tokens=True),
                     id="/".join([self.node.name, *map(str, prompt.key[2:])]),
                 )
             )

@@ -234,7 +234,7 @@ class Pipeline:
         if settings.task is not None:
             inputs["task"] = self.task(settings.task)
         modifiers = [(modifier.name, modifier.arguments) for modifier in node.modifiers]
-        stage = build_stage(node.method, inputs, node.arguments, modifiers, sampling_of(settings))
+        stage = build_stage(node.method, inputs, node.arguments, modifiers, sampling_of(settings), tokenizer)
         data, task = prompts_of(stage)
         prompts = list(data) if data is not None else prompt_groups(task.items("train"), tokenizer)
         check_views(stage, prompts, node.name)

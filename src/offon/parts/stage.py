@@ -132,6 +132,8 @@ SOURCES_OF = {
     "reward": "verify(task) after rollouts(task)",
     "comparisons": "preferences(data), or rollouts | verify | best_against_worst()",
     "advantage": "a credit on the learner",
+    "steps": "steps(by=...) after rollouts(task)",
+    "value": "continuation_value(task) after verify(task) | steps(by=...)",
     "members": "rollouts(task) or demonstrations(data)",
 }
 

@@ -1,0 +1,100 @@
+"""Steps: a response cut into consecutive spans, which signals and credit can then be about.
+
+A cut is where a step ends. The last step ends with the response, whatever is written there; steps are never empty.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from offon.collect.base import Collector
+from offon.collect.context import Context
+from offon.types import Group, Span, Trajectory
+
+STEP = "step"  # the name of the spans
+
+
+def by_length(n_tokens: int, length: int) -> list[int]:
+    """Ends of steps of `length` tokens each, the last one shorter if need be.
+
+    >>> by_length(5, 2)
+    [2, 4, 5]
+    """
+    return [*range(length, n_tokens, length), *([n_tokens] if n_tokens else [])]
+
+
+def by_separator(n_tokens: int, separator: str, text_of: Callable[[int], str]) -> list[int]:
+    """Ends of steps: after each token with which one more separator is complete; it belongs to the step it closes.
+
+    text_of(n) is the text of the first n tokens: a separator may span tokens, or lie within one. Found by bisection,
+    so that a long response is decoded a few times per step and not once per token.
+
+        >>> pieces = ["a", " b", ".\\n", "\\nc", "."]
+        >>> by_separator(5, "\\n\\n", lambda n: "".join(pieces[:n]))
+        [4, 5]
+    """
+    counts = range(n_tokens + 1)
+    found = text_of(n_tokens).count(separator)
+    ends = [bisect_left(counts, nth, key=lambda n: text_of(n).count(separator)) for nth in range(1, found + 1)]
+    return sorted({*ends, n_tokens} - {0})
+
+
+def with_steps(trajectory: Trajectory, ends: Sequence[int]) -> Trajectory:
+    """The trajectory with spans named "step" that end there, in place of those it had."""
+    others = tuple(span for span in trajectory.spans if span.name != STEP)
+    steps = tuple(Span(STEP, start, end) for start, end in pairwise([0, *ends]))
+    return trajectory.replace(spans=others + steps)
+
+
+def steps_of(trajectory: Trajectory) -> tuple[Span, ...]:
+    return tuple(span for span in trajectory.spans if span.name == STEP)
+
+
+def with_values(trajectory: Trajectory, signal: str, value_K: Sequence[float | None]) -> Trajectory:
+    """The trajectory with a signal on each of its steps, in order."""
+    values = iter(value_K)
+    spans = (
+        dataclasses.replace(span, signals={**span.signals, signal: next(values)}) if span.name == STEP else span
+        for span in trajectory.spans
+    )
+    return trajectory.replace(spans=tuple(spans))
+
+
+def values_of(trajectory: Trajectory, signal: str) -> list[float | None]:
+    return [step.signals[signal] for step in steps_of(trajectory)]
+
+
+@dataclass(frozen=True)
+class Steps(Collector):
+    """Cut every response into steps.
+
+    by: a text that ends each step (two line breaks, say), or a number of tokens per step (1: every token is one).
+    """
+
+    by: str | int = "\n\n"
+    tokenizer: Any = None  # the node's
+    requires = frozenset({"members"})
+    provides = frozenset({"steps"})
+
+    def __call__(self, context: Context, groups: list[Group]) -> list[Group]:
+        return [group.map(self.cut) for group in groups]
+
+    def cut(self, trajectory: Trajectory) -> Trajectory:
+        if isinstance(self.by, int):
+            return with_steps(trajectory, by_length(len(trajectory), self.by))
+        tokens = trajectory.tokens.tolist()
+        return with_steps(trajectory, by_separator(len(tokens), self.by, lambda n: self._text(tokens[:n])))
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        return self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def __str__(self) -> str:
+        return f"steps({self.by!r})"
+
+
+steps = Steps

@@ -1,0 +1,40 @@
+"""What collectors need to run without a run: a context over one or more models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from offon.collect.context import Context, Prompted, Step
+from offon.engines.api import Request
+from offon.engines.native import NativeEngine
+from offon.models.model import Model
+from offon.parts.models import SELF
+from offon.types import Producer, Source, Trajectory
+
+
+def _begun(prompted: Prompted) -> tuple[int, ...]:
+    return prompted.prefix[len(prompted.prefix) - prompted.begun :]
+
+
+class Sampler:
+    """Stands for Context.generate, and remembers what it was asked: one list of requests a call."""
+
+    def __init__(self, learner: Model, others: Mapping[str, Model] | None = None):
+        self.models = {"self": learner, **(others or {})}
+        self.calls: list[list[Prompted]] = []
+
+    def __call__(self, prompts, ref) -> list[Trajectory]:
+        self.calls.append(list(prompts))
+        model = self.models[str(ref)]
+        requests = [Request(p.prefix, p.sampling, p.key) for p in prompts]
+        return [
+            Trajectory.of(
+                c.tokens, p.prefix, Source.LEARNER if ref == SELF else Source.TEACHER, behavior_logp=c.logp,
+                producer=Producer(model=str(ref), sampling=p.sampling), id="/".join(map(str, p.key[2:])),
+                text=model.tokenizer.decode([*_begun(p), *c.tokens], skip_special_tokens=True),
+            )
+            for p, c in zip(prompts, NativeEngine().generate(requests, model), strict=True)
+        ]  # fmt: skip
+
+    def context(self, *, index: int = 0, seed: int = 0) -> Context:
+        return Context(self, lambda groups, need: list(groups), lambda where: [], Step(index, 10, seed, "node"))
