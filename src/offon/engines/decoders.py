@@ -1,10 +1,11 @@
 """Hidden states of growing sequences, one token per sequence and step: with a key-value store, or by recomputing.
 
-Both decoders number their sequences 0..B-1 without gaps and speak the same five words:
+Both decoders number their sequences 0..B-1 without gaps and speak the same words:
 
     prefill(prefixes) -> prompts        one per prefix
     bind(prompts) -> hidden [n, E]      appends n sequences; what predicts their first token
     step(tokens [B]) -> hidden [B, E]   feeds every sequence the token it drew; what predicts the next
+    fork(slots)                         sequence j becomes a copy of sequence slots[j]
     release(slots) -> holes, movers     forgets sequences; number movers[i] becomes number holes[i]
     room(prompt, longest)               how many sequences of up to `longest` tokens fit
 
@@ -54,6 +55,9 @@ class CachedDecoder:
     def step(self, token_B: Tensor) -> Tensor:
         return self.model.flat(token_B, self.state.begin(), self.state)
 
+    def fork(self, slots: np.ndarray) -> None:
+        self.state.fork(slots)
+
     def release(self, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self.state.release(slots)
 
@@ -90,6 +94,9 @@ class ReplayDecoder:
         for sequence, token in zip(self.sequences, token_B.tolist(), strict=True):
             sequence.append(token)
         return self._last_hidden(self.sequences)
+
+    def fork(self, slots: np.ndarray) -> None:
+        self.sequences = [list(self.sequences[slot]) for slot in slots]
 
     def release(self, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         holes, movers, left = compaction(slots, len(self.sequences))

@@ -81,12 +81,7 @@ def sample(logits_BV: Tensor, uniform_B: Tensor, columns: Columns) -> tuple[Tens
     if columns.all_greedy:
         return likeliest_B, torch.zeros_like(likeliest_B, dtype=logits_BV.dtype)
 
-    scaled_BV = logits_BV
-    if columns.temperature is not None:  # from the largest down, so that a tiny temperature cannot overflow
-        scaled_BV = (logits_BV - logits_BV.amax(dim=-1, keepdim=True)) / columns.temperature[:, None]
-    if columns.top_p is not None or columns.top_k is not None:
-        scaled_BV = truncated(scaled_BV, columns.top_p, columns.top_k)
-    logp_BV = torch.log_softmax(scaled_BV, dim=-1)
+    logp_BV = log_distribution(logits_BV, columns)
     cdf_BV = logp_BV.exp().cumsum(dim=-1, dtype=torch.float64)
     mass_B = cdf_BV[:, -1]
     below_mass_B = torch.nextafter(mass_B, torch.zeros_like(mass_B))  # uniform * mass may round up to the mass itself
@@ -96,6 +91,15 @@ def sample(logits_BV: Tensor, uniform_B: Tensor, columns: Columns) -> tuple[Tens
     if columns.greedy is None:
         return token_B, token_logp_B
     return torch.where(columns.greedy, likeliest_B, token_B), token_logp_B.masked_fill(columns.greedy, 0.0)
+
+
+def log_distribution(logits_BV: Tensor, columns: Columns) -> Tensor:
+    """[B, V] log-probs of the distribution that is drawn from; -inf where a token is cut. Not for greedy rows."""
+    if columns.temperature is not None:  # from the largest down, so that a tiny temperature cannot overflow
+        logits_BV = (logits_BV - logits_BV.amax(dim=-1, keepdim=True)) / columns.temperature[:, None]
+    if columns.top_p is not None or columns.top_k is not None:
+        logits_BV = truncated(logits_BV, columns.top_p, columns.top_k)
+    return torch.log_softmax(logits_BV, dim=-1)
 
 
 def truncated(logits_BV: Tensor, top_p_B: Tensor | None, top_k_B: Tensor | None) -> Tensor:

@@ -151,6 +151,14 @@ class DecodeState:
         self.own_B = np.append(self.own_B, np.zeros(len(prompts), np.int64))
         self._grid = None
 
+    def fork(self, slots: np.ndarray) -> None:
+        """Slot j becomes a copy of slot slots[j]; a slot may be copied any number of times, or left behind."""
+        index = torch.from_numpy(np.asarray(slots, np.int64)).to(self.device)
+        if self.own_B.max(initial=0) > 0:
+            self._own_kv = {layer: tuple(t[: len(self)][index] for t in kv) for layer, kv in self._own_kv.items()}
+        self.block_B, self.own_B = self.block_B[slots], self.own_B[slots]
+        self._grid = None
+
     def release(self, slots: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Forget slots, and the prompt blocks nobody reads any more.
 

@@ -1,0 +1,90 @@
+"""The response tree of a model, expanded with kept keys and values, against plain forward passes."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from offon.behavior.tree import enumerate_support, support
+from offon.engines.api import Request
+from offon.engines.expansion import Expansion
+from offon.engines.native import NativeEngine
+from offon.errors import ConfigError
+from offon.types import Sampling
+from tests.support import model as tiny
+
+PROMPT, HORIZON, EPS = (3, 5, 4), 3, 0.01
+
+
+@pytest.fixture(scope="module")
+def models():
+    return tiny(0), tiny(1)
+
+
+def forward(model, prefix, temperature=1.0):
+    with torch.no_grad():
+        logits = model.hf(input_ids=torch.tensor([[*PROMPT, *prefix]])).logits[0, -1].double()
+    return (logits / temperature).softmax(-1).numpy()
+
+
+def brute_force(model, temperature):
+    """Every prefix of a response with its reach."""
+    reach, frontier = {}, {(): 1.0}
+    for _ in range(HORIZON):
+        grown = {}
+        for prefix, mass in frontier.items():
+            for token, p in enumerate(forward(model, prefix, temperature)):
+                reach[*prefix, token] = mass * p
+                if token not in model.stop_ids:
+                    grown[*prefix, token] = mass * p
+        frontier = {prefix: mass for prefix, mass in grown.items() if mass >= EPS}
+    return {prefix for prefix, mass in reach.items() if mass >= EPS}
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_effective_support_is_that_of_plain_forward_passes(models, temperature):
+    sampling = Sampling(temperature=temperature)
+    for model in models:
+        found = enumerate_support([Expansion(model, PROMPT, sampling)], eps=EPS, stop=model.stop_ids, horizon=HORIZON)
+        inside = {found.tree.path(edge) for edge in np.flatnonzero(support(found.tree, EPS)[:, 0])}
+        assert inside == brute_force(model, temperature) and len(inside) > 10
+        ended = found.tree.reach[found.tree.ends].sum(axis=0)
+        assert ended + found.residual == pytest.approx([1.0], abs=1e-6)
+
+
+def test_the_union_tree_has_the_reach_of_both_models(models):
+    found = enumerate_support(
+        [Expansion(model, PROMPT) for model in models], eps=0.05, stop=models[0].stop_ids, horizon=HORIZON
+    )
+    for edge, policy in itertools.product(range(0, len(found.tree), 5), (0, 1)):
+        path = found.tree.path(edge)
+        truth = np.prod([forward(models[policy], path[:t])[token] for t, token in enumerate(path)])
+        assert found.tree.reach[edge, policy] == pytest.approx(truth, rel=1e-4)
+
+
+def test_a_truncated_sampler_has_the_support_that_it_samples(models):
+    sampling = Sampling(top_p=0.7, max_tokens=HORIZON)
+    model = models[0]
+    found = enumerate_support([Expansion(model, PROMPT, sampling)], eps=0.0, stop=model.stop_ids, horizon=HORIZON)
+    sampled = NativeEngine().generate([Request(PROMPT, sampling, (1, i)) for i in range(50)], model)
+    paths = {found.tree.path(edge): edge for edge in np.flatnonzero(support(found.tree, 1e-12)[:, 0])}
+    for completion in sampled:
+        edge = paths[tuple(completion.tokens)]
+        assert found.tree.log_reach[edge, 0] == pytest.approx(sum(completion.logp), abs=1e-4)
+
+
+def test_the_padded_path_gives_the_same_tree(models):
+    import dataclasses
+
+    padded = dataclasses.replace(models[0], why="asked for")
+    trees = [
+        enumerate_support([Expansion(model, PROMPT)], eps=EPS, stop=model.stop_ids, horizon=HORIZON).tree
+        for model in (models[0], padded)
+    ]
+    assert len(trees[0]) == len(trees[1]) and np.allclose(trees[0].log_reach, trees[1].log_reach, atol=1e-4)
+
+
+def test_a_greedy_sampler_is_refused(models):
+    with pytest.raises(ConfigError, match="one response"):
+        Expansion(models[0], PROMPT, Sampling(temperature=0))
