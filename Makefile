@@ -1,6 +1,7 @@
 # make demo         a model is diagnosed, post-trained in stages, and the report says what each stage did
 # make test         the tests; ARGS="tests/cli -k help" selects
 # make test-oldest  the tests with the oldest transformers admitted
+# make learning     each mechanism on the bottleneck it is meant for: docs/learning.md; ARGS="grpo raft" selects
 # make lint         style
 # make clean        remove the environments
 #
@@ -12,7 +13,7 @@ ARGS ?=
 VENV := .venv
 OLDEST := .venv-oldest
 
-.PHONY: demo test test-oldest lint clean
+.PHONY: demo test test-oldest learning lint clean
 
 demo: $(VENV)/.installed-demo
 	$(VENV)/bin/offon demo --overwrite
@@ -22,6 +23,9 @@ test: $(VENV)/.installed-test
 
 test-oldest: $(OLDEST)/.installed-test
 	$(OLDEST)/bin/python -m pytest $(ARGS)
+
+learning: $(VENV)/.installed-test
+	$(VENV)/bin/python -m benchmarks.learning --write $(ARGS)
 
 lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .
