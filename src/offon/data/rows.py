@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from offon.errors import DataError
+from offon.hub import look_for_the_hub
 
 SHOWN_BAD_ROWS = 5
+FILES = (".jsonl", ".json", ".parquet")
 # What other conventions call our columns; used to propose a mapping, never to apply one.
 SYNONYMS = {
     "prompt": ("question", "instruction", "query", "input", "problem", "user"),
@@ -80,7 +82,7 @@ def _read(source: Any) -> list[Row]:
         return _numbered(source)
     path = Path(source).expanduser()
     if not path.is_file():
-        raise DataError(f"there is no file {source}", fix="a .jsonl, .json or .parquet file")
+        return _numbered(_from_hub(str(source)))
     if path.suffix == ".parquet":
         import pyarrow.parquet
 
@@ -89,7 +91,24 @@ def _read(source: Any) -> list[Row]:
         return _numbered(_json_array(path))
     if path.suffix == ".jsonl":
         return _json_lines(path)
-    raise DataError(f"{path.name} is of no known kind", where=str(path), fix="a .jsonl, .json or .parquet file")
+    raise DataError(f"{path.name} is of no known kind", where=str(path), fix=f"a {', '.join(FILES)} file")
+
+
+def _from_hub(name: str) -> Iterable[Columns]:
+    """The training split of a data set of the Hugging Face hub."""
+    if Path(name).is_absolute() or Path(name).suffix in FILES or name.count("/") > 1:
+        raise DataError(f"there is no file {name}", fix=f"a {', '.join(FILES)} file, or a data set of the hub")
+    import datasets
+
+    look_for_the_hub()
+    try:
+        return datasets.load_dataset(name, split="train")
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{name!r} is neither a local file nor a data set that the Hugging Face hub gave us",
+            why=str(error).splitlines()[0],
+            fix=f"a {', '.join(FILES)} file, or a hub id while online (its split train is read)",
+        ) from error
 
 
 def _numbered(rows: Iterable[Columns]) -> list[Row]:

@@ -17,6 +17,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from offon.errors import ModelError
+from offon.hub import look_for_the_hub
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +128,7 @@ def locate(path: str | Path) -> str:
         )
     if text.startswith(("/", ".", "~")) or text.count("/") > 1:
         raise ModelError("no such model directory", where=text, **_suggestion(local))
+    look_for_the_hub()
     return text
 
 
