@@ -15,7 +15,7 @@ import huggingface_hub.constants as hub
 def look_for_the_hub() -> None:
     """Go offline if the hub's name does not resolve: its client would retry every file it asks for, 23 s each.
 
-    Files in the local cache are found either way. Behind a proxy the name need not resolve here, and nothing is changed.
+    Files in the local cache are found either way. Behind a proxy the name need not resolve here: nothing is changed.
     """
     if hub.HF_HUB_OFFLINE or getproxies():
         return

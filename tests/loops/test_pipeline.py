@@ -215,6 +215,25 @@ def test_check_says_what_is_held_when_and_how_big(folder):
     assert {line["model"] for line in nodes["out"]["held"]} == {"self", "teacher"}
 
 
+@pytest.mark.parametrize("anchor", ["./small", "$sft"])
+def test_an_anchor_of_any_kind_is_held_and_named(folder, anchor):
+    text = RECIPE.replace("kl_anchor: {to: $sft", "kl_anchor: {to: " + anchor)
+    nodes = {entry["node"]: entry for entry in check_recipe(recipe(folder, text))["nodes"]}
+    assert {line["model"] for line in nodes["rl"]["held"]} == {"self", anchor.replace("./", f"{folder}/")}
+
+
+def test_an_anchor_of_another_vocabulary_is_refused_before_weights_load(folder):
+    text = RECIPE.replace("kl_anchor: {to: $sft", "kl_anchor: {to: testbed:student")
+    with pytest.raises(ModelError, match="testbed:student has another vocabulary"):
+        check_recipe(recipe(folder, text))
+
+
+def test_supervise_on_pairs_is_refused_not_ignored(folder):
+    with pytest.raises(OffonError, match="supervise has no effect here") as error:
+        recipe(folder, **{"pipeline.sft": f"{{method: dpo, data: {folder}/demos.jsonl, steps: 2, supervise: last}}"})
+    assert "reads pairs" in str(error.value)
+
+
 def test_hints_that_no_prompt_has_are_an_error_not_a_quiet_nothing(folder):
     text = RECIPE.replace("with: [{kl_anchor: {to: $sft, coef: 0.05}}]", "with: [hints: {view: nope}]")
     with pytest.raises(DataError, match="nope"):

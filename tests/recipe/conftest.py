@@ -15,6 +15,7 @@ from offon.errors import ConfigError
 @dataclass(frozen=True)
 class FakeStage:
     samplers: tuple = ()
+    reads: str = "demonstrations"
     updates: Any = None
     recommends: dict = field(default_factory=dict)
     anchored: bool = False

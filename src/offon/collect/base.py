@@ -18,6 +18,7 @@ class Collector(ABC):
     requires: frozenset[str] = frozenset()
     provides: frozenset[str] = frozenset()
     samplers: tuple[ModelRef, ...] = ()
+    reads: str = "demonstrations"  # of a source: the form of its data, a key of `offon.data.LOADERS`
 
     @property
     def parts(self) -> tuple[Collector, ...]:

@@ -15,6 +15,7 @@ class Demonstrations(Collector):
     """Trajectories from a data set, as they are."""
 
     data: Sequence[Group]
+    reads = "demonstrations"
     provides = frozenset({"members"})
 
     def __call__(self, context: Context, groups: list[Group]) -> list[Group]:
@@ -26,6 +27,7 @@ class Preferences(Collector):
     """Pairs from a data set: groups of two with one comparison."""
 
     data: Sequence[Group]
+    reads = "pairs"
     provides = frozenset({"members", "comparisons"})
 
     def __call__(self, context: Context, groups: list[Group]) -> list[Group]:

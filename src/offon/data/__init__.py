@@ -3,4 +3,6 @@
 from offon.data.load import DataReport, Loaded, load_demonstrations, load_preferences, prompt_groups
 from offon.data.render import Renderer
 
-__all__ = ["DataReport", "Loaded", "Renderer", "load_demonstrations", "load_preferences", "prompt_groups"]
+LOADERS = {"demonstrations": load_demonstrations, "pairs": load_preferences}  # by what a collector says it reads
+
+__all__ = ["LOADERS", "DataReport", "Loaded", "Renderer", "load_demonstrations", "load_preferences", "prompt_groups"]

@@ -13,6 +13,7 @@ from offon.hub import look_for_the_hub
 
 SHOWN_BAD_ROWS = 5
 FILES = (".jsonl", ".json", ".parquet")
+A_FILE = "a .jsonl, .json or .parquet file"
 # What other conventions call our columns; used to propose a mapping, never to apply one.
 SYNONYMS = {
     "prompt": ("question", "instruction", "query", "input", "problem", "user"),
@@ -91,13 +92,13 @@ def _read(source: Any) -> list[Row]:
         return _numbered(_json_array(path))
     if path.suffix == ".jsonl":
         return _json_lines(path)
-    raise DataError(f"{path.name} is of no known kind", where=str(path), fix=f"a {', '.join(FILES)} file")
+    raise DataError(f"{path.name} is of no known kind", where=str(path), fix=A_FILE)
 
 
 def _from_hub(name: str) -> Iterable[Columns]:
     """The training split of a data set of the Hugging Face hub."""
     if Path(name).is_absolute() or Path(name).suffix in FILES or name.count("/") > 1:
-        raise DataError(f"there is no file {name}", fix=f"a {', '.join(FILES)} file, or a data set of the hub")
+        raise DataError(f"there is no file {name}", fix=f"{A_FILE}, or a data set of the hub")
     import datasets
 
     look_for_the_hub()
@@ -107,7 +108,7 @@ def _from_hub(name: str) -> Iterable[Columns]:
         raise DataError(
             f"{name!r} is neither a local file nor a data set that the Hugging Face hub gave us",
             why=str(error).splitlines()[0],
-            fix=f"a {', '.join(FILES)} file, or a hub id while online (its split train is read)",
+            fix=f"{A_FILE}, or a hub id while online (its split train is read)",
         ) from error
 
 

@@ -40,8 +40,9 @@ class Checker(Pipeline):
     def made_data(node: TrainNode) -> bool:
         return isinstance(node.settings.data, str) and node.settings.data.startswith("$")
 
-    def data(self, node: TrainNode, tokenizer: Any) -> list[Group]:
-        return [] if self.made_data(node) else super().data(node, tokenizer)
+    def data(self, node: TrainNode, source: Any, reads: str, tokenizer: Any) -> list[Group]:
+        made = isinstance(source, str) and source.startswith("$")
+        return [] if made else super().data(node, source, reads, tokenizer)
 
     def longest(self, node: TrainNode) -> int | None:
         return positions(art.locate(self.root(node.settings.init)))  # a stage changes weights, never positions
@@ -58,16 +59,15 @@ class Checker(Pipeline):
             positions(local)  # a directory or hub id that is no model says so
             self.check_adapter(node)
             tokenizer = load_tokenizer(local)
-            teacher = self.root(settings.teacher) if settings.teacher else None
-            if teacher:
-                same_vocabulary(tokenizer, load_tokenizer(art.locate(teacher)), "teacher")
             stage, prompts = self.stage(node, tokenizer)
             if not prompts and not self.made_data(node):
                 raise DataError("there is nothing to draw from", where=node.name)
             names = {ref.name for ref in (*stage.samplers, *(need.model for need in stage.needs)) if ref.name}
             sizes = {"self": parameter_count(art.locate(root))}
             sources = {name: settings.teacher if name == "teacher" else name for name in names}
-            sizes |= {name: parameter_count(art.locate(r)) for name, s in sources.items() if (r := self.root(s))}
+            for name, other in ((name, art.locate(r)) for name, s in sources.items() if (r := self.root(s))):
+                same_vocabulary(tokenizer, load_tokenizer(other), name)
+                sizes[name] = parameter_count(other)
             if set(sources) <= set(sizes):
                 rank, is_new = self.adapter(node, local)
                 trained = adapter_parameter_count(local, rank) if rank else None

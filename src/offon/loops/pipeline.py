@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import signal
 import time
 import traceback
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from offon import __version__, report
-from offon.data import load_demonstrations, load_preferences, prompt_groups
+from offon.data import LOADERS, prompt_groups
 from offon.engines.native import NativeEngine
 from offon.errors import Interrupted, OffonError
 from offon.loops import artefacts as art
@@ -28,7 +29,9 @@ from offon.models.loading import positions
 from offon.models.model import LoraSpec, Model
 from offon.parts.stage import Stage
 from offon.recipe import MakeNode, ResolvedRecipe, TrainNode
+from offon.recipe.arguments import Names, visited
 from offon.recipe.functions import function_at
+from offon.recipe.values import annotation_of
 from offon.runs import NodeDirectory, RunDirectory
 from offon.tasks import open_task
 from offon.types import Group
@@ -152,18 +155,19 @@ class Pipeline:
             self.note(f"{node.name}: {Path(node.function).name}")
             started = time.perf_counter()
             with directory.final() as target:
-                function_at(node.function)(Path(target), **self._resolved(node.arguments))
+                function_at(node.function)(Path(target), **self._resolved(node))
             seconds = time.perf_counter() - started
             self._finish(directory, {"hash": key, "kind": node.kind, "seconds": seconds}, node.name)
         return Artefact(directory.final_path, node.name, key)
 
-    def _resolved(self, value: Any) -> Any:
-        """Arguments with $node replaced by the path of what it made."""
-        if isinstance(value, Mapping):
-            return {name: self._resolved(inner) for name, inner in value.items()}
-        if isinstance(value, list | tuple):
-            return [self._resolved(inner) for inner in value]
-        return str(self.made[value].path) if isinstance(value, str) and value in self.made else value
+    def _resolved(self, node: MakeNode) -> Any:
+        """Arguments with the path of what they name: $node wherever it stands, other sources where annotated."""
+        parameters = inspect.signature(function_at(node.function), eval_str=True).parameters
+
+        def path(names: Names | None, text: str, place: Any) -> str:
+            return str(self.artefact(text).path) if names or text in self.made else text
+
+        return {key: visited(annotation_of(parameters[key]), value, path) for key, value in node.arguments.items()}
 
     def _finish(self, directory: NodeDirectory, record: dict[str, Any], name: str) -> None:
         directory.write_json("node.json", {**record, "state": "done"})
@@ -230,11 +234,12 @@ class Pipeline:
         settings = node.settings
         inputs: dict[str, Any] = {"teacher": settings.teacher and "teacher"}
         if settings.data is not None:
-            inputs["data"] = self.data(node, tokenizer)
+            inputs["data"] = self.data(node, settings.data, node.reads, tokenizer)
         if settings.task is not None:
             inputs["task"] = self.task(settings.task)
-        modifiers = [(modifier.name, modifier.arguments) for modifier in node.modifiers]
-        stage = build_stage(node.method, inputs, node.arguments, modifiers, sampling_of(settings), tokenizer)
+        arguments = self.loaded(node, node.method, node.arguments, tokenizer)
+        modifiers = [(m.name, self.loaded(node, m.name, m.arguments, tokenizer)) for m in node.modifiers]
+        stage = build_stage(node.method, inputs, arguments, modifiers, sampling_of(settings), tokenizer)
         data, task = prompts_of(stage)
         prompts = list(data) if data is not None else prompt_groups(task.items("train"), tokenizer)
         check_views(stage, prompts, node.name)
@@ -242,19 +247,32 @@ class Pipeline:
             check_room(prompts, settings.max_tokens, self.longest(node), node.name)
         return stage, prompts
 
-    def data(self, node: TrainNode, tokenizer: Any) -> list[Group]:
+    def loaded(self, node: TrainNode, name: str, arguments: Mapping[str, Any], tokenizer: Any) -> dict[str, Any]:
+        """A row's arguments with what they name in its place: data as groups, made directories as paths. Models stay
+        names: who needs one is given it."""
+        parameters = registry.get(name).arguments
+
+        def load(names: Names | None, source: str, place: Any) -> Any:
+            if names is None or names.what == "model":
+                return source
+            if names.what == "artefact":
+                return self.artefact(source).path
+            return self.data(node, source, names.what, tokenizer)
+
+        return {key: visited(annotation_of(parameters[key]), value, load) for key, value in arguments.items()}
+
+    def data(self, node: TrainNode, source: Any, reads: str, tokenizer: Any) -> list[Group]:
         settings = node.settings
-        source = settings.data
         if isinstance(source, str):
             source = art.data_file(self.artefact(source)) if source in self.made or Path(source).exists() else source
-        load = load_preferences if registry.get(node.method).reads_pairs else load_demonstrations
         limits = [limit for limit in (settings.max_length, self.longest(node)) if limit]
         options = {"columns": settings.columns, "max_length": min(limits, default=None)}
-        if load is load_demonstrations:
+        if reads == "demonstrations":
             options["supervise"] = settings.supervise
-        loaded = load(source, tokenizer, **{name: value for name, value in options.items() if value is not None})
-        self.note(f"{node.name}: {loaded.report}")
-        return loaded
+        options = {name: value for name, value in options.items() if value is not None}
+        groups = LOADERS[reads](source, tokenizer, **options)
+        self.note(f"{node.name}: {groups.report}")
+        return groups
 
     def longest(self, node: TrainNode) -> int | None:
         """What the model can read, in tokens."""

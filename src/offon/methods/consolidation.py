@@ -8,6 +8,7 @@ from typing import Literal
 from offon.methods.registry import method
 from offon.parts import Artefact, Stage, divergence
 from offon.parts.models import SELF_START
+from offon.recipe.arguments import ModelArg
 
 
 @method(
@@ -15,7 +16,7 @@ from offon.parts.models import SELF_START
     usual_role="consolidation", paper="2203.02155",
 )  # fmt: skip
 def kl_anchor(
-    stage: Stage, *, to: str | None = None, coef: float = 0.05, kind: Literal["reverse", "forward"] = "reverse"
+    stage: Stage, *, to: ModelArg | None = None, coef: float = 0.05, kind: Literal["reverse", "forward"] = "reverse"
 ) -> Stage:
     """Stay close to an earlier model: adds coef * KL over the whole vocabulary at every trained position.
 

@@ -74,13 +74,6 @@ class MethodInfo:
             ],
         }
 
-    @property
-    def reads_pairs(self) -> bool:
-        """Whether the data it is given are preference pairs: its first collector provides comparisons from data."""
-        given = {name: _Given(name) for name in self.inputs if name != "task" or self.inputs[name]}
-        first = self.function(**given).collect.parts[0]
-        return hasattr(first, "data") and "comparisons" in first.provides
-
     def example(self) -> Any:
         """The row at its defaults, with stand-ins for the inputs it must be given."""
         return self.function(**{name: _Given(name) for name, needed in self.inputs.items() if needed})

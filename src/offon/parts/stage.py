@@ -109,6 +109,11 @@ class Stage:
         """The models that generate while collecting."""
         return self.collect.samplers
 
+    @property
+    def reads(self) -> str:
+        """The form of the data it is given: what its first collector reads."""
+        return self.collect.parts[0].reads
+
     def replace(self, **changes) -> Stage:
         return dataclasses.replace(self, **changes)
 

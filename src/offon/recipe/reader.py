@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from offon.errors import ConfigError, DataError, ModelError, OffonError, Problems
+from offon.recipe.arguments import Edge, Names, visited
 from offon.recipe.fields import Lora, keys_of
 from offon.recipe.load import Document, Keys, flow, nearest_path, parse
+from offon.recipe.resolved import Input
 from offon.recipe.trl import INSTEAD, RENAMED
 from offon.recipe.values import NotAllowed, checked
 
@@ -140,17 +142,26 @@ class Reader:
         self.edges.setdefault(reader, []).append(name)
         return text
 
-    def argument(self, value: Any, position: Keys, found: list[str]) -> Any:
-        """An argument with its paths made absolute and its references checked; both are appended to `found`."""
-        if isinstance(value, list):
-            return [self.argument(inner, (*position, i), found) for i, inner in enumerate(value)]
-        if isinstance(value, dict):
-            return {key: self.argument(inner, (*position, key), found) for key, inner in value.items()}
-        if not isinstance(value, str) or not value.startswith(("$", *EXPLICIT_PATH)):
-            return value
-        located = self.reference(value, position) if value.startswith("$") else self.path(value, position)
-        found.append(located)
-        return located
+    def argument(self, annotation: Any, value: Any, position: Keys, edge: Edge, found: list[Input]) -> Any:
+        """An argument with the models, data and files that it names located, and appended to `found`.
+
+        What a text names is said by the annotation; without a word of it, $node and explicit paths are recognised, and
+        `edge` is what they are to the node.
+        """
+
+        def visit(names: Names | None, text: str, place: Keys) -> Any:
+            if names is not None:
+                located = self.located(text, place, ModelError if names.what == "model" else DataError)
+            elif text.startswith("$"):
+                located = self.reference(text, place)
+            elif text.startswith(EXPLICIT_PATH):
+                located = self.path(text, place)
+            else:
+                return text
+            found.append(Input(names.edge if names else edge, located))
+            return located
+
+        return visited(annotation, value, visit, position)
 
     def task(self, value: Any, position: Keys) -> Any:
         """A task as `offon.tasks` reads it: "gym:chain_sum", or a mapping. Only its paths are resolved here."""
@@ -170,7 +181,7 @@ class Reader:
     def _task_path(self, key: str, value: Any, position: Keys) -> Any:
         if not isinstance(value, str):
             return value
-        data = key in ("jsonl", "data") and value.endswith(DATA_FILES)
+        data = key in ("jsonl", "data", "heldout") and value.endswith(DATA_FILES)
         file = data or ".py:" in value or value.startswith(EXPLICIT_PATH)
         return self.path(value, position, DataError) if file else value
 

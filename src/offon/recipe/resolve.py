@@ -15,6 +15,7 @@ from typing import Any
 
 from offon.errors import DataError, ModelError, OffonError
 from offon.recipe import fields
+from offon.recipe.arguments import names_of
 from offon.recipe.fields import NodeSettings, Probe
 from offon.recipe.functions import function_at
 from offon.recipe.load import Document, Keys, override, read
@@ -141,7 +142,8 @@ class _Resolver(Reader):
         origins |= {key: RECIPE if key in given else ROW for key in arguments}
         return TrainNode(
             name=name, method=method, settings=settings, arguments=arguments, modifiers=modifiers,
-            inputs=(*edges, *more, *references), origins=origins, place=self.document.place(position),
+            inputs=(*edges, *more, *references), reads=stage.reads, origins=origins,
+            place=self.document.place(position),
         )  # fmt: skip
 
     def row(self, name: Any, position: Keys, kind: str) -> tuple[str, Any]:
@@ -262,16 +264,17 @@ class _Resolver(Reader):
     ) -> tuple[dict[str, Any], list[Input]]:
         values, inputs = {}, []
         for name, parameter in parameters.items():
-            if name in given:
-                found: list[str] = []
-                value, place = given[name]
-                value = self.argument(value, place, found)
-                values[name] = BAD if BAD in found else self.value(annotation_of(parameter), value, place)
-                inputs += [Input(EDGES.get(name, "reference"), source) for source in found]
-            elif parameter.default is inspect.Parameter.empty:
+            if name not in given and parameter.default is inspect.Parameter.empty:
                 self.problem(f"{owner} needs {name}", position, fix=f"add {name}: ...")
-            elif isinstance(parameter.default, bool | int | float | str | tuple):
-                values[name] = parameter.default
+            elif name in given or isinstance(parameter.default, bool | int | float | str | tuple):
+                found: list[Input] = []
+                annotation = annotation_of(parameter)
+                value, place = given.get(name, (parameter.default, position))
+                if name in given or names_of(annotation):
+                    value = self.argument(annotation, value, place, EDGES.get(name, "reference"), found)
+                bad = any(edge.source is BAD for edge in found)
+                values[name] = BAD if bad else self.value(annotation, value, place) if name in given else value
+                inputs += found
         return values, inputs
 
     def composed(self, info: Any, values: Mapping[str, Any], arguments, modifiers, position: Keys) -> Any:
@@ -351,6 +354,8 @@ class _Resolver(Reader):
             idle |= dict.fromkeys(fields.SAMPLING, f"{info.name} samples nothing here")
         if written.get("data") is None:
             idle |= dict.fromkeys(fields.READING, f"{info.name} reads no data here")
+        elif stage.reads != "demonstrations":
+            idle["supervise"] = f"{info.name} reads {stage.reads}, and learns from all of an answer"
         return idle
 
     def _check_batches(self, values: Mapping[str, Any], position: Keys) -> None:
@@ -372,7 +377,11 @@ class _Resolver(Reader):
         if target is BAD:
             return None
         try:
-            directory, *others = inspect.signature(function_at(target), eval_str=True).parameters.values()
+            directory, *others = (
+                parameter
+                for parameter in inspect.signature(function_at(target), eval_str=True).parameters.values()
+                if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+            )
         except OffonError as error:
             self.problem(error.what, place, of="value", why=error.why, fix=error.fix)
             return None
@@ -384,7 +393,8 @@ class _Resolver(Reader):
         given = {key: (value, (*position, key)) for key, value in keys.items() if key != "make"}
         for key, (_, where) in given.items():
             if key not in parameters:
-                self.unknown(key, where, parameters, why=f"{target} takes {', '.join(parameters) or 'nothing'}")
+                takes = ", ".join(parameters) or "nothing"
+                self.unknown(key, where, parameters, why=f"{target} names {takes} (**kwargs is not read)")
         if "seed" in parameters:
             given.setdefault("seed", (self.seed, ("seed",)))
         arguments, inputs = self._arguments(parameters, target, given, position)

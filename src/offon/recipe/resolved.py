@@ -5,22 +5,21 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import yaml
 
 from offon import __version__
+from offon.recipe.arguments import Edge
 from offon.recipe.fields import NodeSettings, Probe
 from offon.recipe.load import flow
-
-Kind = Literal["init", "teacher", "data", "reward", "reference"]
 
 
 @dataclass(frozen=True)
 class Input:
     """An edge into a node. `source` is $node, an absolute path, a Hub id or testbed:NAME."""
 
-    kind: Kind
+    kind: Edge
     source: str
 
     @property
@@ -45,6 +44,7 @@ class TrainNode:
     arguments: Mapping[str, Any]
     modifiers: tuple[Modifier, ...] = ()
     inputs: tuple[Input, ...] = ()
+    reads: str = "demonstrations"  # the form of its data
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
     place: str = field(default="", compare=False)
 

@@ -16,6 +16,8 @@ from typing import Annotated, Any, Literal, Union
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from offon.recipe.arguments import names_of
+
 _CONFIG = ConfigDict(allow_inf_nan=False, arbitrary_types_allowed=True)
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
 
@@ -66,6 +68,8 @@ def described(annotation: Any) -> str:
     if annotation in _WORDS:
         return _WORDS[annotation]
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated and (names := names_of(annotation)):
+        return f"a {names.what}: a path, a Hub id, testbed:NAME, or $node"
     if origin is Annotated:
         bounds = [_bound(item) for item in arguments[1:] if isinstance(item, Ge | Gt | Le | Lt)]
         return " ".join([described(arguments[0]), " and ".join(bounds)]).strip()
