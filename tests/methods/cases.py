@@ -40,7 +40,7 @@ from offon.runs import RunDirectory
 from offon.types import Group, Producer, Sampling, Source, Trajectory
 from offon.types.batch import Batch
 from tests.methods.variants import MODIFIED, VARIANTS
-from tests.support import DATA, ParityTask, model, prompt_group
+from tests.support import DATA, ParityTask, model, prompt_group, tokenizer
 
 PROMPTS = 5  # groups of a step: enough for every denominator to differ
 
@@ -113,7 +113,7 @@ def stage_of(case, settings: NodeSettings) -> tuple[Stage, list[Group]]:
     inputs = {k: v for k in info.inputs if (v := available[k]) is not None}
     if info.inputs.get("data") or ("data" in info.inputs and "group_size" not in arguments and name != "distill"):
         inputs["data"] = DATA["pairs" if info.reads_pairs else "demonstrations"]()[:PROMPTS]
-    stage = build_stage(name, inputs, arguments, [modifier] if modifier else [], sampling_of(settings))
+    stage = build_stage(name, inputs, arguments, [modifier] if modifier else [], sampling_of(settings), tokenizer())
     data, task = prompts_of(stage)
     return stage, list(data) if data is not None else [prompt_group(i) for i in task.items("train")[:PROMPTS]]
 

@@ -1,0 +1,50 @@
+"""Judgements: members of a group compared with each other, as comparisons or as a preference for one of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Literal
+
+from offon.collect.base import Collector
+from offon.collect.context import Context
+from offon.types import Comparison, Group
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged(Collector):
+    """Every two members become a pair: the one with the higher signal was preferred. What no pair names is dropped.
+
+    signal  whose opinion: "reward" is the verifier's, "reward:NAME" a reward model's or a judge's
+    ties    "drop": no pair; "random": a coin, keyed by (draw, members)
+    """
+
+    signal: str = "reward"
+    ties: Literal["drop", "random"] = "drop"
+    provides = frozenset({"comparisons"})
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return frozenset({"members", self.signal})
+
+    def __call__(self, context: Context, groups: list[Group]) -> list[Group]:
+        return [self._compared(context, group) for group in groups]
+
+    def _compared(self, context: Context, group: Group) -> Group:
+        score = [member.signals[self.signal] for member in group.members]
+        pairs = []
+        for a, b in combinations(range(len(score)), 2):
+            if score[a] == score[b] and self.ties == "drop":
+                continue
+            first = score[a] > score[b] or (score[a] == score[b] and context.step.uniform(group.draw, a, b) < 0.5)
+            winner, loser = (a, b) if first else (b, a)
+            pairs.append(Comparison(winner, loser, score[winner] - score[loser]))
+        named = {index for pair in pairs for index in (pair.winner, pair.loser)}
+        compared = group.replace(comparisons=tuple(pairs))
+        return compared.drop([index in named for index in range(len(score))], "no difference to any other")
+
+    def __str__(self) -> str:
+        return f"judged(by {self.signal}" + (", ties by coin)" if self.ties == "random" else ")")
+
+
+judged = Judged

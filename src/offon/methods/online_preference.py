@@ -1,0 +1,35 @@
+"""Preferences between the learner's own fresh responses, judged as they are sampled."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from annotated_types import Gt
+
+from offon.collect import judged, rollouts, verify
+from offon.methods.registry import method
+from offon.parts import Stage, contrast, policy
+
+Beta = Annotated[float, Gt(0)]
+
+
+@method(
+    family="online preference", interface="judge", usual_provenance="on-policy", usual_role="reshaping",
+    paper="2402.04792",
+)  # fmt: skip
+def online_dpo(task, *, beta: Beta = 0.1, ties: Literal["drop", "random"] = "drop") -> Stage:
+    """Online DPO (OAIF): two fresh responses per prompt, a judge prefers one, DPO on the pair.
+
+        L = 1/P sum -log sigmoid(beta [(S_w - S_w^ref) - (S_l - S_l^ref)]),   S = sum_t log pi(y_t)
+
+    ref = the learner when the stage began. Samples and judgements are detached: on fixed pairs this is dpo. The judge
+    is the task's checker: the higher reward wins. ties: pairs judged equal are dropped, or decided by a coin.
+    Watch: rewards/accuracies, rewards/chosen; the share of prompts without a difference (fates in the ledger).
+    Fails: a judge that cannot tell two responses apart gives no pairs. Deviations: TRL 1.16 penalises responses without
+    an end token on request; here a truncated response is what its reward says.
+    """
+    return Stage(
+        rollouts(task, 2) | verify(task) | judged(ties=ties),
+        policy(contrast(beta=beta)),
+        recommends={"learning_rate": 1e-6},
+    )

@@ -1,0 +1,116 @@
+"""Process supervision: what each row's credit is, by hand, and the limits that turn it into another method."""
+
+import numpy as np
+import pytest
+
+from offon.collect import continuation_value, rollouts, steps, verify
+from offon.collect.steps import with_steps, with_values
+from offon.parts.credit import leave_one_out, return_to_go
+from offon.parts.credit.steps import leave_one_out_reward, min_form, normalised_steps, progress
+from offon.types import Group, Item, Sampling, Source, Trajectory
+from tests.collect.support import Sampler
+from tests.support import ParityTask, model, prompt_group
+
+
+def group_of(*members: Trajectory) -> Group:
+    return Group(item=Item(id="x", prompt="w0"), views={"prompt": (2,)}, members=members, draw=0)
+
+
+def response(ends, values, reward=0.0, start=0.0) -> Trajectory:
+    """A response whose steps end there and have these values as signal `value`."""
+    member = Trajectory.of([4] * ends[-1], [2], Source.LEARNER, signals={"reward": reward, "value": start})
+    return with_values(with_steps(member, ends), "value", values)
+
+
+def advantage(credit, *members) -> list[list[float]]:
+    credited = credit(group_of(*members))
+    return [np.round(m.token_signals["advantage"], 6).tolist() for m in credited.members]
+
+
+# --- vineppo, pav -----------------------------------------------------------------------------------------------------
+
+
+def test_every_token_of_a_step_shares_what_the_step_gained():
+    """V: 0.25 -> 0.75 -> R = 1: the first two tokens gain 0.5, the third 0.25."""
+    assert advantage(progress(), response([2, 3], [0.75, 1.0], reward=1.0, start=0.25)) == [[0.5, 0.5, 0.25]]
+
+
+def test_progress_adds_to_the_advantage_that_is_there():
+    """Leave-one-out of rewards 1 and 0 is +-1; alpha = 2 times a gain of 0.25 and of -0.5."""
+    first = response([1, 2], [0.5, 0.75], reward=1.0, start=0.25)
+    second = response([2], [0.0], reward=0.0, start=0.5)
+    assert advantage(leave_one_out() >> progress(coef=2.0), first, second) == [[1.5, 1.5], [-2.0, -2.0]]
+
+
+@pytest.mark.parametrize("by", [1, 2, 99])
+def test_vineppos_steps_share_out_what_the_response_gained(by):
+    """sum over steps of A = R - V(x), whatever the steps; one step: R - V(x) itself."""
+    task = ParityTask()
+    groups = [prompt_group(item).replace(draw=draw) for draw, item in enumerate(task.items("train")[:3])]
+    chain = rollouts(task, 3) | verify(task) | steps(by) | continuation_value(task=task, n=5)
+    for group in chain.given(sampling=Sampling(max_tokens=5))(Sampler(model(0)).context(), groups):
+        for member in progress()(group).members:
+            per_step = [member.token_signals["advantage"][span.start] for span in member.spans]
+            assert sum(per_step) == pytest.approx(member.signals["reward"] - member.signals["value"], abs=1e-6)
+            assert by < 99 or len(per_step) == 1
+
+
+def test_without_alpha_progress_rewards_are_rloo():
+    members = [response([1, 3], [0.5, r], reward=r, start=0.25) for r in (1.0, 0.0, 1.0)]
+    assert advantage(leave_one_out() >> progress(coef=0.0), *members) == advantage(leave_one_out(), *members)
+
+
+# --- grpo with process rewards ----------------------------------------------------------------------------------------
+
+PROCESS = normalised_steps(signal="value", epsilon=0.0) >> return_to_go(signal=None)
+
+
+def test_process_rewards_are_normalised_together_and_summed_from_a_step_on():
+    """Step rewards {1, 3}, {2}: mean 2, std 1. First response: -1 + 1 = 0 before its first end, then 1."""
+    assert advantage(PROCESS, response([2, 3], [1.0, 3.0]), response([2], [2.0])) == [[0, 0, 1], [0, 0]]
+
+
+def test_one_step_at_the_end_is_grpo():
+    """Rewards 1, 0, 0.5: mean 0.5, unbiased std 0.5."""
+    members = [response([n], [r]) for n, r in ((2, 1.0), (1, 0.0), (3, 0.5))]
+    assert advantage(PROCESS, *members) == [[1, 1], [-1], [0, 0, 0]]
+
+
+# --- pure -------------------------------------------------------------------------------------------------------------
+
+
+def test_pure_rewards_the_worst_step_against_what_the_others_earn_per_token():
+    """T -> 0. First: steps of 2 and 1 tokens, rewards (0.5, -1): r* = (0, -1). Second: one step of 2 tokens, r* = 0.5.
+    Others per token: 0.25 for the first, -1/3 for the second. First: (0 - 0.5, -1 - 0.25), summed to go -1.75, -1.25;
+    second 0.5 + 2/3."""
+    pure = min_form(signal="value", temperature=1e-4) >> return_to_go(signal=None)
+    found = advantage(pure, response([2, 3], [0.5, -1.0]), response([2], [0.5]))
+    assert found == [[-1.75, -1.75, -1.25], pytest.approx([7 / 6, 7 / 6])]
+
+
+def test_pure_of_one_step_each_is_leave_one_out_on_scores():
+    """baseline per step: the others' mean score."""
+    pure = min_form(signal="value", baseline="step") >> return_to_go(signal=None)
+    members = [response([n], [r]) for n, r in ((2, 0.9), (1, -0.4), (2, 0.1))]
+    outcome = [m.with_signals(reward=r) for m, r in zip(members, (0.9, -0.4, 0.1), strict=True)]
+    for found, expected in zip(advantage(pure, *members), advantage(leave_one_out(), *outcome), strict=True):
+        assert found == pytest.approx(expected)
+
+
+def test_the_verifiers_reward_joins_at_the_last_token_against_the_others():
+    """Leave-one-out of 1, 0: +-1 at the end, so that every token before it sees it too."""
+    both = (
+        min_form(signal="value", baseline="none", temperature=1e-4)
+        >> leave_one_out_reward()
+        >> return_to_go(signal=None)
+    )
+    found = advantage(both, response([1, 2], [-1.0, 0.5], reward=1.0), response([1, 2], [0.5, -1.0], reward=0.0))
+    assert found == [[0.0, 1.0], [-2.0, -2.0]]
+
+
+def test_steps_and_rewards_of_what_is_not_trained_stay_silent():
+    """A step that ends on a token of the environment is rewarded at its last trainable one."""
+    tokens = Trajectory.of([4, 5, 6], [2], [2, 3, 2], signals={"reward": 0.0})
+    member = with_values(with_steps(tokens, [2, 3]), "value", [1.0, 3.0])
+    credited = normalised_steps(signal="value", epsilon=0.0)(group_of(member, response([1], [2.0])))
+    assert credited.members[0].token_signals["token_reward"].tolist() == [-1.0, 0.0, 1.0]

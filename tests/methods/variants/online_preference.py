@@ -1,0 +1,1 @@
+VARIANTS = {"online_dpo": [{}, {"ties": "random"}]}
