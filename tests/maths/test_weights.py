@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from offon.maths.weights import pair_weights, token_weights
+from offon.maths.weights import equal_weights, token_weights, weights_within
 
 SEQUENCE = torch.tensor([0] + [1] * 9)
 ALL = torch.ones(10, dtype=torch.bool)
@@ -58,4 +58,11 @@ def test_the_population_can_be_larger_than_the_selection():
 
 
 def test_pairs_weigh_the_same_and_sum_to_one():
-    assert pair_weights(4).tolist() == [0.25] * 4 and len(pair_weights(0)) == 0
+    assert equal_weights(torch.ones(4)).tolist() == [0.25] * 4 and len(equal_weights(torch.ones(0))) == 0
+    assert equal_weights(torch.tensor([1, 0, 1])).tolist() == [0.5, 0.0, 0.5]
+
+
+def test_per_prompt_a_prompt_counts_once_however_many_pairs_it_has():
+    """Prompt 0 has three pairs, prompt 1 none, prompt 2 one: 1/2 shared by three, and 1/2."""
+    weights = weights_within(torch.tensor([0, 0, 0, 2]), 3)
+    assert weights.tolist() == pytest.approx([1 / 6, 1 / 6, 1 / 6, 1 / 2])

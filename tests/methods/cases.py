@@ -29,7 +29,7 @@ from offon.engines.native import NativeEngine
 from offon.loops.build import build_stage, prompts_of
 from offon.loops.holdings import Holdings
 from offon.loops.runtime import Runtime, sampling_of
-from offon.loops.scoring import score, step_loss, weigh
+from offon.loops.scoring import prepare, score, step_loss, weigh
 from offon.loops.stage import run_stage
 from offon.loops.update import accumulate
 from offon.methods import registry
@@ -97,7 +97,9 @@ class Ready:
     self_reference = SELF
 
     def batch(self, groups: Sequence[Group] | None = None) -> Batch:
-        return weigh(Batch.of(self.groups if groups is None else groups), self.learner.terms)
+        """Weighed and prepared."""
+        batch = weigh(Batch.of(self.groups if groups is None else groups), self.learner.terms)
+        return prepare(self.models, self.learner.terms, batch, None)
 
     @property
     def coefficients(self) -> dict[str, float]:

@@ -176,7 +176,7 @@ def test_an_all_masked_batch_gives_exactly_zero(index):
             if batch.total_weight():
                 weights = {name: torch.zeros_like(weight) for name, weight in batch.weights.items()}
                 if batch.columns["trainable"].any():
-                    batch = batch.with_weights(weights)
+                    batch = batch.with_weights(weights, batch.units)
             scores = score(learner.models, batch, learner.learner.needs)
             loss, _ = step_loss(learner.learner.terms, batch, scores, learner.coefficients)
             assert batch.total_weight() or float(loss.detach()) == 0.0

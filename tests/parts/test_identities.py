@@ -115,7 +115,7 @@ def test_dpo_with_nll_has_two_denominators_in_one_batch():
             weight = batch.weights["nll"][batch.sequence == index]
             right = expected(len(trajectory), len(chosen), sum(chosen)) if "chosen" in trajectory.tags else 0.0
             assert torch.allclose(weight, torch.full_like(weight, right))
-        assert batch.weights["pairs:contrast"].sum().item() == pytest.approx(1.0)
+        assert batch.weights["contrast"].sum().item() == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("kind", ["forward", "reverse", "jsd"])

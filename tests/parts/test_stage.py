@@ -97,11 +97,13 @@ def test_scaffold_tokens_are_never_selected():
 def test_a_micro_batch_keeps_weights_and_whole_pairs():
     batch = Batch.of(preference_pairs()[:3])
     n = batch.n_tokens
-    batch = batch.with_weights({"t": torch.arange(n, dtype=torch.float64), "pairs:c": torch.tensor([0.1, 0.2, 0.3])})
+    batch = batch.with_weights(
+        {"t": torch.arange(n, dtype=torch.float64), "c": torch.tensor([0.1, 0.2, 0.3])}, {"c": "pair"}
+    )
     parts = batch.split(1)
     assert len(parts) == 3 and all(part.pairs.tolist() == [[0, 1]] for part in parts)
     assert torch.cat([part.weights["t"] for part in parts]).tolist() == list(range(n))
-    assert torch.cat([part.weights["pairs:c"] for part in parts]).tolist() == pytest.approx([0.1, 0.2, 0.3])
+    assert torch.cat([part.weights["c"] for part in parts]).tolist() == pytest.approx([0.1, 0.2, 0.3])
 
 
 def test_a_split_counts_each_distinct_prefix_once():

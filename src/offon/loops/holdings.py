@@ -31,6 +31,12 @@ class WithoutAdapter:
         with self.model.adapter_off():
             return self.model.over_vocabulary(*args, **kwargs)
 
+    def weights(self):
+        raise ModelError(
+            "a penalty on parameters needs the weights the learner started from, and a fresh adapter started from none",
+            fix="train all weights (no lora), or anchor with kl_anchor",
+        )
+
 
 class Holdings:
     """The models of one stage by reference, loaded when first asked for.

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from offon.collect.context import Context, Step, permuted
 from offon.engines.native import NativeEngine
@@ -30,7 +29,7 @@ from offon.parts.stage import Learner, Updates
 from offon.recipe.fields import NodeSettings
 from offon.runs import NodeDirectory, tensors, trajectories
 from offon.types import Group, Sampling, Source, Trajectory
-from offon.types.batch import PAIRS, Batch, source_counts
+from offon.types.batch import Batch, source_counts
 
 SUCCESS = 1.0  # a response is a success when its score reaches this
 
@@ -161,7 +160,7 @@ class Runtime:
         self._count({"grad_norm": (norm, 1.0), "learning_rate": (rate, 1.0)})
         frozen = {(need.model, need.view) for need in learner.needs if need.when == "loss" and need.model != SELF}
         state.cost["tokens_scored"] += len(frozen) * batch.n_tokens
-        self._trained(learner, [batch.trajectories[i] for i in trained_sequences(batch)])
+        self._trained(learner, [batch.trajectories[i] for i in batch.trained()])
 
     def _trained(self, learner: Learner, trained: Sequence[Trajectory]) -> None:
         """Record consumption and how off-policy it was, in tokens: age, conditioning, and on-policy outright."""
@@ -264,15 +263,6 @@ def sampling_of(settings: Any) -> Sampling:
     """The sampler that a node's or a probe's keys describe."""
     names = {field.name for field in dataclasses.fields(settings)} & {f.name for f in dataclasses.fields(Sampling)}
     return Sampling(**{name: getattr(settings, name) for name in names})
-
-
-def trained_sequences(batch: Batch) -> list[int]:
-    """The sequences on which some term has weight: what "trained" means in the ledger."""
-    trained = torch.zeros(batch.n_sequences, dtype=torch.bool)
-    for name, weight in batch.weights.items():
-        units = batch.pairs[weight != 0].flatten() if name.startswith(PAIRS) else batch.sequence[weight != 0]
-        trained[units] = True
-    return trained.nonzero()[:, 0].tolist()
 
 
 def _group_metrics(groups: Sequence[Group]) -> dict[str, tuple[float, float]]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from offon.maths.vocabulary import token_logp
+from offon.maths.vocabulary import entropy, logp_at, token_logp
 from offon.models.layout import Layout
 from offon.parts.models import SELF, ModelRef, Need
 from offon.types import Group, Trajectory
@@ -48,14 +48,16 @@ class Distribution:
         return self.model.over_vocabulary(self.hidden[rows], reduce, other.hidden[rows], temperature=column)
 
 
-def score(models: Callable[[ModelRef], Any], batch: Batch, needs: Iterable[Need]) -> dict[Need, Tensor | Distribution]:
+def score(
+    models: Callable[[ModelRef], Any], batch: Batch, needs: Iterable[Need], when: str = "loss"
+) -> dict[Need, Tensor | Distribution]:
     """Everything a step's terms need on one micro-batch. Only SELF carries a gradient; each model and view runs once.
 
     Log-probs are those at the temperature each trajectory was sampled at, under every model.
     """
     wanted: dict[tuple[ModelRef, str], list[Need]] = defaultdict(list)
     for need in needs:
-        if need.when == "loss":
+        if need.when == when and need.what != "parameters":
             wanted[need.model, need.view].append(need)
     scores: dict[Need, Tensor | Distribution] = {}
     for (ref, view), group in wanted.items():
@@ -64,11 +66,36 @@ def score(models: Callable[[ModelRef], Any], batch: Batch, needs: Iterable[Need]
         with nullcontext() if ref == SELF else torch.no_grad():
             hidden = model.hidden(layout)
             for need in group:
-                if need.what == "distribution":
-                    scores[need] = Distribution(model, hidden)
-                else:
-                    scores[need] = _logp(model, hidden, layout, batch.temperature[batch.sequence])
+                scores[need] = _read(model, hidden, layout, batch, need)
     return scores
+
+
+def _read(model, hidden: Tensor, layout: Layout, batch: Batch, need: Need) -> Tensor | Distribution:
+    temperature = batch.temperature[batch.sequence].to(hidden.device)
+    match need.what:
+        case "logp":
+            return _logp(model, hidden, layout, temperature)
+        case "distribution":
+            return Distribution(model, hidden)
+        case "entropy":
+            return model.over_vocabulary(hidden.detach(), entropy, temperature=temperature).detach()
+        case "logp_at":
+            ids = batch.columns[need.at].to(hidden.device)
+            return model.over_vocabulary(hidden, logp_at, ids, temperature=temperature)
+    raise ValueError(f"nothing scores {need.what}")
+
+
+@torch.no_grad()
+def prepare(models: Callable[[ModelRef], Any], terms: Sequence[Any], batch: Batch, max_tokens: int | None) -> Batch:
+    """What terms read of the step batch as a whole, left in it as columns, constants or weights. Weights are fixed
+    already; only then is the batch split."""
+    needs = dict.fromkeys(need for term in terms for need in term.needs if need.when == "step")
+    parts = [score(models, part, needs, when="step") for part in batch.split(max_tokens)] if needs else []
+    scores = {need: torch.cat([part[need].to(batch.sequence.device) for part in parts]) for need in (parts or [{}])[0]}
+    for term in terms:
+        if term.name in batch.weights:
+            batch = term.prepare(batch, scores)
+    return batch
 
 
 def layout_of(trajectories: Sequence[Trajectory], view: str) -> Layout:
@@ -102,8 +129,10 @@ def score_buffer(model: Any, groups: Sequence[Group], need: Need, max_tokens: in
 
 
 def weigh(batch: Batch, terms: Sequence[Any]) -> Batch:
-    """Fix every term's weight column on the whole step batch. Nothing after this divides."""
-    return batch.with_weights({term.name: term.weigh(batch) for term in terms})
+    """Fix every term's weight column on the whole step batch. Nothing after this divides. A term on parameters reads no
+    data and has none."""
+    data = [term for term in terms if term.unit != "parameters"]
+    return batch.with_weights({t.name: t.weigh(batch) for t in data}, {t.name: t.unit for t in data})
 
 
 def step_loss(
@@ -115,6 +144,8 @@ def step_loss(
     """
     total, metrics = torch.zeros(()), {}
     for term in terms:
+        if term.name not in batch.weights:
+            continue
         units, seen = term.units(batch, scores)
         weight = batch.weights[term.name].to(device=units.device, dtype=units.dtype)
         loss = torch.where(weight != 0, units, torch.zeros_like(units)).mul(weight).sum()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from offon.errors import NumericsError
-from offon.loops.scoring import score, step_loss
+from offon.loops.scoring import prepare, score, step_loss
 from offon.parts.models import SELF, ModelRef, Need
 from offon.parts.stage import Learner
 from offon.types import Source
@@ -25,10 +25,13 @@ def accumulate(
 ) -> dict[str, tuple[float, float]]:
     """Add the gradient of the weighted batch to the learner's parameters; metrics as (sum, count).
 
-    The result does not depend on how the batch is split: weights were fixed on the whole of it.
+    The result does not depend on how the batch is split: weights were fixed on the whole of it, and what terms read of
+    it as a whole is prepared before. Sequences without weight are not computed.
     """
-    metrics: dict[str, tuple[float, float]] = {}
-    for micro in batch.split(micro_batch_tokens):
+    metrics = _penalise(models, learner, coefficients)
+    batch = prepare(models, learner.terms, batch, micro_batch_tokens)
+    for micro in batch.take(batch.trained()).split(micro_batch_tokens):
+        micro = micro.to(models(SELF).device)
         scores = score(models, micro, learner.needs)
         loss, seen = step_loss(learner.terms, micro, scores, coefficients)
         if not math.isfinite(float(loss.detach())):
@@ -49,6 +52,17 @@ def accumulate(
     return metrics
 
 
+def _penalise(models, learner: Learner, coefficients: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+    """Add the gradient of the terms on parameters, once per optimizer step."""
+    metrics = {}
+    for term in learner.terms:
+        if term.unit == "parameters":
+            loss = coefficients[term.name] * term.loss({need: models(need.model).weights() for need in term.needs})
+            loss.backward()
+            metrics[f"loss/{term.name}"] = (float(loss.detach()), 0.0)
+    return metrics
+
+
 def _sampler_gap(batch: Batch, scores: Mapping[Need, Any]) -> dict[str, tuple[float, float]]:
     """KL(behaviour || learner) in nats per token, from the learner's own tokens (a teacher's are meant to differ)
     trained under the view they were sampled under: mean of e^d - 1 - d with d = log pi - log pi_behaviour (never
@@ -56,6 +70,7 @@ def _sampler_gap(batch: Batch, scores: Mapping[Need, Any]) -> dict[str, tuple[fl
     logp = scores.get(Need("logp", SELF))
     if logp is None:
         return {}
+    batch = batch.to(torch.device("cpu"))
     same_view = torch.tensor([not t.off_policy_by_conditioning for t in batch.trajectories])[batch.sequence]
     own = batch.columns["source"] == Source.LEARNER
     sampled = batch.columns["behavior_logp"].isfinite() & own & same_view & batch.columns["trainable"]

@@ -17,6 +17,22 @@ def token_logp(logits_MV: Tensor, target_M: Tensor) -> Tensor:
     return logits_MV.gather(-1, target_M[:, None])[:, 0] - logits_MV.logsumexp(-1)
 
 
+def logp_at(logits_MV: Tensor, ids_MK: Tensor) -> Tensor:
+    """log p of K chosen ids at each position, normalised over the whole vocabulary; ids below 0 are padding. [M, K]."""
+    return logits_MV.gather(-1, ids_MK.clamp(min=0)) - logits_MV.logsumexp(-1, keepdim=True)
+
+
+def log1mexp(logp: Tensor) -> Tensor:
+    """log(1 - p) from log p, accurate at both ends; log p above -1e-7 counts as -1e-7, so that p = 1 stays finite."""
+    a = logp.clamp(max=-1e-7)
+    near_one = a > -math.log(2)
+    return torch.where(
+        near_one,
+        (-torch.expm1(torch.where(near_one, a, -1.0))).log(),
+        torch.log1p(-torch.where(near_one, -1.0, a).exp()),
+    )
+
+
 def entropy(logits_MV: Tensor) -> Tensor:
     """H(p) = logsumexp(z) - sum_v p_v z_v, nats, [M]. Entries at -inf count as p = 0."""
     finite = logits_MV.masked_fill(logits_MV == -math.inf, 0.0)

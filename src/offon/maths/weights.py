@@ -6,12 +6,13 @@ With l the per-token loss, N selected sequences and m the selection mask:
     per_sequence          1/N sum_i [ sum_t m l / sum_t m ]
     per_sequence_sum      1/N sum_i sum_t m l
     constant(L)           1/N sum_i sum_t m l / L
-    per_pair              1/P sum over pairs
+    per_pair              1/P sum over pairs (or sequences, or groups: any unit that is not a token)
+    per_prompt            1/N over the prompts that have pairs, of the mean over a prompt's pairs
 
 Counts are taken once, on the whole optimizer-step batch, before packing and micro-batches. What follows is a plain
 weighted sum, so no split of the batch can change the gradient. A sequence whose mask is empty is not counted.
 
-Axes: M tokens, B sequences, P pairs.
+Axes: M tokens, B sequences, U units of any kind.
 """
 
 from __future__ import annotations
@@ -54,6 +55,15 @@ def token_weights(
     raise ValueError(f"unknown reduction {reduce!r}; one of {', '.join(REDUCTIONS)}")
 
 
-def pair_weights(n_pairs: int) -> Tensor:
-    """1/P for each pair, [P] float64."""
-    return torch.full((n_pairs,), 1.0 / max(n_pairs, 1), dtype=torch.float64)
+def equal_weights(counted: Tensor) -> Tensor:
+    """1/N for each of the N units counted, 0 for the others: [U] bool -> [U] float64."""
+    counted = counted.to(torch.float64)
+    return counted / counted.sum().clamp(min=1)
+
+
+def weights_within(group_U: Tensor, n_groups: int) -> Tensor:
+    """1/N of the N groups that have units, shared equally by the units of each (per_prompt). [U] float64."""
+    size_G = torch.zeros(n_groups, dtype=torch.float64).index_add(
+        0, group_U, torch.ones_like(group_U, dtype=torch.float64)
+    )
+    return 1 / (size_G[group_U] * (size_G > 0).sum())

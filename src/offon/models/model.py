@@ -171,6 +171,10 @@ class Model:
         """Logits [M, V] of hidden states [M, D], float32 or wider."""
         return self.head.logits(self.core, hidden)
 
+    def weights(self) -> dict[str, nn.Parameter]:
+        """Every parameter by name."""
+        return dict(self.hf.named_parameters())
+
     def train_parameters(self) -> dict[str, nn.Parameter]:
         return {name: parameter for name, parameter in self.hf.named_parameters() if parameter.requires_grad}
 

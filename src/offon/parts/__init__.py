@@ -6,11 +6,41 @@ from offon.parts.models import SELF, SELF_START, Artefact, ModelRef, Need
 from offon.parts.schedules import Fade
 from offon.parts.stage import Learner, Stage, Updates, policy
 from offon.parts.terms import (
+    AbsoluteLogRatio,
+    CapWeight,
     Clip,
+    ClipCovariance,
     Contrast,
+    EntropyWeight,
+    Exponential,
+    Head,
+    HighEntropy,
+    Hinge,
+    ImportanceWeight,
+    Kl,
+    LabelCrossEntropy,
+    Logistic,
+    LogProb,
+    LogRatio,
+    Mask,
+    Odds,
+    P,
+    ParameterPenalty,
     PolicyGradient,
+    PowerOfP,
     Ratio,
     Reduce,
+    Robust,
+    Savage,
+    Shaped,
+    ShapedRatio,
+    SoftGate,
+    Square,
+    SquaredError,
+    TopCovariance,
+    Truncate,
+    TruncatedSquare,
+    Uncertainty,
     behavior,
     constant,
     credit,
@@ -19,12 +49,16 @@ from offon.parts.terms import (
     per_sequence_sum,
     per_token,
     proximal,
-)
+)  # fmt: skip
 
 contrast, divergence, policy_gradient = Contrast, Divergence, PolicyGradient
 
 __all__ = [
-    "SELF", "SELF_START", "Artefact", "Clip", "Fade", "Learner", "ModelRef", "Need", "Ratio", "Reduce", "Stage",
+    "SELF", "SELF_START", "AbsoluteLogRatio", "Artefact", "CapWeight", "Clip", "ClipCovariance", "EntropyWeight",
+    "Exponential", "Fade", "Head", "HighEntropy", "Hinge", "ImportanceWeight", "Kl", "LabelCrossEntropy", "Learner",
+    "LogProb", "LogRatio", "Logistic", "Mask", "ModelRef", "Need", "Odds", "P", "ParameterPenalty", "PowerOfP", "Ratio",
+    "Reduce", "Robust", "Savage", "Shaped", "ShapedRatio", "SoftGate", "Square", "SquaredError", "Stage",
+    "TopCovariance", "Truncate", "TruncatedSquare", "Uncertainty",
     "Updates", "behavior", "constant", "contrast", "credit", "divergence", "group_mean_std", "one", "per_sequence",
     "per_sequence_sum", "per_token", "policy", "policy_gradient", "proximal", "teacher_logratio",
 ]  # fmt: skip

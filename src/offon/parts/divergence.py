@@ -14,12 +14,12 @@ from torch import Tensor
 from offon.maths import vocabulary
 from offon.parts.models import SELF, ModelRef, Need
 from offon.parts.schedules import Schedule
-from offon.parts.terms import Metrics, Reduce, Scores, per_token
+from offon.parts.terms import Metrics, Reduce, Scores, Term, per_token
 from offon.types.batch import Batch
 
 
 @dataclass(frozen=True, kw_only=True)
-class Divergence:
+class Divergence(Term):
     """T^2 D(student, teacher) over the whole vocabulary at each selected position; the prefixes are not differentiated.
 
     kind: forward KL(q || p), reverse KL(p || q), or jsd with `beta` (q teacher, p student). `view` is the prefix the

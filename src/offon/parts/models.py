@@ -34,15 +34,20 @@ def Artefact(name: str) -> ModelRef:
 class Need:
     """What a part wants scored, by whom, under which view of the trajectory, and when.
 
-    what   logp: log-probs of the response tokens; distribution: the whole next-token distribution (as hidden states)
+    what   logp: log-probs of the response tokens; distribution: the whole next-token distribution (as hidden states);
+           entropy: of the next-token distribution, nats, without gradient; logp_at: log-probs of the ids in the batch
+           column `at` [M, K] in place of the response's token; value: the value head before token t; score: the score
+           head at token t; parameters: the weights themselves (of a term on parameters)
     when   buffer: once, when the buffer is filled, without gradient, kept as the token signal `column`;
+           step: on the whole step batch before it is split, without gradient, for a term's `prepare`;
            loss: at each micro-batch, with gradient if the model is SELF
     """
 
-    what: Literal["logp", "distribution"]
+    what: Literal["logp", "distribution", "entropy", "logp_at", "value", "score", "parameters"]
     model: ModelRef = SELF
     view: str = "train"
-    when: Literal["buffer", "loss"] = "loss"
+    when: Literal["buffer", "step", "loss"] = "loss"
+    at: str = ""
 
     @property
     def column(self) -> str:

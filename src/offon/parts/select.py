@@ -3,11 +3,15 @@
 "trainable"             every token a policy could have produced (the default of every term)
 "learner" "teacher" "external"   by who produced the token
 "tag:chosen"            tokens of trajectories with that tag
+"right" "wrong"         tokens of trajectories whose reward reached 1, or was given and did not
+"turn:0"                tokens of that turn, counting from 0
 "!word"                 the opposite
 "learner & tag:right"   both
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -16,6 +20,7 @@ from offon.errors import ConfigError
 from offon.types.batch import Batch
 from offon.types.trajectory import Source
 
+RIGHT = 1.0  # a response is right when its reward reaches this
 SOURCES = {"learner": Source.LEARNER, "teacher": Source.TEACHER, "external": Source.EXTERNAL}
 
 
@@ -35,9 +40,28 @@ def _word(batch: Batch, word: str) -> Tensor:
         return batch.columns["source"] == SOURCES[word]
     if word.startswith("tag:"):
         tag = word.removeprefix("tag:")
-        tagged = torch.tensor([tag in t.tags for t in batch.trajectories], dtype=torch.bool)
-        return tagged[batch.sequence]
+        return _of_sequences(batch, [tag in t.tags for t in batch.trajectories])
+    if word in ("right", "wrong"):
+        rewards = [t.signals.get("reward") for t in batch.trajectories]
+        return _of_sequences(batch, [r is not None and (r >= RIGHT) == (word == "right") for r in rewards])
+    if word.startswith("turn:") and word.removeprefix("turn:").isdecimal():
+        return _of_turn(batch, int(word.removeprefix("turn:")))
     raise ConfigError(
         f"unknown selector word {word!r}",
-        fix=f"use trainable, {', '.join(SOURCES)}, tag:NAME, joined by & and negated by !",
+        fix=f"use trainable, {', '.join(SOURCES)}, right, wrong, tag:NAME, turn:K, joined by & and negated by !",
     )
+
+
+def _of_sequences(batch: Batch, chosen: Sequence[bool]) -> Tensor:
+    return torch.tensor(chosen, dtype=torch.bool, device=batch.sequence.device)[batch.sequence]
+
+
+def _of_turn(batch: Batch, index: int) -> Tensor:
+    mask = torch.zeros(batch.n_tokens, dtype=torch.bool)
+    first = 0
+    for trajectory in batch.trajectories:
+        turns = [span for span in trajectory.spans if span.name == "turn"]
+        if index < len(turns):
+            mask[first + turns[index].start : first + turns[index].end] = True
+        first += len(trajectory)
+    return mask.to(batch.sequence.device)

@@ -1,6 +1,6 @@
 """The batch of one optimizer step: token-aligned columns, and one weight column per term.
 
-Axes: M response tokens (sequence-major), B sequences, P pairs.
+Axes: M response tokens (sequence-major), B sequences, P pairs, G groups.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,7 +17,7 @@ from torch import Tensor
 
 from offon.types.trajectory import Group, Source, Trajectory
 
-PAIRS = "pairs:"  # terms whose units are pairs have names that begin with this; all others have tokens as units
+Unit = Literal["token", "sequence", "pair", "group"]  # what a term has one loss and one weight for
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -23,12 +25,15 @@ class Batch:
     """Frozen columns of the trajectories of some groups, in order.
 
     sequence     [M] long: which trajectory a token belongs to
-    group        [B] long: which group a trajectory belongs to
+    group        [B] long: which group a trajectory belongs to, counting groups that have members
     pairs        [P, 2] long: (winner, loser) trajectories
+    margins      [P] float32: by how much the winner is better, where the data say so; else 0
     temperature  [B] float32: the temperature its tokens are scored at (the learner's sampler's; 1 for others' tokens)
     columns      name -> [M]: "source", "trainable", "behavior_logp" (NaN where unknown) and every token signal of its
-                 trajectories (NaN where a trajectory has none)
-    weights      term name -> weight of each of its units: [M] for token terms, [P] for pair terms
+                 trajectories (NaN where a trajectory has none); what a term prepares may be [M, K]
+    constants    name -> a number that a term prepared from the whole step batch
+    weights      term name -> weight of each of its units: [M], [B], [P] or [G]
+    units        term name -> its unit, token unless written
 
     `Batch.of([Group(members=(a, b)), ...])` with a of 3 and b of 2 tokens has sequence = [0, 0, 0, 1, 1].
     """
@@ -37,24 +42,29 @@ class Batch:
     sequence: Tensor
     group: Tensor
     pairs: Tensor
+    margins: Tensor
     temperature: Tensor
     columns: Mapping[str, Tensor]
+    constants: Mapping[str, float] = field(default_factory=dict)
     weights: Mapping[str, Tensor] = field(default_factory=dict)
+    units: Mapping[str, Unit] = field(default_factory=dict)
 
     @staticmethod
     def of(groups: Sequence[Group]) -> Batch:
-        trajectories, group, pairs = [], [], []
-        for index, item in enumerate(groups):
+        trajectories, group, pairs, margins = [], [], [], []
+        for index, item in enumerate(item for item in groups if item.members):
             first = len(trajectories)
             trajectories += item.members
             group += [index] * len(item.members)
             pairs += [(first + c.winner, first + c.loser) for c in item.comparisons]
+            margins += [c.margin or 0.0 for c in item.comparisons]
         lengths = [len(t) for t in trajectories]
         return Batch(
             trajectories=tuple(trajectories),
             sequence=torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths, dtype=torch.long)),
             group=torch.tensor(group, dtype=torch.long),
             pairs=torch.tensor(pairs, dtype=torch.long).reshape(-1, 2),
+            margins=torch.tensor(margins, dtype=torch.float32),
             temperature=torch.tensor([_temperature(t) for t in trajectories], dtype=torch.float32),
             columns=_columns(trajectories),
         )
@@ -67,36 +77,78 @@ class Batch:
     def n_tokens(self) -> int:
         return len(self.sequence)
 
+    @property
+    def n_groups(self) -> int:
+        return int(self.group[-1]) + 1 if self.n_sequences else 0
+
     def total_weight(self) -> float:
         return float(sum(weight.abs().sum() for weight in self.weights.values()))
 
-    def with_weights(self, weights: Mapping[str, Tensor]) -> Batch:
-        return dataclasses.replace(self, weights=dict(weights))
+    def trained(self) -> list[int]:
+        """The sequences on which some term has weight: what "trained" means."""
+        chosen = torch.zeros(self.n_sequences, dtype=torch.bool, device=self.sequence.device)
+        for name, weight in self.weights.items():
+            match self.units.get(name, "token"):
+                case "token":
+                    chosen[self.sequence[weight != 0]] = True
+                case "sequence":
+                    chosen |= weight != 0
+                case "pair":
+                    chosen[self.pairs[weight != 0].flatten()] = True
+                case "group":
+                    chosen |= (weight != 0)[self.group]
+        return chosen.nonzero()[:, 0].tolist()
+
+    def with_weights(self, weights: Mapping[str, Tensor], units: Mapping[str, Unit] = MappingProxyType({})) -> Batch:
+        return dataclasses.replace(self, weights=dict(weights), units=dict(units))
+
+    def with_columns(self, columns: Mapping[str, Tensor]) -> Batch:
+        return dataclasses.replace(self, columns={**self.columns, **columns})
+
+    def with_constants(self, constants: Mapping[str, float]) -> Batch:
+        return dataclasses.replace(self, constants={**self.constants, **constants})
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch with every tensor on a device."""
+
+        def moved(value: Tensor | Mapping[str, Tensor]):
+            return value.to(device) if isinstance(value, Tensor) else {k: v.to(device) for k, v in value.items()}
+
+        names = ("sequence", "group", "pairs", "margins", "temperature", "columns", "weights")
+        return dataclasses.replace(self, **{name: moved(getattr(self, name)) for name in names})
 
     def take(self, sequences: Sequence[int]) -> Batch:
-        """The sub-batch of some sequences, weights unchanged. Pairs stay only when both their members do."""
+        """The sub-batch of some sequences, weights unchanged. A pair or group counts only where all of it stays."""
         chosen = torch.tensor(sequences, dtype=torch.long)
         position = torch.full((self.n_sequences,), -1, dtype=torch.long)
         position[chosen] = torch.arange(len(chosen))
         starts = torch.searchsorted(self.sequence, torch.arange(self.n_sequences + 1))
         tokens = torch.cat([torch.arange(starts[i], starts[i + 1]) for i in sequences] or [chosen])
-        whole = (position[self.pairs] >= 0).all(-1) if len(self.pairs) else torch.zeros(0, dtype=torch.bool)
-        return Batch(
+        pairs = (position[self.pairs] >= 0).all(-1)
+        groups, renumbered, size = self.group[chosen].unique_consecutive(return_inverse=True, return_counts=True)
+        complete = (size == self.group.bincount(minlength=self.n_groups)[groups]).to(torch.float64)
+        of_unit = {
+            "token": lambda weight: weight[tokens],
+            "sequence": lambda weight: weight[chosen],
+            "pair": lambda weight: weight[pairs],
+            "group": lambda weight: weight[groups] * complete,
+        }
+        return dataclasses.replace(
+            self,
             trajectories=tuple(self.trajectories[i] for i in sequences),
             sequence=position[self.sequence[tokens]],
-            group=self.group[chosen],
-            pairs=position[self.pairs[whole]],
+            group=renumbered,
+            pairs=position[self.pairs[pairs]],
+            margins=self.margins[pairs],
             temperature=self.temperature[chosen],
             columns={name: column[tokens] for name, column in self.columns.items()},
-            weights={
-                name: weight[whole] if name.startswith(PAIRS) else weight[tokens]
-                for name, weight in self.weights.items()
-            },
+            weights={name: of_unit[self.units.get(name, "token")](weight) for name, weight in self.weights.items()},
         )
 
     def split(self, max_tokens: int | None) -> list[Batch]:
         """Micro-batches of at most max_tokens tokens each. A group is kept together, so that its prompt is computed
-        once, unless it alone is larger; then its members are spread, but the two of a pair never part.
+        once, unless it alone is larger; then its members are spread, but those of a pair never part, nor those of a
+        group where a term has groups as units.
 
         Tokens are counted as they will be computed: each distinct prefix of a group once, then its responses.
         """
@@ -112,7 +164,8 @@ class Batch:
         return [self.take(part) for part in [*parts, current] if part]
 
     def _atoms(self, max_tokens: int) -> Iterator[list[int]]:
-        paired = set(self.group[self.pairs.flatten()].tolist())
+        whole = "group" in self.units.values()
+        paired = set(range(self.n_groups) if whole else self.group[self.pairs.flatten()].tolist())
         for index in self.group.unique_consecutive().tolist():
             members = (self.group == index).nonzero()[:, 0].tolist()
             if index in paired or self._cost(members) <= max_tokens:

@@ -1,0 +1,70 @@
+"""The terms a learner minimises. Each says which tokens it reads, what it divides by, what it needs scored, and its
+unit; the loop binds it to tensors.
+
+    PolicyGradient                      minus weight * coefficient * logp: gains, ratios, trust, corrections, what keeps
+    Contrast                            a link of a margin between sequence scores
+    SquaredError, LabelCrossEntropy     supervised losses of a head
+    ParameterPenalty                    on the parameters themselves
+"""
+
+from offon.parts.terms.contrast import (
+    Contrast,
+    Exponential,
+    Hinge,
+    Link,
+    Logistic,
+    Robust,
+    Savage,
+    Square,
+    TruncatedSquare,
+)  # fmt: skip
+from offon.parts.terms.gains import (
+    AbsoluteLogRatio,
+    EntropyWeight,
+    Gain,
+    ImportanceWeight,
+    Kl,
+    P,
+    PowerOfP,
+    Shaped,
+    Uncertainty,
+)  # fmt: skip
+from offon.parts.terms.heads import LabelCrossEntropy, SquaredError
+from offon.parts.terms.keep import ClipCovariance, HighEntropy, Keep, TopCovariance
+from offon.parts.terms.penalty import ParameterPenalty
+from offon.parts.terms.policy_gradient import PolicyGradient, credit, one
+from offon.parts.terms.protocol import (
+    Metrics,
+    Reading,
+    Reduce,
+    Scores,
+    Term,
+    constant,
+    per_sequence,
+    per_sequence_sum,
+    per_token,
+)  # fmt: skip
+from offon.parts.terms.ratio import (
+    PROXIMAL,
+    CapWeight,
+    Clip,
+    Correction,
+    Mask,
+    Ratio,
+    ShapedRatio,
+    SoftGate,
+    Truncate,
+    Trust,
+    behavior,
+    proximal,
+)  # fmt: skip
+from offon.parts.terms.scores import Head, LogProb, LogRatio, Odds, SequenceScore
+
+__all__ = [
+    "PROXIMAL", "AbsoluteLogRatio", "CapWeight", "Clip", "ClipCovariance", "Contrast", "Correction", "EntropyWeight",
+    "Exponential", "Gain", "Head", "HighEntropy", "Hinge", "ImportanceWeight", "Keep", "Kl", "LabelCrossEntropy",
+    "Link", "LogProb", "LogRatio", "Logistic", "Mask", "Metrics", "Odds", "P", "ParameterPenalty", "PolicyGradient",
+    "PowerOfP", "Ratio", "Reading", "Reduce", "Robust", "Savage", "Scores", "SequenceScore", "Shaped", "ShapedRatio",
+    "SoftGate", "Square", "SquaredError", "Term", "TopCovariance", "Truncate", "TruncatedSquare", "Trust",
+    "Uncertainty", "behavior", "constant", "credit", "one", "per_sequence", "per_sequence_sum", "per_token", "proximal",
+]  # fmt: skip

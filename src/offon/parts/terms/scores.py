@@ -1,0 +1,77 @@
+"""What a contrast compares: one number per sequence.
+
+Axes: M tokens, B sequences.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from offon.maths.vocabulary import log1mexp
+from offon.parts.models import SELF, SELF_START, ModelRef, Need
+from offon.parts.terms.gains import LOGP
+from offon.parts.terms.protocol import Reading
+
+Normalise = Literal["none", "length"]
+
+
+class SequenceScore(ABC):
+    needs: tuple[Need, ...] = (LOGP,)
+
+    @abstractmethod
+    def __call__(self, reading: Reading) -> Tensor:
+        """[B], over the selected tokens."""
+
+
+@dataclass(frozen=True)
+class LogProb(SequenceScore):
+    """sum_t log pi(y_t), or its mean per token. Reference-free."""
+
+    normalise: Normalise = "none"
+
+    def __call__(self, reading: Reading) -> Tensor:
+        return (reading.sum if self.normalise == "none" else reading.mean)(reading[LOGP])
+
+
+@dataclass(frozen=True)
+class LogRatio(SequenceScore):
+    """sum_t log pi(y_t) - log pi_to(y_t), or its mean per token."""
+
+    to: ModelRef = SELF_START
+    normalise: Normalise = "none"
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return (LOGP, Need("logp", self.to))
+
+    def __call__(self, reading: Reading) -> Tensor:
+        own, other = (reading[need] for need in self.needs)
+        return (reading.sum if self.normalise == "none" else reading.mean)(own - other)
+
+
+@dataclass(frozen=True)
+class Odds(SequenceScore):
+    """log(p / (1 - p)) with log p the mean log-prob per token (ORPO)."""
+
+    def __call__(self, reading: Reading) -> Tensor:
+        mean = reading.mean(reading[LOGP])
+        return mean - log1mexp(mean)
+
+
+@dataclass(frozen=True)
+class Head(SequenceScore):
+    """The score head at the last selected token: a reward model's reading of the whole response."""
+
+    needs = (Need("score", SELF),)
+
+    def __call__(self, reading: Reading) -> Tensor:
+        score, batch = reading[self.needs[0]], reading.batch
+        position = torch.arange(batch.n_tokens, device=score.device)
+        last = torch.zeros(batch.n_sequences, dtype=torch.long, device=score.device)
+        last = last.index_reduce(0, batch.sequence, torch.where(reading.selected, position, 0), "amax")
+        return score[last]
