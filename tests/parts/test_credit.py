@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from offon.errors import DataError
 from offon.loops.stage import assign_credit
 from offon.parts import SELF, Artefact, policy
 from offon.parts.credit.base import token_rewards
@@ -184,3 +185,9 @@ def test_a_chain_asks_for_what_its_steps_ask_for():
     assert chain.min_group == 2 and chain.requires == {"reward", "behavior_logp"}
     assert [need.column for need in chain.needs] == ["logp@start"]
     assert SELF not in {need.model for need in chain.needs}
+
+
+def test_an_unscored_response_is_an_error_and_not_a_zero():
+    for credit in (no_baseline(), return_to_go(), per_reward_mean_std(weights={"reward": 1.0})):
+        with pytest.raises(DataError, match="'reward'"):
+            assign_credit(policy(credit=credit), [group(member(None), member(1.0))])

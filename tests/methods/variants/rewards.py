@@ -1,19 +1,149 @@
+"""Rows on rewards of whole responses: their cases, and each paper's own surrogate."""
+
 import torch
 
 
-def grpo(groups, scale_rewards=True):
-    """Shao et al. eq. 3 without KL: the clipped surrogate, advantages from the group's rewards by hand."""
-    losses = []
-    for group in groups:
-        reward = torch.tensor([r.reward for r in group.responses], dtype=torch.float64)
-        advantage = reward - reward.mean()
-        if scale_rewards:
-            advantage = advantage / (reward.std() + 1e-4)
-        for response, a in zip(group.responses, advantage, strict=True):
-            ratio = (response.lp - response.old).exp()
-            losses.append(-torch.minimum(ratio * a, ratio.clamp(0.8, 1.2) * a).mean())
-    return sum(losses) / len(losses)
+def responses(groups):
+    return [r for g in groups for r in g.responses]
 
 
-VARIANTS = {"grpo": [{}, {"scale_rewards": False}]}
-SURROGATES = {"grpo": grpo}
+def rewards(group, to="logp@start", kl=0.0):
+    """[G] R_i = r_i - kl sum_t (log pi_sampled - log pi_start)."""
+    return torch.stack(
+        [r.reward - kl * (r.old - r.at(to) if kl else r.old * 0).sum() for r in group.responses]
+    ).double()
+
+
+def mean_std(reward, epsilon=1e-4):
+    return (reward - reward.mean()) / (reward.std() + epsilon) if reward.max() > reward.min() else reward * 0
+
+
+def ppo(ratio, advantage, low, high):
+    return torch.min(ratio * advantage, ratio.clamp(1 - low, 1 + high) * advantage)
+
+
+def token_ratios(response):
+    return (response.lp - response.old).exp()
+
+
+def geometric_ratio(response):
+    return (response.lp - response.old).mean().exp()
+
+
+def per_token(groups, advantages, objective):
+    """-1/M sum_i sum_t objective(response, A), M tokens."""
+    total = sum(objective(r, a).sum() for g in groups for r, a in zip(g.responses, advantages(g), strict=True))
+    return -total / sum(len(r.lp) for r in responses(groups))
+
+
+def per_response(groups, advantages, objective):
+    """-1/N sum_i objective(response, A)."""
+    total = sum(objective(r, a) for g in groups for r, a in zip(g.responses, advantages(g), strict=True))
+    return -total / len(responses(groups))
+
+
+def clipped(clip):
+    return lambda r, a: ppo(token_ratios(r), a, *clip)
+
+
+def clipped_mean(clip):
+    return lambda r, a: ppo(token_ratios(r), a, *clip).mean()
+
+
+def group_std(group):
+    return mean_std(rewards(group))
+
+
+def reinforce(groups, baseline="batch", group_size=1, kl=0.0):
+    every = torch.cat([rewards(g, kl=kl) for g in groups])
+    b = every.mean() if baseline == "batch" else 0.0
+    return per_response(groups, lambda g: rewards(g, kl=kl) - b, lambda r, a: a * r.lp.sum())
+
+
+def rloo(groups, group_size=4, kl=0.03, clip=None):
+    def leave_one_out(g):
+        reward = rewards(g, kl=kl)
+        return torch.stack([reward[i] - torch.cat([reward[:i], reward[i + 1 :]]).mean() for i in range(len(reward))])
+
+    if clip:
+        return per_response(groups, leave_one_out, lambda r, a: ppo((r.lp - r.old).sum().exp(), a, *clip))
+    return per_response(groups, leave_one_out, lambda r, a: a * r.lp.sum())
+
+
+def grpo(groups, group_size=8, clip=(0.2, 0.2), scale_rewards=True):
+    advantages = group_std if scale_rewards else lambda g: rewards(g) - rewards(g).mean()
+    return per_response(groups, advantages, clipped_mean(clip))
+
+
+def dr_grpo(groups, group_size=8, clip=(0.2, 0.2), length=3000):
+    objective = clipped(clip)
+    return per_response(groups, lambda g: rewards(g) - rewards(g).mean(), lambda r, a: objective(r, a).sum() / length)
+
+
+def gspo(groups, group_size=8, clip=(3e-4, 4e-4)):
+    return per_response(groups, group_std, lambda r, a: ppo(geometric_ratio(r), a, *clip))
+
+
+def opo(groups, group_size=8):
+    def advantages(g):
+        length = torch.tensor([float(len(r.lp)) for r in g.responses])
+        return rewards(g) - (length * rewards(g)).sum() / length.sum()
+
+    return per_token(groups, advantages, lambda r, a: a * r.lp)
+
+
+def reinforce_pp(groups, kl=0.01, gamma=1.0, clip=(0.2, 0.2)):
+    def returns(r):
+        reward = -kl * (r.old - r.at("logp@start"))
+        reward[-1] += r.reward
+        return torch.stack(
+            [sum(gamma ** (s - t) * reward[s] for s in range(t, len(reward))) for t in range(len(reward))]
+        )
+
+    every = torch.cat([returns(r) for r in responses(groups)])
+    advantages = lambda g: [(returns(r) - every.mean()) / (every.std() + 1e-4) for r in g.responses]  # noqa: E731
+    return per_token(groups, advantages, clipped(clip))
+
+
+def reinforce_pp_baseline(groups, group_size=8, clip=(0.2, 0.2)):
+    centred = [
+        a.expand(len(r.lp)) for g in groups for r, a in zip(g.responses, rewards(g) - rewards(g).mean(), strict=True)
+    ]
+    every = torch.cat(centred)
+    return per_token(
+        groups, lambda g: (rewards(g) - rewards(g).mean() - every.mean()) / (every.std() + 1e-4), clipped(clip)
+    )
+
+
+def gfpo(groups, group_size=16, keep=8, by="length", rest="zero", clip=(0.2, 0.28)):
+    def advantages(g):  # with rest=drop the others are no longer there
+        length = torch.tensor([float(len(r.lp)) for r in g.responses])
+        order = torch.argsort(length if by == "length" else -rewards(g) / length, stable=True)[:keep]
+        return torch.zeros(len(g.responses), dtype=torch.float64).index_copy(0, order, mean_std(rewards(g)[order]))
+
+    return per_token(groups, advantages, clipped(clip))
+
+
+def gdpo(groups, rewards={"reward": 1.0}, group_size=8, over="samples", clip=(0.2, 0.2)):  # noqa: B006
+    def summed(g):
+        each = {name: torch.tensor([float(r.member.signals[name]) for r in g.responses]).double() for name in rewards}
+        return sum(weight * mean_std(each[name]) for name, weight in rewards.items())
+
+    pairs = [(r, b) for g in groups for r, b in zip(g.responses, summed(g), strict=True)]
+    every = torch.stack([b for r, b in pairs for _ in (r.lp if over == "tokens" else [0])])
+    return per_response(groups, lambda g: (summed(g) - every.mean()) / (every.std() + 1e-4), clipped_mean(clip))
+
+
+SURROGATES = {
+    f.__name__: f for f in (reinforce, rloo, grpo, dr_grpo, gspo, opo, reinforce_pp, reinforce_pp_baseline, gfpo, gdpo)
+}
+
+VARIANTS = {
+    "grpo": [{}, {"scale_rewards": False}],
+    "reinforce": [{}, {"baseline": "none"}, {"group_size": 3, "kl": 0.1}],
+    "rloo": [{}, {"clip": (0.2, 0.2), "kl": 0.0}],
+    "gspo": [{"clip": (0.2, 0.2)}],  # the sampler of these tests is another model: at 3e-4 everything is clipped
+    "reinforce_pp": [{}, {"gamma": 0.9}],
+    "gfpo": [{"group_size": 6, "keep": 4}, {"group_size": 6, "keep": 4, "rest": "drop", "by": "reward_per_token"}],
+    "gdpo": [{}, {"rewards": {"reward": 0.5}, "over": "tokens"}],
+}

@@ -49,7 +49,7 @@ def length_weighted_mean(reward_G: np.ndarray, length_G: np.ndarray) -> np.ndarr
     return reward - (length * reward).sum() / length.sum()
 
 
-def whiten(value_N: np.ndarray, population_N: np.ndarray, *, centre: bool = True, epsilon: float = 1e-8) -> np.ndarray:
+def whiten(value_N: np.ndarray, population_N: np.ndarray, *, centre: bool = True, epsilon: float = 1e-4) -> np.ndarray:
     """(x - mean) / (std + epsilon), mean and unbiased std those of the population. centre=False only divides.
 
     A population without spread is centred and left unscaled.

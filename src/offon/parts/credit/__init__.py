@@ -1,6 +1,6 @@
 """Credits: how signals become the advantage column. Declared here, computed by pure functions of `maths.credit`."""
 
-from offon.parts.credit.base import TOKEN_REWARD, Chain, Credit, token_rewards, total_reward
+from offon.parts.credit.base import TOKEN_REWARD, Chain, Credit, signal_of, token_rewards, total_reward
 from offon.parts.credit.group import (
     GroupMeanStd,
     PerResponse,
@@ -30,5 +30,5 @@ __all__ = [
     "TOKEN_REWARD", "Chain", "Credit", "GroupMeanStd", "PerResponse", "TeacherLogRatio", "add_reward",
     "against_member", "batch_mean", "broadcast", "gae", "group_mean", "group_mean_std", "kept_mean_std", "kl_penalty",
     "leave_one_out", "length_weighted_mean", "no_baseline", "overlong_penalty", "pass_at_k", "per_reward_mean_std",
-    "return_to_go", "teacher_logratio", "token_rewards", "total_reward", "whiten",
+    "return_to_go", "signal_of", "teacher_logratio", "token_rewards", "total_reward", "whiten",
 ]  # fmt: skip

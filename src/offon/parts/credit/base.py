@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from offon.errors import DataError
 from offon.parts.models import Need
 from offon.types import Group, Trajectory
 
@@ -83,18 +84,30 @@ class Chain(Credit):
         return list(groups)
 
 
+def signal_of(member: Trajectory, signal: str) -> float:
+    """A number about the response. Unscored (None) is not a number, and never counts as 0."""
+    if member.signals.get(signal) is None:
+        raise DataError(
+            f"credit needs the signal {signal!r}, and a response has none",
+            where=member.id,
+            why=f"it has {', '.join(f'{name} {value}' for name, value in member.signals.items()) or 'no signals'}",
+            fix="a collector that gives every response this signal, or sets aside those it cannot score",
+        )
+    return float(member.signals[signal])
+
+
 def token_rewards(member: Trajectory, signal: str | None = "reward") -> np.ndarray:
     """[T]: rewards of single tokens, plus the response's own (its `signal`) at its last trainable token."""
     rewards = np.array(member.token_signals.get(TOKEN_REWARD, np.zeros(len(member))), dtype=np.float64)
     trainable = np.flatnonzero(member.trainable)
     if signal is not None and len(trainable):
-        rewards[trainable[-1]] += member.signals[signal]
+        rewards[trainable[-1]] += signal_of(member, signal)
     return rewards
 
 
 def total_reward(member: Trajectory, signal: str = "reward") -> float:
     """The response as one action: its own reward and those of its tokens."""
-    return float(member.signals[signal] + np.sum(member.token_signals.get(TOKEN_REWARD, 0.0)))
+    return signal_of(member, signal) + float(np.sum(member.token_signals.get(TOKEN_REWARD, 0.0)))
 
 
 def without_token_reward(member: Trajectory) -> Trajectory:

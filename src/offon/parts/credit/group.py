@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from offon.maths import credit as maths
-from offon.parts.credit.base import Credit, total_reward
+from offon.parts.credit.base import Credit, signal_of, total_reward
 from offon.types import Group
 
 
@@ -111,7 +111,7 @@ class PerRewardMeanStd(Credit):
 
     def __call__(self, group: Group) -> Group:
         def normalised(signal: str) -> np.ndarray:
-            return maths.group_mean_std(np.array([m.signals[signal] for m in group.members]), epsilon=self.epsilon)
+            return maths.group_mean_std(np.array([signal_of(m, signal) for m in group.members]), epsilon=self.epsilon)
 
         return broadcast(group, sum(weight * normalised(signal) for signal, weight in self.weights.items()))
 

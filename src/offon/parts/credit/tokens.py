@@ -27,6 +27,7 @@ class KlPenalty(Credit):
     """-coef * KL estimate on every token's reward, with d_t = log pi(y_t) - log pi_ref(y_t) (see maths.kl).
 
     anchor   whose log pi: "behavior", what the sampler reported; "proximal", the learner when the buffer was filled
+    coef     0 asks for no model and changes nothing
     """
 
     coef: float
@@ -37,14 +38,14 @@ class KlPenalty(Credit):
     @property
     def needs(self) -> tuple[Need, ...]:
         own = (Need("logp", SELF, when="buffer"),) if self.anchor == "proximal" else ()
-        return (Need("logp", self.to, when="buffer"), *own)
+        return (Need("logp", self.to, when="buffer"), *own) if self.coef else ()
 
     @property
     def requires(self) -> frozenset[str]:
-        return frozenset({"behavior_logp"} if self.anchor == "behavior" else {"members"})
+        return frozenset({"behavior_logp"} if self.coef and self.anchor == "behavior" else {"members"})
 
     def __call__(self, group: Group) -> Group:
-        return group.map(self._penalised)
+        return group.map(self._penalised) if self.coef else group
 
     def _penalised(self, member: Trajectory) -> Trajectory:
         reference, *own = (member.token_signals[need.column] for need in self.needs)
@@ -130,7 +131,7 @@ class Whiten(Credit):
 
     over: Literal["tokens", "samples"] = "tokens"
     centre: bool = True
-    epsilon: float = 1e-8
+    epsilon: float = 1e-4
     requires = frozenset()
 
     def __call__(self, group: Group) -> Group:
