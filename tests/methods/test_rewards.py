@@ -136,20 +136,20 @@ def test_one_prompt_per_batch_reinforce_pp_with_group_baseline_is_grpo_up_to_the
     """Equal lengths: mean 0 already, so only the std (over tokens, not members) differs."""
     given = groups(gap=0.3, equal_lengths=True, prompts=1)
     tokens = np.repeat([0.5, -0.5, -0.5, 0.5], 4)
-    ratio = (np.std([1, 0, 0, 1], ddof=1) + 1e-4) / tokens.std(ddof=1)
+    ratio = (np.std([1, 0, 0, 1], ddof=1) + 1e-4) / (tokens.std(ddof=1) + 1e-4)
     same(gradient_of("reinforce_pp_baseline", given), gradient_of("grpo", given, times=ratio))
 
 
 def test_reinforce_pp_without_penalty_and_discount_is_the_reward_whitened_over_tokens():
     given = groups(prompts=2)
     tokens = np.concatenate([np.full(len(m), m.signals["reward"]) for g in given for m in g.members])
-    expected = [(m.signals["reward"] - tokens.mean()) / tokens.std(ddof=1) for g in given for m in g.members]
+    expected = [(m.signals["reward"] - tokens.mean()) / (tokens.std(ddof=1) + 1e-4) for g in given for m in g.members]
     assert advantages("reinforce_pp", given, kl=0.0) == pytest.approx(expected, abs=1e-5)
 
 
 def test_gdpo_of_one_reward_is_grpo_over_the_batch_std():
     given = groups(gap=0.3)
-    scale = 1 / np.std(advantages("grpo", given), ddof=1)
+    scale = 1 / (np.std(advantages("grpo", given), ddof=1) + 1e-4)
     same(gradient_of("gdpo", given), gradient_of("grpo", given, times=scale))
 
 
@@ -158,9 +158,9 @@ def test_gdpo_whitens_samples_or_tokens():
     lengths = [len(m) for g in given for m in g.members]
     plain = np.array(advantages("grpo", given))
     samples, tokens = (np.array(advantages("gdpo", given, over=over)) for over in ("samples", "tokens"))
-    assert samples == pytest.approx(plain / plain.std(ddof=1), abs=1e-5)  # the groups' means are 0
+    assert samples == pytest.approx(plain / (plain.std(ddof=1) + 1e-4), abs=1e-5)  # the groups' means are 0
     spread = np.repeat(plain, lengths)
-    assert tokens == pytest.approx((plain - spread.mean()) / spread.std(ddof=1), abs=1e-5)
+    assert tokens == pytest.approx((plain - spread.mean()) / (spread.std(ddof=1) + 1e-4), abs=1e-5)
 
 
 def test_the_scale_of_a_reward_does_not_decide_how_loud_it_is_in_gdpo():

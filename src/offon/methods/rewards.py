@@ -263,7 +263,7 @@ def gdpo(
 ) -> Stage:  # fmt: skip
     """Group reward-decoupled policy optimisation: several rewards, each normalised on its own before they are added.
 
-        A_i = (B_i - mean B) / (std B + 1e-4) over the batch,   B_i = sum_k w_k (R_i^k - mean_G R^k) / (std_G R^k + 1e-4)
+        A_i = (B_i - mean B) / (std B + 1e-4) over the batch,  B_i = sum_k w_k (R_i^k - mean_G R^k) / (std_G R^k + 1e-4)
         L = -1/N sum_i 1/|y_i| sum_t min(r_t A_i, clip(r_t, 1 - low, 1 + high) A_i),   r_t = pi(y_t) / pi_sampled(y_t)
 
     rewards: signal -> weight. Added first, rewards of different combinations collapse onto the same advantage. over:

@@ -106,13 +106,12 @@ def reinforce_pp(groups, kl=0.01, gamma=1.0, clip=(0.2, 0.2)):
 
 
 def reinforce_pp_baseline(groups, group_size=8, clip=(0.2, 0.2)):
-    centred = [
-        a.expand(len(r.lp)) for g in groups for r, a in zip(g.responses, rewards(g) - rewards(g).mean(), strict=True)
-    ]
-    every = torch.cat(centred)
-    return per_token(
-        groups, lambda g: (rewards(g) - rewards(g).mean() - every.mean()) / (every.std() + 1e-4), clipped(clip)
-    )
+    def centred(g):
+        return rewards(g) - rewards(g).mean()
+
+    lengths = torch.tensor([len(r.lp) for r in responses(groups)])
+    every = torch.cat([centred(g) for g in groups]).repeat_interleave(lengths)
+    return per_token(groups, lambda g: (centred(g) - every.mean()) / (every.std() + 1e-4), clipped(clip))
 
 
 def gfpo(groups, group_size=16, keep=8, by="length", rest="zero", clip=(0.2, 0.28)):
