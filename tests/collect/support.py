@@ -12,10 +12,6 @@ from offon.parts.models import SELF
 from offon.types import Producer, Source, Trajectory
 
 
-def _begun(prompted: Prompted) -> tuple[int, ...]:
-    return prompted.prefix[len(prompted.prefix) - prompted.begun :]
-
-
 class Sampler:
     """Stands for Context.generate, and remembers what it was asked: one list of requests a call."""
 
@@ -26,15 +22,16 @@ class Sampler:
     def __call__(self, prompts, ref) -> list[Trajectory]:
         self.calls.append(list(prompts))
         model = self.models[str(ref)]
-        requests = [Request(p.prefix, p.sampling, p.key) for p in prompts]
-        return [
-            Trajectory.of(
-                c.tokens, p.prefix, Source.LEARNER if ref == SELF else Source.TEACHER, behavior_logp=c.logp,
+        requests = [Request(p.seen, p.sampling, p.key) for p in prompts]
+        source = Source.LEARNER if ref == SELF else Source.TEACHER
+        answers = [
+            p.answered(c.tokens, source, c.logp).replace(
                 producer=Producer(model=str(ref), sampling=p.sampling), id="/".join(map(str, p.key[2:])),
-                text=model.tokenizer.decode([*_begun(p), *c.tokens], skip_special_tokens=True),
+                tags=frozenset({"truncated"} if c.stop == "length" else ()),
             )
             for p, c in zip(prompts, NativeEngine().generate(requests, model), strict=True)
         ]  # fmt: skip
+        return [t.replace(text=model.tokenizer.decode(t.last_turn, skip_special_tokens=True)) for t in answers]
 
     def context(self, *, index: int = 0, seed: int = 0) -> Context:
         return Context(self, lambda groups, need: list(groups), lambda where: [], Step(index, 10, seed, "node"))

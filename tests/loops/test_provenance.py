@@ -61,7 +61,7 @@ def test_hints_are_condition_never_target_and_fade(drop):
             assert member.prefix("sample") == group.views["hint"]
             assert member.prefix("train") == (group.prompt if drop else group.views["hint"])
     never = Hint(view="hint", amount=Fade(0.0, 0.0), drop=drop)
-    plain = Pipe((Rollouts(task=ParityTask(), n=2), verify(ParityTask()))).replace(Rollouts, hint=never)
+    plain = Pipe((Rollouts(task=ParityTask(), n=2), verify(ParityTask()))).replace(Rollouts, guide=never)
     assert all(m.prefix("sample") == g.prompt for g in plain(context(), groups) for m in g.members)
 
 

@@ -37,7 +37,7 @@ from offon.parts.models import SELF
 from offon.parts.stage import Learner, Stage
 from offon.recipe.fields import NodeSettings
 from offon.runs import RunDirectory
-from offon.types import Group, Producer, Sampling, Source, Trajectory
+from offon.types import Group, Producer, Source
 from offon.types.batch import Batch
 from tests.methods.variants import MODIFIED, VARIANTS
 from tests.support import DATA, ParityTask, model, prompt_group, tokenizer
@@ -283,14 +283,14 @@ def context() -> Context:
     sampler = shared_model(OFF_SAMPLE)
 
     def generate(prompts, ref):
-        requests = [Request(p.prefix, Sampling(max_tokens=6), p.key) for p in prompts]
+        requests = [Request(p.seen, dataclasses.replace(p.sampling, max_tokens=6), p.key) for p in prompts]
         source = Source.LEARNER if ref == SELF else Source.TEACHER
-        return [
-            Trajectory.of(
-                c.tokens, p.prefix, source, behavior_logp=c.logp, producer=Producer(model="x", sampling=Sampling()),
-                text=sampler.tokenizer.decode(c.tokens), id="/".join(map(str, p.key)),
+        answers = [
+            p.answered(c.tokens, source, c.logp).replace(
+                producer=Producer(model="x", sampling=p.sampling), id="/".join(map(str, p.key))
             )
             for p, c in zip(prompts, NativeEngine().generate(requests, sampler), strict=True)
-        ]  # fmt: skip
+        ]
+        return [t.replace(text=sampler.tokenizer.decode(t.last_turn)) for t in answers]
 
     return Context(generate, lambda groups, need: groups, lambda where: [], Step(0, 10, 0, "node"))

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from offon.collect.context import Context
 from offon.parts.models import ModelRef
@@ -13,16 +15,59 @@ from offon.types import Group
 
 
 class Collector(ABC):
-    """Base of every collector: `a | b` runs a, then b on what a returned."""
+    """Base of every collector: `a | b` runs a, then b on what a returned.
+
+    requires   what has to be there: members, reward, comparisons, behavior_logp, ...
+    provides   what is there afterwards
+    removes    what is no longer there for every member (members that joined late are not scored yet)
+
+    A collector whose fields hold other collectors runs them inside; `everything` and `replace` reach those too.
+    """
 
     requires: frozenset[str] = frozenset()
     provides: frozenset[str] = frozenset()
-    samplers: tuple[ModelRef, ...] = ()
+    removes: frozenset[str] = frozenset()
     reads: str = "demonstrations"  # of a source: the form of its data, a key of `offon.data.LOADERS`
 
     @property
     def parts(self) -> tuple[Collector, ...]:
         return (self,)
+
+    @property
+    def everything(self) -> Iterator[Collector]:
+        """This collector and those inside it, outermost first."""
+        yield self
+        for _, inner in _inside(self):
+            for part in inner:
+                yield from part.everything
+
+    @property
+    def samplers(self) -> tuple[ModelRef, ...]:
+        """The models that generate here."""
+        inner = (part for _, found in _inside(self) for part in found)
+        return tuple(dict.fromkeys(model for part in inner for model in part.samplers))
+
+    def replace(self, kind: type, **changes: Any) -> Collector:
+        """The same collector with fields of every part of one kind replaced, however deep."""
+        return self._rewritten(lambda part: changes if isinstance(part, kind) else {})
+
+    def given(self, **values: Any) -> Collector:
+        """The same collector with what the node has (its sampling, its tokenizer) written into every part that has a
+        field of that name."""
+
+        def own(part: Collector) -> dict[str, Any]:
+            return {field.name: values[field.name] for field in dataclasses.fields(part) if field.name in values}
+
+        return self._rewritten(own)
+
+    def _rewritten(self, changes: Callable[[Collector], Mapping[str, Any]]) -> Collector:
+        inner = {name: tuple(part._rewritten(changes) for part in held) for name, held in _inside(self)}
+        inner = {name: new if isinstance(getattr(self, name), tuple) else new[0] for name, new in inner.items()}
+        changed = {**inner, **changes(self)}
+        return dataclasses.replace(self, **changed) if changed else self  # type: ignore[type-var]
+
+    def check(self, prompts: Sequence[Group]) -> None:  # noqa: B027  most have nothing to refuse
+        """Refuse prompts that this collector could do nothing with. Called once, before a stage starts."""
 
     def __or__(self, other: Collector) -> Pipe:
         return Pipe(self.parts + other.parts)
@@ -33,6 +78,14 @@ class Collector(ABC):
 
     def __str__(self) -> str:
         return type(self).__name__.lower()
+
+
+def _inside(collector: Collector) -> list[tuple[str, tuple[Collector, ...]]]:
+    """(field, the collectors it holds) of every field that holds any."""
+    fields = dataclasses.fields(collector) if dataclasses.is_dataclass(collector) else ()
+    held = [(field.name, getattr(collector, field.name)) for field in fields]
+    held = [(name, value if isinstance(value, tuple) else (value,)) for name, value in held]
+    return [(name, value) for name, value in held if value and all(isinstance(part, Collector) for part in value)]
 
 
 @dataclass(frozen=True)
@@ -46,27 +99,29 @@ class Pipe(Collector):
         return self.chain
 
     @property
-    def samplers(self) -> tuple[ModelRef, ...]:
-        return tuple(dict.fromkeys(model for part in self.parts for model in part.samplers))
+    def requires(self) -> frozenset[str]:
+        missing: frozenset[str] = frozenset()
+        have: frozenset[str] = frozenset()
+        for part in self.chain:
+            missing |= part.requires - have
+            have = (have - part.removes) | part.provides
+        return missing
+
+    @property
+    def provides(self) -> frozenset[str]:
+        have: frozenset[str] = frozenset()
+        for part in self.chain:
+            have = (have - part.removes) | part.provides
+        return have
+
+    @property
+    def removes(self) -> frozenset[str]:
+        return frozenset().union(*(part.removes for part in self.chain)) - self.provides
 
     def __call__(self, context: Context, groups: list[Group]) -> list[Group]:
         for part in self.chain:
             groups = part(context, groups)
         return groups
-
-    def replace(self, kind: type, **changes) -> Pipe:
-        """The same chain with fields of every part of one kind replaced."""
-        return Pipe(tuple(dataclasses.replace(p, **changes) if isinstance(p, kind) else p for p in self.parts))
-
-    def given(self, **values) -> Pipe:
-        """The same chain with what the node has (its sampling, its tokenizer) written into every part that has a field
-        of that name."""
-
-        def written(part: Collector) -> Collector:
-            own = {field.name for field in dataclasses.fields(part)} & set(values)
-            return dataclasses.replace(part, **{name: values[name] for name in own}) if own else part
-
-        return Pipe(tuple(written(part) for part in self.parts))
 
     def __str__(self) -> str:
         return " | ".join(map(str, self.parts))

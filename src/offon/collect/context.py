@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from offon.parts.models import ModelRef, Need
-from offon.types import Group, Sampling, Trajectory
+from offon.types import Group, Sampling, Source, Trajectory
 from offon.types.trajectory import Tokens
 
 
@@ -17,31 +18,61 @@ from offon.types.trajectory import Tokens
 class Prompted:
     """A request to sample one response: the prefix to continue, how, and the key of its randomness.
 
-    begun: how many tokens at the end of the prefix are the beginning of the response; the text of what comes back
-    includes them, its tokens do not.
+    begun: the response so far (a demonstration's beginning, an earlier attempt and the turn after it). What is sampled
+    follows it in one trajectory, which keeps the source, the log-probs and the spans of every token of it.
     """
 
     prefix: Tokens
     sampling: Sampling
     key: tuple[int, ...]
-    begun: int = 0
+    begun: Trajectory | None = None
+
+    @property
+    def seen(self) -> Tokens:
+        """All that the sampler sees."""
+        return self.prefix if self.begun is None else (*self.prefix, *self.begun.tokens.tolist())
+
+    def answered(self, tokens: Sequence[int], source: Source, behavior_logp: Sequence[float]) -> Trajectory:
+        """The trajectory of what was begun and of these tokens after it."""
+        if self.begun is None:
+            return Trajectory.of(tokens, self.prefix, source, behavior_logp=behavior_logp)
+        begun = self.begun.replace(views={**self.begun.views, "sample": self.prefix})
+        return begun.then(tokens, source, behavior_logp=behavior_logp)
+
+
+def _no_more(n: int) -> list[Group]:
+    return []
 
 
 @dataclass(frozen=True)
 class Step:
-    """Where a stage is, and its counter-based randomness: the same (seed, node, key) always gives the same number."""
+    """Where a stage is, and its counter-based randomness: the same (seed, node, key) always gives the same number.
+
+    more    the next n prompts of the data order; how many were drawn is part of a checkpoint
+    render  prompts and turns as tokens, with the learner's tokenizer and chat template (`data.Renderer`)
+    """
 
     index: int
     steps: int
     seed: int
     node: str
+    more: Callable[[int], list[Group]] = field(default=_no_more, compare=False)
+    render: Any = field(default=None, compare=False)
 
     def key(self, *parts: int) -> tuple[int, ...]:
         """A key for a sampler: unique to this seed, node and parts (draw, member)."""
         return (self.seed, _digest(self.node), *parts)
 
-    def uniform(self, *parts: int) -> float:
-        return float(np.random.Generator(np.random.Philox(_digest(self.key(*parts)))).random())
+    def id(self, draw: int, member: int) -> str:
+        """The name of a trajectory in the ledger: that of the sampler's key it has or would have."""
+        return f"{self.node}/{draw}/{member}"
+
+    def random(self, *parts: int | str) -> np.random.Generator:
+        """A generator that is a pure function of (seed, node, parts)."""
+        return np.random.Generator(np.random.Philox(_digest((self.seed, _digest(self.node), *parts))))
+
+    def uniform(self, *parts: int | str) -> float:
+        return float(self.random(*parts).random())
 
 
 @dataclass(frozen=True)

@@ -69,19 +69,17 @@ class ContinuationValue(Collector):
 
     def _ask(self, context: Context, groups: Sequence[Group], states: Sequence[State]) -> Values:
         """All continuations of all states in one call."""
-        prefix = {
-            (g, m, cut): (*(member := groups[g].members[m]).prefix("sample"), *member.tokens[:cut].tolist())
-            for g, m, cut in states
-        }
-        first = {}
+        begun = {(g, m, cut): groups[g].members[m].head(cut) for g, m, cut in states}
+        known = {state: (b.prefix("sample"), b.tokens.tobytes()) for state, b in begun.items()}
+        first: dict[Any, State] = {}
         for state in states:
-            first.setdefault((state[0], prefix[state]), state)
+            first.setdefault((state[0], known[state]), state)
         requests = [
             Prompted(
-                prefix[g, m, cut],
+                begun[g, m, cut].prefix("sample"),
                 dataclasses.replace(self.sampling, max_tokens=max(1, self.sampling.max_tokens - cut)),
                 context.step.key(groups[g].draw, m, cut, attempt),
-                begun=cut,
+                begun[g, m, cut],
             )
             for g, m, cut in first.values()
             for attempt in range(self.n)
@@ -90,7 +88,7 @@ class ContinuationValue(Collector):
         texts = [continued.text for continued in context.generate(requests, self.completer)]
         verdicts = iter(self.task.verify(list(zip(items, texts, strict=True))))
         value = {state: self._value([next(verdicts).score for _ in range(self.n)]) for state in first.values()}
-        return {state: value[first[state[0], prefix[state]]] for state in states}
+        return {state: value[first[state[0], known[state]]] for state in states}
 
     def _value(self, scores: Sequence[float | None]) -> float | None:
         known = [score for score in scores if score is not None]

@@ -1,13 +1,17 @@
-"""What a data set gives: demonstrations and preference pairs, as they are."""
+"""What a data set gives: demonstrations and preference pairs as they are, or demonstrations beside what was sampled."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from offon.collect.base import Collector
-from offon.collect.context import Context
-from offon.types import Group
+from offon.collect.context import Context, Step
+from offon.errors import DataError
+from offon.types import Group, Trajectory
+from offon.types.trajectory import Tokens
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,75 @@ class Preferences(Collector):
 
     def __call__(self, context: Context, groups: list[Group]) -> list[Group]:
         return groups
+
+
+@dataclass(frozen=True)
+class Library:
+    """Demonstrations by the prompt they answer, found by its content: the same prompt tokens."""
+
+    data: Sequence[Group]
+
+    @cached_property
+    def by_prompt(self) -> Mapping[Tokens, list[Trajectory]]:
+        found = defaultdict(list)
+        for group in self.data:
+            found[group.prompt] += group.members
+        return found
+
+    def of(self, step: Step, group: Group, n: int) -> list[Trajectory]:
+        """Up to n demonstrations of a group's prompt; where there are more, which ones is a function of the draw."""
+        known = self.by_prompt.get(group.prompt, [])
+        if len(known) <= n:
+            return list(known)
+        return [known[i] for i in step.random("demonstration", group.draw).permutation(len(known))[:n]]
+
+    def check(self, prompts: Sequence[Group]) -> None:
+        if prompts and not any(group.prompt in self.by_prompt for group in prompts):
+            raise DataError(
+                "no prompt of the task has a demonstration in the data",
+                why=f"{len(prompts)} prompts and {len(self.by_prompt)} demonstrated ones have no prompt in common",
+                fix="demonstrations of the task's own prompts, written the same way (text, or the same messages)",
+            )
+
+
+@dataclass(frozen=True)
+class AddDemo(Collector):
+    """Join up to n demonstrations of the prompt to its group: EXTERNAL members beside what was sampled (LUFFY).
+
+    They are scored like the others by a `verify` after this, never taken to be right. A prompt that nobody
+    demonstrated keeps the group it has.
+    """
+
+    library: Library
+    n: int = 1
+    provides = frozenset({"members"})
+    removes = frozenset({"reward", "comparisons"})
+
+    def check(self, prompts: Sequence[Group]) -> None:
+        self.library.check(prompts)
+
+    def __call__(self, context: Context, groups: list[Group]) -> list[Group]:
+        step = context.step
+
+        def joined(group: Group) -> Group:
+            return group.add(
+                *(
+                    demo.replace(
+                        id=step.id(group.draw, group.size + i),
+                        views={**demo.views, **group.views, "sample": group.prompt},
+                    )
+                    for i, demo in enumerate(self.library.of(step, group, self.n))
+                )
+            )
+
+        return [joined(group) for group in groups]
+
+    def __str__(self) -> str:
+        return f"add_demo({self.n})"
+
+
+def add_demo(data: Sequence[Group], n: int = 1) -> AddDemo:
+    return AddDemo(Library(data), n)
 
 
 demonstrations, preferences = Demonstrations, Preferences

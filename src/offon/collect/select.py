@@ -1,12 +1,94 @@
-"""Selection: which members of a group are kept, and why the others are not."""
+"""Selection: which members of a group are kept, which groups are worth training, and why the others are not."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from offon.collect.base import Collector
 from offon.collect.context import Context
-from offon.types import Group
+from offon.types import Group, Trajectory
+
+
+class Condition(ABC):
+    """A yes or no about a group of scored members. Its words complete the reason of a drop: "not ..."."""
+
+    requires = frozenset({"members", "reward"})
+
+    @abstractmethod
+    def __call__(self, group: Group) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Mixed(Condition):
+    """Members differ in reward: the group teaches a method with a group baseline something."""
+
+    def __call__(self, group: Group) -> bool:
+        rewards = {member.signals["reward"] for member in group.members}
+        return len(rewards) > 1
+
+    def __str__(self) -> str:
+        return "mixed in reward"
+
+
+@dataclass(frozen=True)
+class Rate(Condition):
+    """The mean reward lies within [low, high]."""
+
+    low: float = 0.0
+    high: float = 1.0
+
+    def __call__(self, group: Group) -> bool:
+        rewards = [member.signals["reward"] for member in group.members]
+        return bool(rewards) and self.low <= sum(rewards) / len(rewards) <= self.high
+
+    def __str__(self) -> str:
+        return f"of a mean reward from {self.low:g} to {self.high:g}"
+
+
+@dataclass(frozen=True)
+class Right(Condition):
+    """More than `over` members succeed (a reward of 1 or more)."""
+
+    over: int = 0
+
+    def __call__(self, group: Group) -> bool:
+        return sum(member.signals["reward"] >= 1 for member in group.members) > self.over
+
+    def __str__(self) -> str:
+        return f"right more than {self.over} times"
+
+
+mixed = Mixed()
+
+
+@dataclass(frozen=True)
+class Tagged:
+    """A member that carries a tag: Tagged("truncated")."""
+
+    tag: str
+
+    def __call__(self, member: Trajectory) -> bool:
+        return self.tag in member.tags
+
+    def __str__(self) -> str:
+        return self.tag
+
+
+@dataclass(frozen=True)
+class Drop(Collector):
+    """Set aside the members that a question about a member says yes to."""
+
+    when: Tagged
+    reason: str = ""
+    requires = frozenset({"members"})
+
+    def __call__(self, context: Context, groups: list[Group]) -> list[Group]:
+        reason = self.reason or str(self.when)
+        return [group.drop([not self.when(member) for member in group.members], reason) for group in groups]
+
+    def __str__(self) -> str:
+        return f"drop({self.when})"
 
 
 @dataclass(frozen=True)
@@ -32,4 +114,4 @@ class KeepBest(Collector):
         return f"keep_best({self.n}" + (")" if self.at_least is None else f", at_least={self.at_least})")
 
 
-keep_best = KeepBest
+drop, keep_best, rate, right, tagged = Drop, KeepBest, Rate, Right, Tagged

@@ -7,6 +7,7 @@ from typing import Any
 
 from offon.collect.base import Collector
 from offon.collect.context import Context
+from offon.parts.models import SELF, ModelRef, Need
 from offon.types import Group
 
 
@@ -31,6 +32,31 @@ class Verify(Collector):
             return group.replace(members=tuple(members)).drop(scored, "unscored")
 
         return [judge(group) for group in groups]
+
+
+@dataclass(frozen=True)
+class Score(Collector):
+    """Score every member by a model, for collectors after this that choose by it; the token signal `need.column`.
+
+    What credits and terms read they declare themselves: `score` is for choices made while collecting."""
+
+    need: Need
+    requires = frozenset({"members"})
+
+    @property
+    def provides(self) -> frozenset[str]:
+        return frozenset({self.need.column})
+
+    def __call__(self, context: Context, groups: list[Group]) -> list[Group]:
+        return context.score(groups, self.need)
+
+    def __str__(self) -> str:
+        return f"score({self.need.column})"
+
+
+def score(what, model: ModelRef = SELF, *, view: str = "train") -> Score:
+    """score("logp", teacher): log-probs of every member under a model."""
+    return Score(Need(what, model, view, "buffer"))
 
 
 verify = Verify

@@ -27,6 +27,7 @@ from offon.types.trajectory import Prompt, Tokens
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 Message = Mapping[str, Any]
+STAND_IN = "..."  # an assistant turn of which only what follows it is wanted
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,23 @@ class Renderer:
         if all(later.before.startswith(turn.before + turn.said + turn.after) for turn, later in pairwise(turns)):
             return [self._sequence(messages[: positions[0]], turns)]
         return [self._sequence(messages[:k], [turn]) for k, turn in zip(positions, turns, strict=True)]
+
+    def turn(self, prompt: Prompt, said: Sequence[int], content: str, role: str = "user") -> Tokens:
+        """What stands between a response and the next one: the end of its turn where `said` has none, the turn of
+        somebody else, and the beginning of the next response. After a plain text prompt, the content as it stands.
+
+        Control tokens in the content are taken out: a model may have written it, and could close its own turn.
+        """
+        content = re.sub(self._control_pattern, "", content)
+        if isinstance(prompt, str):
+            return tuple(self.encode(content))
+        ours = [*prompt, {"role": "assistant", "content": STAND_IN}]
+        before = self.chat(ours, generation=False).rindex(STAND_IN) + len(STAND_IN)
+        between = self.chat([*ours, {"role": role, "content": content}], generation=True)[before:]
+        end = re.match(rf"\s*(?:{self._control_pattern})", between)
+        if end and list(said[-1:]) == self.encode(end.group())[-1:]:
+            between = between[end.end() :]  # the response closed its turn itself
+        return tuple(self.encode(between))
 
     def _sequence(self, prompt: Sequence[Message], turns: Sequence[_Turn]) -> Rendered:
         texts = [turns[0].before]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from offon.collect import Pipe, Rollouts
 from offon.errors import ConfigError, DataError
 from offon.methods import registry
 from offon.parts.stage import Stage
@@ -18,9 +17,8 @@ def build_stage(
     arguments: Mapping[str, Any],
     modifiers: Sequence[tuple[str, Mapping[str, Any]]],
     sampling: Sampling,
-    tokenizer: Any = None,
 ) -> Stage:
-    """Call the row, apply modifiers in order, write the node's sampling and tokenizer into its collectors, validate.
+    """Call the row, apply modifiers in order, write the node's sampling into its rollouts, and validate.
 
     inputs: task, data and teacher as far as the node has them; the row takes those it names.
     """
@@ -32,8 +30,8 @@ def build_stage(
     stage = info.function(**given, **arguments)
     for name, values in modifiers:
         stage = registry.get(name).function(stage, **values)
-    stage = stage.replace(collect=Pipe(stage.collect.parts).given(sampling=sampling, tokenizer=tokenizer))
-    if any(isinstance(part, Rollouts) and part.task is None for part in stage.collect.parts):
+    stage = stage.replace(collect=stage.collect.given(sampling=sampling, tokenizer=tokenizer))
+    if prompts_of(stage) == (None, None):
         raise ConfigError(f"method {method} needs data or a task to sample from", fix="add data: or task: to the node")
     if len(stage.learners) != 1:  # the runtime holds one model and one optimizer, which a second learner would share
         names = ", ".join(learner.name for learner in stage.learners)
@@ -42,23 +40,24 @@ def build_stage(
 
 
 def prompts_of(stage: Stage) -> tuple[Sequence[Any] | None, Any]:
-    """Where a stage draws its groups from: (data, None) if its first collector reads data, else (None, task)."""
-    first = stage.collect.parts[0]
-    return (first.data, None) if hasattr(first, "data") else (None, first.task)
+    """Where a stage draws its groups from: (data, None) if the first collector with a source reads data, else (None,
+    task)."""
+    for part in stage.collect.everything:
+        if (data := getattr(part, "data", None)) is not None:
+            return data, None
+        if (task := getattr(part, "task", None)) is not None:
+            return None, task
+    return None, None
 
 
-def check_views(stage: Stage, prompts: Sequence[Group], where: str) -> None:
-    """A hint that no prompt has would leave the stage unguided without a word."""
-    hints = [part.hint for part in stage.collect.parts if isinstance(part, Rollouts) and part.hint]
-    for hint in hints:
-        if prompts and not any(hint.view in group.views for group in prompts):
-            views = sorted({view for group in prompts for view in group.views})
-            raise DataError(
-                f"no prompt has a view named {hint.view!r}",
-                where=where,
-                why=f"the views of its {len(prompts)} prompts: {', '.join(views)}",
-                fix='rows with {"views": {"' + hint.view + '": PROMPT WITH THE HINT}}, or hints: {view: ...}',
-            )
+def check_prompts(stage: Stage, prompts: Sequence[Group], where: str) -> None:
+    """Collectors that could do nothing with these prompts (no hint, no demonstration) say so before anything runs."""
+    for part in stage.collect.everything:
+        try:
+            part.check(prompts)
+        except DataError as error:
+            error.where = error.where or where
+            raise
 
 
 def check_room(prompts: Sequence[Group], max_tokens: int, longest: int | None, where: str) -> None:

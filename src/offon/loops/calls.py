@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -9,12 +10,12 @@ import numpy as np
 import torch
 
 from offon.collect.context import Prompted
-from offon.engines.api import Request
+from offon.engines.api import Completion, Request
 from offon.engines.native import NativeEngine
 from offon.errors import EngineError
 from offon.loops.holdings import Holdings
 from offon.loops.scoring import layout_of, score_buffer
-from offon.parts.models import SELF, ModelRef, Need
+from offon.parts.models import SELF, SELF_START, ModelRef, Need
 from offon.runs import NodeDirectory, ledger
 from offon.types import Group, Producer, Source, Trajectory
 
@@ -41,41 +42,44 @@ class Calls:
 
     def generate(self, prompts: Sequence[Prompted], ref: ModelRef, *, step: int) -> list[Trajectory]:
         model = self.holdings(ref)
-        requests = [Request(p.prefix, p.sampling, p.key) for p in prompts]
+        requests = [Request(p.seen, p.sampling, p.key) for p in prompts]
         completions = self.engine.generate(requests, model, progress=self._generating)
-        source = Source.LEARNER if ref == SELF else Source.TEACHER
-        fingerprint = model.fingerprint()
-        sampled = []
-        for prompt, completion in zip(prompts, completions, strict=True):
-            whole = [*prompt.prefix[len(prompt.prefix) - prompt.begun :], *completion.tokens]
-            producer = Producer(model=fingerprint, step=step, sampling=prompt.sampling)
-            sampled.append(
-                Trajectory.of(
-                    completion.tokens,
-                    prompt.prefix,
-                    source,
-                    behavior_logp=completion.logp,
-                    tags=frozenset({"truncated"} if completion.stop == "length" else ()),
-                    producer=producer,
-                    text=model.tokenizer.decode(whole, skip_special_tokens=True),
-                    id="/".join([self.node.name, *map(str, prompt.key[2:])]),
-                )
-            )
-        self.cost["tokens_generated"] += sum(map(len, sampled))
+        source = Source.LEARNER if ref in (SELF, SELF_START) else Source.TEACHER
+        producer = Producer(model=model.fingerprint(), step=0 if ref == SELF_START else step)
+        sampled = [
+            self._trajectory(prompt, completion, source, producer)
+            for prompt, completion in zip(prompts, completions, strict=True)
+        ]
+        self.cost["tokens_generated"] += sum(len(completion.tokens) for completion in completions)
         if ref == SELF:
-            self._check_sync(sampled, step)
+            self._check_sync(sampled, [len(completion.tokens) for completion in completions], step)
         return sampled
 
-    def _check_sync(self, sampled: Sequence[Trajectory], step: int) -> None:
-        """Compare the sampler's log-probs of a few trajectories with the learner's; disagreement stops the run."""
-        checked = [t for t in sampled if t.producer.sampling.full_softmax][:SYNC_SAMPLES]
+    def _trajectory(self, prompt: Prompted, completion: Completion, source: Source, producer: Producer) -> Trajectory:
+        """What was begun and what was sampled after it; a checker is shown its last turn."""
+        trajectory = prompt.answered(completion.tokens, source, completion.logp)
+        return trajectory.replace(
+            tags=frozenset({"truncated"} if completion.stop == "length" else ()),
+            producer=dataclasses.replace(producer, sampling=prompt.sampling),
+            text=self.holdings.learner.tokenizer.decode(trajectory.last_turn, skip_special_tokens=True),
+            id="/".join([self.node.name, *map(str, prompt.key[2:])]),
+        )
+
+    def _check_sync(self, sampled: Sequence[Trajectory], n_fresh: Sequence[int], step: int) -> None:
+        """Compare the sampler's log-probs of a few trajectories with the learner's; disagreement stops the run.
+
+        Only the tokens sampled now count: those before them may be another model's, or older."""
+        pairs = [(t, n) for t, n in zip(sampled, n_fresh, strict=True) if t.producer.sampling.full_softmax]
+        checked, fresh = zip(*pairs[:SYNC_SAMPLES], strict=True) if pairs else ((), ())
         if not checked:
             return
         learner, layout = self.holdings.learner, layout_of(checked, "sample")
         temperature = torch.tensor([t.producer.sampling.temperature for t in checked])[layout.sequence]
         with torch.no_grad():
-            logp = learner.logp(layout, temperature=temperature).float().cpu().numpy()
-        difference = logp - np.concatenate([t.behavior_logp for t in checked])
+            logp = learner.logp(layout, temperature=temperature).float().cpu().split(layout.lengths)
+        difference = np.concatenate(
+            [(own.numpy() - t.behavior_logp)[-n:] for own, t, n in zip(logp, checked, fresh, strict=True)]
+        )
         if not np.abs(difference).max() < SYNC_TOLERANCE_NATS:
             raise EngineError(
                 f"sampler and learner disagree by {np.abs(difference).max():.3g} nats on a sampled token",

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from offon import __version__, report
+from offon.collect import Rollouts
 from offon.data import LOADERS, prompt_groups
 from offon.engines.native import NativeEngine
 from offon.errors import Interrupted, OffonError
 from offon.loops import artefacts as art
 from offon.loops.artefacts import Artefact
-from offon.loops.build import build_stage, check_room, check_views, prompts_of
+from offon.loops.build import build_stage, check_prompts, check_room, prompts_of
 from offon.loops.handoff import diagnosis, handoff
 from offon.loops.holdings import Holdings
 from offon.loops.probe import probe_key, run_probe
@@ -242,7 +243,7 @@ class Pipeline:
         stage = build_stage(node.method, inputs, arguments, modifiers, sampling_of(settings), tokenizer)
         data, task = prompts_of(stage)
         prompts = list(data) if data is not None else prompt_groups(task.items("train"), tokenizer)
-        check_views(stage, prompts, node.name)
+        check_prompts(stage, prompts, node.name)
         if data is None:
             check_room(prompts, settings.max_tokens, self.longest(node), node.name)
         return stage, prompts
@@ -351,7 +352,7 @@ def _source_of(place: str) -> str:
 
 
 def _group_size(stage: Stage) -> int | None:
-    sizes = [part.n for part in stage.collect.parts if hasattr(part, "n") and part.samplers]
+    sizes = [part.n for part in stage.collect.everything if isinstance(part, Rollouts)]
     return sizes[0] if sizes else None
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from offon.collect.context import Context, Step, permuted
+from offon.data import Renderer
 from offon.engines.native import NativeEngine
 from offon.errors import DataError, NumericsError
 from offon.loops.calls import Calls
@@ -86,7 +87,8 @@ class Runtime:
     # --- collect -----------------------------------------------------------------------------------------------
 
     def context(self) -> Context:
-        step = Step(self.state.step, self.steps, self.settings.seed, self.node.name)
+        render = Renderer(self.holdings.learner.tokenizer)
+        step = Step(self.state.step, self.steps, self.settings.seed, self.node.name, self.more, render)
         calls = self.calls()
         return Context(partial(calls.generate, step=self.state.step), calls.score, calls.memory, step)
 
@@ -97,8 +99,11 @@ class Runtime:
         )  # fmt: skip
 
     def draw(self) -> list[Group]:
-        """The next prompts in the data order, each with its draw number; external members get ids of their own."""
-        first, self.state.draws = self.state.draws, self.state.draws + self.updates.buffer
+        return self.more(self.updates.buffer)
+
+    def more(self, n: int) -> list[Group]:
+        """The next n prompts in the data order, each with its draw number; external members get ids of their own."""
+        first, self.state.draws = self.state.draws, self.state.draws + n
         return [self._drawn(draw) for draw in range(first, self.state.draws)]
 
     def _drawn(self, draw: int) -> Group:
@@ -119,8 +124,9 @@ class Runtime:
         return not self.buffer or self.state.cursor >= self.updates.steps_per_buffer
 
     def fill(self, groups: list[Group]) -> None:
-        """Take a collected, scored, credited buffer and put all of it on record."""
-        self.buffer, self.state.cursor = groups, 0
+        """Take a collected, scored, credited buffer and put all of it on record. Groups beyond those asked for are what
+        a refill set aside: they are on record only."""
+        self.buffer, self.state.cursor = groups[: self.updates.buffer], 0
         self.state.buffer += 1
         self.node.write_buffer(self.state.buffer, groups)
         self._tally(groups)
@@ -281,6 +287,7 @@ def _group_metrics(groups: Sequence[Group]) -> dict[str, tuple[float, float]]:
     if sampled:
         metrics["completions/mean_length"] = (sum(map(len, sampled)), len(sampled))
         surprise = np.concatenate([-m.behavior_logp for m in sampled])
+        surprise = surprise[np.isfinite(surprise)]  # a beginning that somebody else wrote has none
         metrics["entropy"] = (float(surprise.sum()), len(surprise))  # nats per token, estimated from what was sampled
         metrics["completions/clipped_ratio"] = (sum("truncated" in m.tags for m in sampled), len(sampled))
     return metrics

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from offon.collect import Hint, Pipe, Rollouts
+from offon.collect import Hint, Rollouts
 from offon.errors import ConfigError
 from offon.methods.registry import method
 from offon.parts import Fade, Stage
@@ -24,7 +24,7 @@ def hints(stage: Stage, *, view: str = "hint", start: float = 1.0, end: float = 
     ratio compares like with like. drop=True: trained under the plain prompt with the true ratio
     pi(y | x) / pi_sampled(y | x, hint); reported as off-policy by conditioning.
     """
-    if not any(isinstance(part, Rollouts) for part in stage.collect.parts):
+    if not any(isinstance(part, Rollouts) for part in stage.collect.everything):
         raise ConfigError("hints need rollouts to guide, and this stage samples none", fix="use it with grpo or raft")
     hint = Hint(view=view, amount=Fade(start, end, share=over, shape=shape), drop=drop)
-    return stage.replace(collect=Pipe(stage.collect.parts).replace(Rollouts, hint=hint))
+    return stage.replace(collect=stage.collect.replace(Rollouts, guide=hint))

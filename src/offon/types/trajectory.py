@@ -204,6 +204,56 @@ class Trajectory:
     def tagged(self, *tags: str) -> Trajectory:
         return self.replace(tags=self.tags | set(tags))
 
+    @property
+    def last_turn(self) -> np.ndarray:
+        """The tokens after the last of the environment: all of them where it said nothing."""
+        elsewhere = np.flatnonzero(self.source == Source.ENVIRONMENT)
+        return self.tokens[elsewhere[-1] + 1 :] if len(elsewhere) else self.tokens
+
+    def head(self, n: int) -> Trajectory:
+        """The first n tokens with their provenance. What was said about the whole (signals, tags) is gone."""
+        spans = (dataclasses.replace(s, end=min(s.end, n), signals={}) for s in self.spans if s.start < n)
+        return Trajectory(
+            tokens=self.tokens[:n],
+            views=self.views,
+            source=self.source[:n],
+            scaffold=self.scaffold[:n],
+            behavior_logp=None if self.behavior_logp is None else self.behavior_logp[:n],
+            spans=tuple(spans),
+            producer=self.producer,
+        )
+
+    def then(
+        self,
+        tokens: Sequence[int],
+        source: Source,
+        *,
+        behavior_logp: Sequence[float] | None = None,
+        scaffold: bool = False,
+        span: str = "",
+    ) -> Trajectory:
+        """These tokens and more after them, whose log-probs are NaN where nobody sampled them here. `span` names the
+        new stretch."""
+        start, n = len(self), len(tokens)
+
+        def joined(before, after, dtype):
+            return frozen(np.concatenate([before, np.asarray(after, dtype)]), dtype)
+
+        def known(logp, length: int):
+            return np.full(length, np.nan, np.float32) if logp is None else logp
+
+        logp = None
+        if self.behavior_logp is not None or behavior_logp is not None:
+            logp = joined(known(self.behavior_logp, start), known(behavior_logp, n), np.float32)
+        return self.replace(
+            tokens=joined(self.tokens, tokens, np.int32),
+            source=joined(self.source, [source] * n, np.int8),
+            scaffold=joined(self.scaffold, [scaffold] * n, bool),
+            behavior_logp=logp,
+            token_signals={},
+            spans=(*self.spans, *((Span(span, start, start + n),) if span else ())),
+        )
+
 
 @dataclass(frozen=True)
 class Comparison:
