@@ -106,7 +106,7 @@ def test_the_prover_continues_what_the_learner_began(sampler):
 
 def test_continuations_stop_where_the_response_would_have(sampler):
     collected(sampler, n=2)
-    assert all(request.begun + request.sampling.max_tokens == LIMIT.max_tokens for request in sampler.calls[-1])
+    assert all(len(request.begun) + request.sampling.max_tokens == LIMIT.max_tokens for request in sampler.calls[-1])
 
 
 class Flaky(ParityTask):
@@ -138,7 +138,7 @@ def test_bisection_finds_the_first_error_in_log2_probes(length):
 
     def generate(requests, ref):
         calls.append(requests)
-        words = [ids.decode(r.prefix[len(r.prefix) - r.begun :]) for r in requests]
+        words = [ids.decode(r.begun.tokens) for r in requests]
         return [Trajectory.of([1], r.prefix, Source.TEACHER, text=w) for r, w in zip(requests, words, strict=True)]
 
     ids = tokenizer()

@@ -17,8 +17,9 @@ def build_stage(
     arguments: Mapping[str, Any],
     modifiers: Sequence[tuple[str, Mapping[str, Any]]],
     sampling: Sampling,
+    tokenizer: Any = None,
 ) -> Stage:
-    """Call the row, apply modifiers in order, write the node's sampling into its rollouts, and validate.
+    """Call the row, apply modifiers in order, write the node's sampling and tokenizer into its collectors, validate.
 
     inputs: task, data and teacher as far as the node has them; the row takes those it names.
     """
