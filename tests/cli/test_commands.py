@@ -240,7 +240,7 @@ def test_methods_lists_the_catalogue(capsys):
     keys = {"name", "kind", "family", "usual_provenance", "interface", "usual_role", "paper", "parts"}
     keys |= {"strength", "handoff_risk"}
     assert all(set(entry) == keys for entry in catalogue)
-    assert {"sft", "dpo", "grpo", "raft", "distill", "on_policy_distill", "kl_anchor", "hints"} <= {
+    assert {"sft", "dpo", "grpo", "raft", "kd", "on_policy_distill", "kl_anchor", "hints"} <= {
         e["name"] for e in catalogue
     }
     assert main(["methods"]) == 0

@@ -15,7 +15,7 @@ from offon.loops.stage import assign_credit
 from offon.loops.update import accumulate
 from offon.methods import registry
 from offon.parts import Artefact, behavior, credit, one, per_sequence, policy, policy_gradient, proximal
-from offon.parts.divergence import Divergence
+from offon.parts.divergence import Divergence, Jsd, Skew
 from offon.parts.models import SELF, Need
 from offon.parts.terms import PROXIMAL, Contrast
 from offon.types import Producer, Sampling, Source, Trajectory
@@ -118,7 +118,7 @@ def test_dpo_with_nll_has_two_denominators_in_one_batch():
         assert batch.weights["contrast"].sum().item() == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("kind", ["forward", "reverse", "jsd"])
+@pytest.mark.parametrize("kind", ["forward", "reverse", Jsd(0.5), Skew(0.1), Skew(0.1, "reverse")])
 def test_distilling_from_oneself_is_zero_with_zero_gradient(kind):
     same = World(model(0), {"teacher": model(0)})
     learner = policy(Divergence(to=Artefact("teacher"), kind=kind))
@@ -156,7 +156,7 @@ def test_a_ratio_across_views_is_not_one_where_the_hint_was_dropped():
     assert all(m.off_policy_by_conditioning for g in true for m in g.members)
 
 
-@pytest.mark.parametrize("name", ["sft", "dpo", "distill", "on_policy_distill"])
+@pytest.mark.parametrize("name", ["sft", "dpo", "kd", "on_policy_distill"])
 def test_gradient_equals_finite_differences(name):
     """float64 along a random direction of all parameters. These losses have no detached coefficients at defaults."""
     learner_model = gpt2_in_double(0)
@@ -166,8 +166,7 @@ def test_gradient_equals_finite_differences(name):
         groups = [g.map(lambda m: m.replace(source=np.full(len(m), Source.LEARNER, np.int8))) for g in groups]
     info = registry.get(name)
     inputs = {"teacher": "teacher", "task": ParityTask(), "data": groups}
-    arguments = {"targets": "logits"} if name == "distill" else {}
-    (learner,) = info.function(**{k: inputs[k] for k in info.inputs}, **arguments).learners
+    (learner,) = info.function(**{k: inputs[k] for k in info.inputs}).learners
     batch = weigh(Batch.of(groups), learner.terms)
     coefficients = {term.name: 1.0 for term in learner.terms}
     parameters = learner_model.train_parameters()

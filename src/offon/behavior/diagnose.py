@@ -178,7 +178,7 @@ def suggestions(calls: Sequence[str], strict: Counts, k: int, *, group_size: int
         "solved": [],
         "format": ["sft"],
         "reachable": ["grpo", "raft", "dpo"],
-        "not_reached": ["sft", "distill", "grpo with hints"],
+        "not_reached": ["sft", "sequence_kd", "grpo with hints"],
         UNDECIDED: [],
     }
     reasons = {

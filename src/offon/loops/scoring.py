@@ -29,23 +29,24 @@ class Distribution:
     hidden: Tensor
 
     def compare(
-        self, other: Distribution, function: Callable[[Tensor, Tensor], Tensor], rows: Tensor, temperature: float
-    ):
-        """function(own logits, other's logits) at some rows, [R], chunk by chunk: [R, V] never exists.
+        self, other: Distribution, function: Callable[[Tensor, Tensor], Tensor], rows_R: Tensor, temperature_R: Tensor
+    ) -> Tensor:
+        """function(own log-probs, other's log-probs) at some rows, [R], chunk by chunk: [R, V] never exists.
 
         The other is a teacher: no gradient reaches it. Models of one family pad the same vocabulary to different sizes
         (Qwen2.5: 151936 and 152064); ids that only one of them has stand for no token and are left out.
         """
-        rows = rows.to(self.hidden.device)
+        rows, temperature = rows_R.to(self.hidden.device), temperature_R.to(self.hidden.device)
 
-        def reduce(own_mV: Tensor, other_mD: Tensor) -> Tensor:
+        def reduce(own_mV: Tensor, other_mD: Tensor, temperature_m: Tensor) -> Tensor:
             with torch.no_grad():
-                other_mV = other.model.next_logits(other_mD) / temperature
+                other_mV = other.model.next_logits(other_mD) / temperature_m[:, None]
             shared = min(own_mV.shape[-1], other_mV.shape[-1])
-            return function(own_mV[:, :shared], other_mV[:, :shared])
+            return function(own_mV[:, :shared].log_softmax(-1), other_mV[:, :shared].log_softmax(-1))
 
-        column = torch.full((len(rows),), temperature, device=self.hidden.device)
-        return self.model.over_vocabulary(self.hidden[rows], reduce, other.hidden[rows], temperature=column)
+        return self.model.over_vocabulary(
+            self.hidden[rows], reduce, other.hidden[rows], temperature, temperature=temperature
+        )
 
 
 def score(

@@ -4,37 +4,93 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from annotated_types import Gt
+from annotated_types import Ge, Gt, Le
 
-from offon.collect import demonstrations, rollouts
+from offon.collect import Collector, demonstrations, rollouts
 from offon.methods.registry import method
-from offon.parts import Artefact, Stage, divergence, one, policy, policy_gradient
+from offon.parts import Artefact, Stage, TopK, divergence, one, policy, policy_gradient
+
+Count = Annotated[int, Ge(1)]
+Share = Annotated[float, Ge(0), Le(1)]
+Positive = Annotated[float, Gt(0)]
+TEACHER = Artefact("teacher")
+
+
+def prefixes(data, task) -> Collector:
+    """Demonstrations where data is given, else the teacher's own responses to the task's prompts."""
+    return demonstrations(data) if data is not None else rollouts(task, model=TEACHER)
 
 
 @method(
     family="off-policy distillation", interface="teacher targets", usual_provenance="off-policy",
     usual_role="expansion or consolidation", paper="1606.07947",
 )  # fmt: skip
-def distill(
-    teacher,
-    task=None,
-    data=None,
-    *,
-    targets: Literal["traces", "logits"] = "traces",
-    kind: Literal["forward", "reverse", "jsd"] = "forward",
-    kd_temperature: Annotated[float, Gt(0)] = 1.0,
-) -> Stage:
-    """Off-policy distillation: learn from what a teacher wrote, or from its distribution on given prefixes.
+def sequence_kd(teacher, task, *, group_size: Count = 1) -> Stage:
+    """Sequence-level distillation: maximum likelihood on what the teacher wrote.
 
-        traces   L = 1/D sum_t -log pi(y_t),  y sampled by the teacher (sequence-level KD)
-        logits   L = 1/D sum_t T^2 KL(q_T(. | x, y_<t) || p_T(. | x, y_<t)) over the whole vocabulary (arXiv:1503.02531)
+        L = 1/D sum_t -log pi(y_t | x, y_<t),  y ~ teacher
 
-    Prefixes are the teacher's own responses to the task's prompts, or the demonstrations in `data`. D counts tokens.
-    Watch: divergence/forward_nats. Fails: the student never sees its own mistakes; on_policy_distill does.
+    D counts tokens. A sample estimates the forward KL of whole sequences: E_{y~q}[-grad log pi(y)] = grad KL(q || pi).
+    group_size: responses per prompt, 1 as in the paper. The node's temperature, top_p and top_k are the teacher's.
+    Watch: loss/total, which cannot fall below the teacher's entropy. Fails: the student never sees its own mistakes;
+    on_policy_distill does.
+    Deviations: the paper decodes the teacher by beam search (the mode); here it is sampled, temperature 0 is greedy.
     """
-    traces = demonstrations(data) if data is not None else rollouts(task, model=Artefact("teacher"))
-    if targets == "traces":
-        term = policy_gradient(advantage=one)
-    else:
-        term = divergence(to=Artefact("teacher"), kind=kind, temperature=kd_temperature)
-    return Stage(traces, policy(term), recommends={"learning_rate": 2e-5})
+    return Stage(
+        rollouts(task, group_size, model=TEACHER),
+        policy(policy_gradient(advantage=one)),
+        recommends={"learning_rate": 2e-5},
+    )
+
+
+@method(
+    family="off-policy distillation", interface="teacher targets", usual_provenance="off-policy",
+    usual_role="expansion or consolidation", paper="1503.02531",
+)  # fmt: skip
+def kd(teacher, task=None, data=None, *, alpha: Share = 0.5, kd_temperature: Positive = 1.0) -> Stage:
+    """Distillation on given prefixes: match the teacher's whole next-token distribution, and the tokens.
+
+        L = 1/D sum_t [ (1 - alpha) * -log pi(y_t) + alpha * T^2 KL(q_T || p_T) ],  q_T, p_T = softmax(logits / T)
+
+    Prefixes are the demonstrations in `data`, else the teacher's own responses to the task's prompts. D counts tokens.
+    The teacher is detached. T^2 keeps the gradient's scale, (p_T - q_T) T per logit; for large T it is matching logits.
+    alpha 0.5 and T 1 are conventions, the paper names no numbers but a low weight on the tokens; alpha 0 is sft, 1
+    leaves the tokens out.
+    Watch: divergence/forward_nats. Fails: a student too small to cover the teacher spreads over what neither would
+    write; it never sees its own mistakes.
+    Deviations: MiniLLM's and DistiLLM's code minimise the cross-entropy with q, the KL plus the teacher's entropy: same
+    gradient, another value.
+    """
+    return Stage(
+        prefixes(data, task),
+        policy(
+            policy_gradient(advantage=one, coef=1 - alpha, name="tokens"),
+            divergence(to=TEACHER, temperature=kd_temperature, coef=alpha),
+        ),
+        recommends={"learning_rate": 2e-5},
+    )
+
+
+@method(
+    family="off-policy distillation", interface="teacher targets", usual_provenance="off-policy",
+    usual_role="expansion or consolidation", paper="2601.20802",
+)  # fmt: skip
+def topk_kd(teacher, task=None, data=None, *, top: Count = 64, kd_temperature: Positive = 1.0,
+            rest: Literal["tail", "renormalised", "raw"] = "tail") -> Stage:  # fmt: skip
+    """Distillation on the teacher's K likeliest tokens, the others in one bucket.
+
+        L = 1/D sum_t T^2 KL(coarse(q_T) || coarse(p_T)),  coarse(p) = (p_1 .. p_K, 1 - sum_K p)
+
+    A lower bound of the full KL, growing with K, exact at K = V - 1; p is normalised over the whole vocabulary.
+    rest="renormalised": both restricted to the K and renormalised (the mass on them is left free); "raw": sum_K q log
+    (q/p) without the bucket, verl's estimator, whose minimiser empties the student's tail: for comparison only.
+    top=64: a compromise of storage where teachers are remote; unverified as a published default.
+    Watch: divergence/forward_nats (negative is possible for raw only). Fails: as kd.
+    Deviations: verl clamps each token's value at 0, which removes the gradient there; here nothing is clamped.
+    """
+    support = TopK(top, of="teacher", rest=rest)
+    return Stage(
+        prefixes(data, task),
+        policy(divergence(to=TEACHER, temperature=kd_temperature, support=support)),
+        recommends={"learning_rate": 2e-5},
+    )

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from annotated_types import Ge
+from annotated_types import Ge, Gt, Lt
 
 from offon.collect import rollouts
 from offon.methods.registry import method
-from offon.parts import Artefact, Stage, behavior, credit, divergence, policy, policy_gradient, teacher_logratio
+from offon.parts import (
+    SELF_START,
+    Artefact,
+    Clip,
+    Jsd,
+    Stage,
+    behavior,
+    credit,
+    divergence,
+    policy,
+    policy_gradient,
+    teacher_logratio,
+)
 
 Count = Annotated[int, Ge(1)]
+Inside = Annotated[float, Gt(0), Lt(1)]
+TEACHER = Artefact("teacher")
 
 
 @method(
@@ -18,22 +32,72 @@ Count = Annotated[int, Ge(1)]
     usual_role="consolidation", paper="2306.13649",
 )  # fmt: skip
 def on_policy_distill(task, teacher, *, form: Literal["sampled", "full"] = "full", group_size: Count = 1,
-                      kind: Literal["reverse", "forward", "jsd"] = "reverse", beta: float = 0.5) -> Stage:  # fmt: skip
+                      kind: Literal["reverse", "forward", "jsd"] = "reverse", beta: Inside = 0.5) -> Stage:  # fmt: skip
     """On-policy distillation: the student writes, the teacher grades every token.
 
         full      L = 1/N sum_t D(p(. | x, y_<t), q(. | x, y_<t)), whole vocabulary, y ~ student (GKD, lambda = 1)
         sampled   L = -1/N sum_t r_t A_t,   A_t = log q(y_t) - log p(y_t) detached,   r_t = pi(y_t) / pi_sampled(y_t)
 
-    N counts tokens.
-
+    N counts tokens. kind and beta are the full form's: reverse KL(p || q), forward KL(q || p), or jsd of both to
+    beta q + (1 - beta) p. The sampled form is opd.
     The sampled form is scored by the teacher before credit and estimates the gradient of the reverse KL from one token
     per position, at the price of variance; prefixes are not differentiated in either form (discount 0).
     Watch: divergence/reverse_nats, or advantage/mean, which is minus the KL. Fails: on prefixes the teacher would never
     write, its targets say little; a student that starts at random has only such prefixes.
     """
-    to = Artefact("teacher")
     if form == "sampled":
-        learner = policy(policy_gradient(advantage=credit, ratio=behavior), credit=teacher_logratio(teacher=to))
-    else:
-        learner = policy(divergence(to=to, kind=kind, beta=beta, on="learner"))
-    return Stage(rollouts(task, group_size), learner, recommends={"learning_rate": 1e-5})
+        return opd(task, teacher, group_size=group_size)
+    term = divergence(to=TEACHER, kind=Jsd(beta) if kind == "jsd" else kind, on="learner")
+    return Stage(rollouts(task, group_size), policy(term), recommends={"learning_rate": 1e-5})
+
+
+@method(
+    family="on-policy distillation", interface="teacher targets", usual_provenance="on-policy",
+    usual_role="consolidation", paper="2306.13649",
+)  # fmt: skip
+def opd(task, teacher, *, group_size: Count = 4) -> Stage:
+    """On-policy distillation with sampled tokens: reinforcement learning on the teacher's log-ratio (the form of
+    thinkingmachines.ai/blog/on-policy-distillation, 2025; the reverse KL on own samples is GKD's).
+
+        L = -1/N sum_t r_t A_t,   A_t = log q(y_t) - log p(y_t),   r_t = pi(y_t) / pi_sampled(y_t)
+
+    N counts tokens; A and r are detached as a coefficient, p is what sampled y. Discount 0: each token answers for its
+    own divergence only, and the expected gradient is that of the reverse KL at each sampled prefix.
+    group_size 4: as in the blog (for reuse of prompts; no group statistic is taken).
+    Watch: advantage/mean, minus the reverse KL in nats per token. Fails: whitening, or a k3 estimate as the reward,
+    biases it; a teacher of another chat template grades its own template.
+    """
+    return Stage(
+        rollouts(task, group_size),
+        policy(policy_gradient(advantage=credit, ratio=behavior), credit=teacher_logratio(TEACHER)),
+        recommends={"learning_rate": 1e-5},
+    )
+
+
+@method(
+    family="on-policy distillation", interface="teacher targets", usual_provenance="on-policy",
+    usual_role="expansion or consolidation", paper="2602.12125",
+)  # fmt: skip
+def g_opd(task, teacher, *, strength: Annotated[float, Ge(0)] = 1.25, reference: str | None = None,
+          group_size: Count = 1) -> Stage:  # fmt: skip
+    """Generalised on-policy distillation: past the teacher, away from where it came from (ExOPD where strength > 1).
+
+        L = -1/N sum_t min(r_t A_t, clip(r_t, 0.8, 1.2) A_t)
+        A_t = strength * (log q - log ref)(y_t) - (log p - log ref)(y_t)
+
+    The optimum is ref * (q / ref)^strength: 1 is opd whatever the reference, 0 stays at it, above 1 extrapolates.
+    A is detached. reference: the learner when the stage began, or a model of the recipe: the one that the teacher was
+    trained from is the paper's "reward correction". strength 1.25, one rollout a prompt, clip 0.2: the authors' code.
+    Watch: advantage/mean and success; past the teacher its log-prob no longer says how good a response is.
+    Fails: where the teacher differs from the reference in style only, style is what is extrapolated.
+    Deviations: the authors add truncated importance sampling at 5 for their engine; add the tis modifier for one.
+    """
+    anchor = Artefact(reference) if reference else SELF_START
+    return Stage(
+        rollouts(task, group_size),
+        policy(
+            policy_gradient(advantage=credit, ratio=behavior, trust=Clip(0.2, 0.2)),
+            credit=teacher_logratio((TEACHER, strength), (anchor, 1 - strength)),
+        ),
+        recommends={"learning_rate": 1e-5},
+    )

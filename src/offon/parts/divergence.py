@@ -1,7 +1,7 @@
 """Divergences between the learner and a teacher, position by position. Distributions cross the boundary as hidden
 states and the head that reads them: [tokens, vocabulary] never exists.
 
-Axes: M tokens of a (micro-)batch, R tokens with non-zero weight, V vocabulary.
+Axes: M tokens of a (micro-)batch, R tokens with non-zero weight, V vocabulary, K chosen ids. p student, q teacher.
 """
 
 from __future__ import annotations
@@ -11,27 +11,82 @@ from typing import Literal
 
 from torch import Tensor
 
+from offon.errors import ConfigError
 from offon.maths import vocabulary
 from offon.parts.models import SELF, ModelRef, Need
 from offon.parts.schedules import Schedule
-from offon.parts.terms import Metrics, Reduce, Scores, Term, per_token
+from offon.parts.terms import Gain, Metrics, Reading, Reduce, Scores, Term, per_token
 from offon.types.batch import Batch
+
+
+@dataclass(frozen=True)
+class Jsd:
+    """beta KL(q || m) + (1 - beta) KL(p || m), m = beta q + (1 - beta) p."""
+
+    beta: float
+
+    def __str__(self) -> str:
+        return "jsd"
+
+
+@dataclass(frozen=True)
+class Skew:
+    """A KL to a mixture that contains its own first argument: forward KL(q || a q + (1 - a) p), or reverse."""
+
+    alpha: float
+    of: Literal["forward", "reverse"] = "forward"
+
+    def __str__(self) -> str:
+        return f"skew_{self.of}"
+
+
+Kind = Literal["forward", "reverse"] | Jsd | Skew
+
+
+def jsd(beta: float) -> Kind:
+    """The generalised Jensen-Shannon divergence, with GKD's convention at its ends: 0 is the forward KL, 1 the reverse.
+
+    The divergence itself tends to 0 at both ends, so there the scale jumps: beta = 0.01 trains a hundred times more
+    slowly than beta = 0.
+    """
+    return {0: "forward", 1: "reverse"}.get(beta) or Jsd(beta)
+
+
+@dataclass(frozen=True)
+class TopK:
+    """Compare on the K likeliest ids of one of the two: the teacher's suit the forward KL, the student's the reverse.
+
+    rest: what is done about all other ids: "tail" (one bucket), "renormalised" or "raw"; see maths.vocabulary.restrict.
+    """
+
+    k: int
+    of: Literal["teacher", "student"] = "teacher"
+    rest: Literal["tail", "renormalised", "raw"] = "tail"
+
+    def __call__(self, log_p_RV: Tensor, log_q_RV: Tensor) -> tuple[Tensor, Tensor]:
+        chosen_from = log_q_RV if self.of == "teacher" else log_p_RV.detach()
+        ids_RK = chosen_from.topk(min(self.k, chosen_from.shape[-1]), sorted=False).indices
+        return vocabulary.restrict(log_p_RV, ids_RK, self.rest), vocabulary.restrict(log_q_RV, ids_RK, self.rest)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Divergence(Term):
-    """T^2 D(student, teacher) over the whole vocabulary at each selected position; the prefixes are not differentiated.
+    """gain * D(student, teacher) at each selected position, over the whole vocabulary or `support`. Teacher, gain and
+    prefixes are not differentiated.
 
-    kind: forward KL(q || p), reverse KL(p || q), or jsd with `beta` (q teacher, p student). `view` is the prefix the
-    teacher reads (a context the student does not have). Logits of both are divided by temperature T; T^2 keeps the
+    kind: forward KL(q || p), reverse KL(p || q), Jsd(beta) or Skew(alpha). `view` is the prefix the teacher reads (a
+    context the student does not have).
+    temperature: both are softmax(logits / T). None: T is the temperature that sampled the tokens, which is part of the
+    policy (1 for tokens that others wrote). A number: T softens both, and D is multiplied by T^2, which keeps the
     gradient's scale (Hinton et al. 2015, arXiv:1503.02531).
     """
 
     to: ModelRef
-    kind: Literal["forward", "reverse", "jsd"] = "forward"
-    beta: float = 0.5
-    temperature: float = 1.0
+    kind: Kind = "forward"
+    support: TopK | None = None
+    temperature: float | None = None
     view: str = "train"
+    gain: Gain | None = None
     on: str = "trainable"
     reduce: Reduce = per_token
     coef: Schedule = 1.0
@@ -39,26 +94,44 @@ class Divergence(Term):
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        return (Need("distribution", SELF), Need("distribution", self.to, view=self.view))
+        gain = () if self.gain is None else (Need("logp", SELF), *self.gain.needs)
+        return (Need("distribution", SELF), Need("distribution", self.to, view=self.view), *dict.fromkeys(gain))
 
-    requires = frozenset({"members"})
+    @property
+    def requires(self) -> frozenset[str]:
+        return frozenset({"members"}) | (self.gain.requires if self.gain else frozenset())
 
     def weigh(self, batch: Batch) -> Tensor:
         return self.reduce.weigh(batch, self.on)
 
     def units(self, batch: Batch, scores: Scores) -> tuple[Tensor, Metrics]:
-        student, teacher = (scores[need] for need in self.needs)
+        student, teacher = (scores[need] for need in self.needs[:2])
         rows = (batch.weights[self.name] != 0).nonzero()[:, 0]
-        distance_R = self.temperature**2 * student.compare(teacher, self._distance, rows, self.temperature)
+        sampled_at = batch.temperature[batch.sequence][rows]
+        temperature = sampled_at if self.temperature is None else sampled_at.new_full(rows.shape, self.temperature)
+        distance_R = student.compare(teacher, self.distance, rows, temperature)
+        nats = {f"{self.name}/{self.kind}_nats": (float(distance_R.detach().sum()), float(len(rows)))}
+        if self.temperature is not None:
+            distance_R = self.temperature**2 * distance_R
         distance_M = distance_R.new_zeros(batch.n_tokens).index_copy(0, rows.to(distance_R.device), distance_R)
-        value = float(distance_R.detach().sum()) / self.temperature**2
-        return distance_M, {f"{self.name}/{self.kind}_nats": (value, float(len(rows)))}
+        if self.gain is not None:
+            reading = Reading(batch, scores, batch.weights[self.name] != 0)
+            distance_M = distance_M * self.gain(reading).detach().to(distance_M)
+            nats |= self.gain.measure(reading)
+        return distance_M, nats
 
-    def _distance(self, student_RV: Tensor, teacher_RV: Tensor) -> Tensor:
+    def distance(self, log_p_RV: Tensor, log_q_RV: Tensor) -> Tensor:
+        if self.support is not None:
+            log_p_RV, log_q_RV = self.support(log_p_RV, log_q_RV)
         match self.kind:
             case "forward":
-                return vocabulary.forward_kl(student_RV, teacher_RV)
+                return vocabulary.forward_kl(log_p_RV, log_q_RV)
             case "reverse":
-                return vocabulary.reverse_kl(student_RV, teacher_RV)
-            case "jsd":
-                return vocabulary.generalised_jsd(student_RV, teacher_RV, self.beta)
+                return vocabulary.reverse_kl(log_p_RV, log_q_RV)
+            case Jsd(beta):
+                return vocabulary.generalised_jsd(log_p_RV, log_q_RV, beta)
+            case Skew(alpha, "forward"):
+                return vocabulary.skew_forward_kl(log_p_RV, log_q_RV, alpha)
+            case Skew(alpha, "reverse"):
+                return vocabulary.skew_reverse_kl(log_p_RV, log_q_RV, alpha)
+        raise ConfigError(f"unknown divergence {self.kind!r}", fix='"forward", "reverse", Jsd(beta) or Skew(alpha, of)')

@@ -1,1 +1,5 @@
-VARIANTS = {"on_policy_distill": [{}, {"form": "sampled"}, {"kind": "jsd"}]}
+VARIANTS = {
+    "on_policy_distill": [{}, {"form": "sampled"}, {"kind": "jsd"}],
+    "opd": [{}],
+    "g_opd": [{}, {"strength": 0.5, "reference": "teacher"}],
+}

@@ -16,7 +16,7 @@ from offon.parts.credit.group import (
     pass_at_k,
     per_reward_mean_std,
 )
-from offon.parts.credit.teacher import TeacherLogRatio, teacher_logratio
+from offon.parts.credit.teacher import PerRemaining, TeacherLogRatio, per_remaining, teacher_logratio
 from offon.parts.credit.tokens import (
     add_reward,
     gae,
@@ -27,8 +27,8 @@ from offon.parts.credit.tokens import (
 )
 
 __all__ = [
-    "TOKEN_REWARD", "Chain", "Credit", "GroupMeanStd", "PerResponse", "TeacherLogRatio", "add_reward",
+    "TOKEN_REWARD", "Chain", "Credit", "GroupMeanStd", "PerRemaining", "PerResponse", "TeacherLogRatio", "add_reward",
     "against_member", "batch_mean", "broadcast", "gae", "group_mean", "group_mean_std", "kept_mean_std", "kl_penalty",
-    "leave_one_out", "length_weighted_mean", "no_baseline", "overlong_penalty", "pass_at_k", "per_reward_mean_std",
-    "return_to_go", "signal_of", "teacher_logratio", "token_rewards", "total_reward", "whiten",
+    "leave_one_out", "length_weighted_mean", "no_baseline", "overlong_penalty", "pass_at_k", "per_remaining",
+    "per_reward_mean_std", "return_to_go", "signal_of", "teacher_logratio", "token_rewards", "total_reward", "whiten",
 ]  # fmt: skip

@@ -24,6 +24,7 @@ from offon.parts.terms.gains import (
     Gain,
     ImportanceWeight,
     Kl,
+    Likelier,
     P,
     PowerOfP,
     Shaped,
@@ -61,10 +62,11 @@ from offon.parts.terms.ratio import (
 from offon.parts.terms.scores import Head, LogProb, LogRatio, Odds, SequenceScore
 
 __all__ = [
-    "PROXIMAL", "AbsoluteLogRatio", "CapWeight", "Clip", "ClipCovariance", "Contrast", "Correction", "EntropyWeight",
-    "Exponential", "Gain", "Head", "HighEntropy", "Hinge", "ImportanceWeight", "Keep", "Kl", "LabelCrossEntropy",
-    "Link", "LogProb", "LogRatio", "Logistic", "Mask", "Metrics", "Odds", "P", "ParameterPenalty", "PolicyGradient",
-    "PowerOfP", "Ratio", "Reading", "Reduce", "Robust", "Savage", "Scores", "SequenceScore", "Shaped", "ShapedRatio",
-    "SoftGate", "Square", "SquaredError", "Term", "TopCovariance", "Truncate", "TruncatedSquare", "Trust",
-    "Uncertainty", "behavior", "constant", "credit", "one", "per_sequence", "per_sequence_sum", "per_token", "proximal",
+    "P", "PROXIMAL", "AbsoluteLogRatio", "CapWeight", "Clip", "ClipCovariance", "Contrast", "Correction",
+    "EntropyWeight", "Exponential", "Gain", "Head", "HighEntropy", "Hinge", "ImportanceWeight", "Keep", "Kl",
+    "LabelCrossEntropy", "Likelier", "Link", "LogProb", "LogRatio", "Logistic", "Mask", "Metrics", "Odds",
+    "ParameterPenalty", "PolicyGradient", "PowerOfP", "Ratio", "Reading", "Reduce", "Robust", "Savage", "Scores",
+    "SequenceScore", "Shaped", "ShapedRatio", "SoftGate", "Square", "SquaredError", "Term", "TopCovariance",
+    "Truncate", "TruncatedSquare", "Trust", "Uncertainty", "behavior", "constant", "credit", "one", "per_sequence",
+    "per_sequence_sum", "per_token", "proximal",
 ]  # fmt: skip

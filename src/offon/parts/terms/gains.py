@@ -15,7 +15,7 @@ from torch import Tensor
 from offon.maths import terms as maths
 from offon.parts.models import SELF, SELF_START, ModelRef, Need
 from offon.parts.terms.protocol import Metrics, Reading
-from offon.parts.terms.ratio import Ratio
+from offon.parts.terms.ratio import Ratio, behavior
 
 LOGP = Need("logp", SELF)
 
@@ -110,6 +110,27 @@ class ImportanceWeight(Gain):
 
     def measure(self, reading: Reading) -> Metrics:
         return {"gain/importance_weight": reading.total(self(reading))}
+
+
+@dataclass(frozen=True)
+class Likelier(Gain):
+    """min(exp(lp_t - lp_t^anchor), cap): how much likelier the learner has made a token since it was sampled. For terms
+    without a ratio of their own (a divergence on samples that age; SDPO, arXiv:2601.20802)."""
+
+    cap: float = 2.0
+    ratio: Ratio = behavior
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return self.ratio.needs
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return self.ratio.requires
+
+    def __call__(self, reading: Reading) -> Tensor:
+        ratio, _ = self.ratio(reading, reading[LOGP], torch.ones_like(reading[LOGP]))
+        return ratio.clamp(max=self.cap)
 
 
 @dataclass(frozen=True)
