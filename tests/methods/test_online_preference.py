@@ -1,8 +1,10 @@
 """Online preference: judgements, and the offline losses the rows fall back to on fixed pairs."""
 
+import math
+
 import pytest
 
-from offon.collect import judged
+from offon.collect import against_opponents, judged
 from offon.collect.context import Context, Step
 from offon.methods.online_preference import online_dpo
 from offon.methods.preferences import dpo
@@ -46,3 +48,29 @@ def test_a_coin_decides_ties_the_same_way_every_time_and_fairly():
 def test_on_pairs_that_are_given_online_dpo_is_dpo():
     """The same learner: only where the pairs come from differs."""
     assert online_dpo(ParityTask(), beta=0.3).learners == dpo(data=[], beta=0.3).learners
+
+
+# --- nash-md ----------------------------------------------------------------------------------------------------------
+
+
+def opposed(own: tuple[float, ...], opponents: tuple[float, ...]) -> Group:
+    group = group_of(*own, *opponents)
+    tagged = [m.tagged("opponent") if i >= len(own) else m for i, m in enumerate(group.members)]
+    return group.replace(members=tuple(tagged))
+
+
+def test_a_preference_is_the_chance_to_win_less_a_half():
+    """Against 0 and 1: a 1 wins once and ties once, 3/4 - 1/2."""
+    [group] = against_opponents()(CONTEXT, [opposed((1.0, 0.5), (0.0, 1.0))])
+    assert [m.signals["preference"] for m in group.members] == [0.25, 0.0]
+    assert [reason for _, reason in group.dropped] == ["opponent", "opponent"]
+
+
+def test_a_reward_model_prefers_with_the_probability_of_its_difference():
+    [group] = against_opponents(by="logistic")(CONTEXT, [opposed((2.0,), (1.0,))])
+    assert group.members[0].signals["preference"] == pytest.approx(1 / (1 + math.exp(-1.0)) - 0.5)
+
+
+def test_without_an_opponent_nothing_is_learned():
+    [group] = against_opponents()(CONTEXT, [group_of(1.0)])
+    assert not group.members and group.dropped[0][1] == "no opponent was scored"

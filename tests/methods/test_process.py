@@ -6,7 +6,14 @@ import pytest
 from offon.collect import continuation_value, rollouts, steps, verify
 from offon.collect.steps import with_steps, with_values
 from offon.parts.credit import leave_one_out, return_to_go
-from offon.parts.credit.steps import leave_one_out_reward, min_form, normalised_steps, progress
+from offon.parts.credit.steps import (
+    implicit_reward,
+    leave_one_out_reward,
+    min_form,
+    normalised_steps,
+    progress,
+)
+from offon.parts.models import Live, Start
 from offon.types import Group, Item, Sampling, Source, Trajectory
 from tests.collect.support import Sampler
 from tests.support import ParityTask, model, prompt_group
@@ -114,3 +121,27 @@ def test_steps_and_rewards_of_what_is_not_trained_stay_silent():
     member = with_values(with_steps(tokens, [2, 3]), "value", [1.0, 3.0])
     credited = normalised_steps(signal="value", epsilon=0.0)(group_of(member, response([1], [2.0])))
     assert credited.members[0].token_signals["token_reward"].tolist() == [-1.0, 0.0, 1.0]
+
+
+# --- prime ------------------------------------------------------------------------------------------------------------
+
+
+def scored(tokens: int, prm: list[float], reward: float) -> Trajectory:
+    member = Trajectory.of([4] * tokens, [2], Source.LEARNER, signals={"reward": reward})
+    return member.with_token_signals(**{"logp@prm": prm, "logp@start(prm)": [-1.0] * tokens})
+
+
+IMPLICIT = implicit_reward(prm=Live("prm"), reference=Start("prm"), beta=0.5)
+
+
+def test_implicit_rewards_are_log_ratios_against_the_other_responses():
+    """beta 0.5. First: log-ratios (2, 0), rewards (1, 0), mean 0.5; second: (4), reward 2, mean 2. Leave-one-out of
+    two: (2 r - 2.5) / 1 = (-0.5, -2.5) and 1.5."""
+    credited = IMPLICIT(group_of(scored(2, [1.0, -1.0], 0.0), scored(1, [3.0], 0.0)))
+    assert [m.token_signals["token_reward"].tolist() for m in credited.members] == [[-0.5, -2.5], [1.5]]
+
+
+def test_an_implicit_reward_model_that_has_not_moved_leaves_leave_one_out():
+    members = [scored(n, [-1.0] * n, r) for n, r in ((2, 1.0), (1, 0.0), (3, 0.0))]
+    prime = IMPLICIT >> leave_one_out_reward() >> return_to_go(signal=None)
+    assert advantage(prime, *members) == advantage(leave_one_out(), *members)

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
 
+import numpy as np
+
 from offon.collect.base import Collector
 from offon.collect.context import Context
-from offon.types import Comparison, Group
+from offon.types import Comparison, Group, Trajectory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,4 +49,41 @@ class Judged(Collector):
         return f"judged(by {self.signal}" + (", ties by coin)" if self.ties == "random" else ")")
 
 
-judged = Judged
+@dataclass(frozen=True, kw_only=True)
+class AgainstOpponents(Collector):
+    """The signal "preference" of each member: P(it is preferred to an opponent) - 1/2, the mean over the opponents, which
+    are the members with a tag. These have then served, and are set aside.
+
+    signal  whose opinion     by  "sign": the higher signal is preferred, equal ones half the time (a verdict);
+                                  "logistic": with probability sigmoid of the difference (a reward model)
+    """
+
+    tag: str = "opponent"
+    signal: str = "reward"
+    by: Literal["sign", "logistic"] = "sign"
+    provides = frozenset({"preference"})
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return frozenset({"members", self.signal})
+
+    def __call__(self, context: Context, groups: list[Group]) -> list[Group]:
+        return [self._preferred(group) for group in groups]
+
+    def _preferred(self, group: Group) -> Group:
+        opponents = np.array([m.signals[self.signal] for m in group.members if self.tag in m.tags], dtype=float)
+        stays = [self.tag not in m.tags and len(opponents) > 0 for m in group.members]
+
+        def preferred(member: Trajectory) -> Trajectory:
+            difference = member.signals[self.signal] - opponents
+            p = (np.sign(difference) + 1) / 2 if self.by == "sign" else 1 / (1 + np.exp(-difference))
+            return member.with_signals(preference=float(p.mean()) - 0.5)
+
+        judged = tuple(preferred(m) if stay else m for m, stay in zip(group.members, stays, strict=True))
+        return group.replace(members=judged).drop(stays, "opponent" if len(opponents) else "no opponent was scored")
+
+    def __str__(self) -> str:
+        return f"against_{self.tag}s(by {self.signal}, {self.by})"
+
+
+judged, against_opponents = Judged, AgainstOpponents

@@ -15,6 +15,7 @@ from offon.maths import steps as maths
 from offon.maths.credit import leave_one_out
 from offon.parts.credit.base import Credit
 from offon.parts.credit.tokens import add_reward
+from offon.parts.models import ModelRef, Need
 from offon.types import Group, Span, Trajectory
 
 
@@ -132,4 +133,70 @@ class Progress(Credit):
         return member.with_token_signals(advantage=advantage)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImplicitReward(Credit):
+    """coef * leave-one-out of beta (log pi_prm(y_t) - log pi_ref(y_t)) on every token's reward (PRIME).
+
+    The sum over a response is the log-odds that the implicit reward model gives it, times beta. prm and reference are
+    the same model now and when the stage began.
+    """
+
+    prm: ModelRef
+    reference: ModelRef
+    beta: float = 0.05
+    coef: float = 1.0
+    requires = frozenset({"members"})
+    min_group = 2
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return (Need("logp", self.prm, when="buffer"), Need("logp", self.reference, when="buffer"))
+
+    def __call__(self, group: Group) -> Group:
+        now, start = (need.column for need in self.needs)
+        reward = [self.beta * (m.token_signals[now] - m.token_signals[start])[m.trainable] for m in group.members]
+        centred = maths.rescaled_leave_one_out([r if len(r) else np.zeros(1) for r in reward])
+
+        def given(member: Trajectory, column: np.ndarray) -> Trajectory:
+            spread = np.zeros(len(member))
+            spread[member.trainable] = self.coef * column[: member.trainable.sum()]
+            return add_reward(member, spread)
+
+        return group.replace(members=tuple(map(given, group.members, centred)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TurnRewards(Credit):
+    """Every token of attempt n gets what that attempt earned, less what the group's other members earned with theirs:
+
+        first R_1 for the first,    R_n + bonus (R_n - R_n-1) for a later one
+
+    R_n is the signal of turn n. Nothing flows back to earlier attempts: with the bonus that would teach to begin wrong.
+    """
+
+    first: float = 1.0
+    bonus: float = 0.0
+    signal: str = "reward"
+    requires = frozenset({"turn rewards"})
+    min_group = 2
+
+    def __call__(self, group: Group) -> Group:
+        reward_G_N = np.array([self._rewards(member) for member in group.members])
+        advantage_G_N = np.stack([leave_one_out(reward_G) for reward_G in reward_G_N.T], axis=1)
+
+        def given(member: Trajectory, advantage_N: np.ndarray) -> Trajectory:
+            advantage = np.zeros(len(member))
+            for span, value in zip(spans_of(member, "turn"), advantage_N, strict=True):
+                advantage[span.start : span.end] = value
+            return member.with_token_signals(advantage=advantage)
+
+        return group.replace(members=tuple(map(given, group.members, advantage_G_N)))
+
+    def _rewards(self, member: Trajectory) -> np.ndarray:
+        reward = np.array([span.signals[self.signal] for span in spans_of(member, "turn")], dtype=float)
+        shaped = maths.shaped_turns(reward, self.bonus)
+        return np.concatenate([self.first * shaped[:1], shaped[1:]])
+
+
 normalised_steps, min_form, leave_one_out_reward, progress = NormalisedSteps, MinForm, LeaveOneOutReward, Progress
+implicit_reward, turn_rewards = ImplicitReward, TurnRewards
