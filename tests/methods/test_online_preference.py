@@ -3,12 +3,15 @@
 import math
 
 import pytest
+import torch
 
 from offon.collect import against_opponents, judged
 from offon.collect.context import Context, Step
-from offon.methods.online_preference import online_dpo
+from offon.methods.online_preference import online_dpo, online_ipo
 from offon.methods.preferences import dpo
+from offon.parts import SELF, SELF_START, Need
 from offon.types import Group, Item, Source, Trajectory
+from offon.types.batch import Batch
 from tests.support import ParityTask
 
 
@@ -48,6 +51,22 @@ def test_a_coin_decides_ties_the_same_way_every_time_and_fairly():
 def test_on_pairs_that_are_given_online_dpo_is_dpo():
     """The same learner: only where the pairs come from differs."""
     assert online_dpo(ParityTask(), beta=0.3).learners == dpo(data=[], beta=0.3).learners
+
+
+@pytest.mark.parametrize("normalise", ["none", "length"])
+def test_online_ipo_is_satisfied_exactly_at_its_target(normalise):
+    """Log-ratio sums 3 (of 1 token) and 1 (of 2): d = 2, or 3 - 1/2 of the means. With tau = 0.25, (d - 1/(2 tau))^2 is
+    0 for the sums, 1/4 for the means, and its gradient 2 (d - 2)."""
+    (term,) = online_ipo(ParityTask(), tau=0.25, normalise=normalise).learners[0].terms
+    own, start = torch.tensor([1.0, 0.0, 0.0], requires_grad=True), torch.tensor([-2.0, -0.5, -0.5])
+    [group] = judged()(CONTEXT, [group_of(1.0, 0.0)])
+    group = group.replace(members=(Trajectory.of([4], [2], Source.LEARNER), group.members[1]))
+    scores = {Need("logp", SELF): own, Need("logp", SELF_START): start}
+    loss, _ = term.units(Batch.of([group]), scores)
+    loss.sum().backward()
+    d = 2.0 if normalise == "none" else 2.5
+    assert loss.item() == pytest.approx((d - 2) ** 2)
+    assert float(own.grad[0]) == pytest.approx(2 * (d - 2))
 
 
 # --- nash-md ----------------------------------------------------------------------------------------------------------

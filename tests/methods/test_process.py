@@ -13,7 +13,7 @@ from offon.parts.credit.steps import (
     normalised_steps,
     progress,
 )
-from offon.parts.models import Live, Start
+from offon.parts.models import Artefact
 from offon.types import Group, Item, Sampling, Source, Trajectory
 from tests.collect.support import Sampler
 from tests.support import ParityTask, model, prompt_group
@@ -131,7 +131,7 @@ def scored(tokens: int, prm: list[float], reward: float) -> Trajectory:
     return member.with_token_signals(**{"logp@prm": prm, "logp@start(prm)": [-1.0] * tokens})
 
 
-IMPLICIT = implicit_reward(prm=Live("prm"), reference=Start("prm"), beta=0.5)
+IMPLICIT = implicit_reward(prm=Artefact("prm"), reference=Artefact("start(prm)"), beta=0.5)
 
 
 def test_implicit_rewards_are_log_ratios_against_the_other_responses():

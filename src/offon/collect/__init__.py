@@ -4,7 +4,7 @@ from offon.collect.base import Collector, Pipe
 from offon.collect.continuation import ContinuationValue, continuation_value
 from offon.collect.data import AddDemo, Demonstrations, Preferences, add_demo, demonstrations, preferences
 from offon.collect.flow import Gate, Mixture, Refill, gate, mixture, refill
-from offon.collect.judged import Judged, judged
+from offon.collect.judged import AgainstOpponents, Judged, against_opponents, judged
 from offon.collect.pairs import BestAgainstWorst, best_against_worst
 from offon.collect.sampling import Asked, Guidance, Guide, Hint, Rollouts, rollouts, sample
 from offon.collect.select import Condition, Drop, KeepBest, drop, keep_best, mixed, rate, right, tagged
@@ -12,9 +12,9 @@ from offon.collect.signals import Score, Verify, score, verify
 from offon.collect.steps import Steps, steps
 
 __all__ = [
-    "AddDemo", "Asked", "BestAgainstWorst", "Collector", "Condition", "ContinuationValue", "Demonstrations", "Drop",
-    "Gate", "Guidance", "Guide", "Hint", "Judged", "KeepBest", "Mixture", "Pipe", "Preferences", "Refill", "Rollouts",
-    "Score", "Steps", "Verify", "add_demo", "best_against_worst", "continuation_value", "demonstrations", "drop",
-    "gate", "judged", "keep_best", "mixed", "mixture", "preferences", "rate", "refill", "right", "rollouts", "sample",
-    "score", "steps", "tagged", "verify",
+    "AddDemo", "AgainstOpponents", "Asked", "BestAgainstWorst", "Collector", "Condition", "ContinuationValue",
+    "Demonstrations", "Drop", "Gate", "Guidance", "Guide", "Hint", "Judged", "KeepBest", "Mixture", "Pipe",
+    "Preferences", "Refill", "Rollouts", "Score", "Steps", "Verify", "add_demo", "against_opponents",
+    "best_against_worst", "continuation_value", "demonstrations", "drop", "gate", "judged", "keep_best", "mixed",
+    "mixture", "preferences", "rate", "refill", "right", "rollouts", "sample", "score", "steps", "tagged", "verify",
 ]  # fmt: skip

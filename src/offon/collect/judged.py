@@ -51,8 +51,8 @@ class Judged(Collector):
 
 @dataclass(frozen=True, kw_only=True)
 class AgainstOpponents(Collector):
-    """The signal "preference" of each member: P(it is preferred to an opponent) - 1/2, the mean over the opponents, which
-    are the members with a tag. These have then served, and are set aside.
+    """The signal "preference" of each member: P(it is preferred to an opponent) - 1/2, the mean over the opponents,
+    which are the members with a tag. These have then served, and are set aside.
 
     signal  whose opinion     by  "sign": the higher signal is preferred, equal ones half the time (a verdict);
                                   "logistic": with probability sigmoid of the difference (a reward model)

@@ -8,7 +8,7 @@ from annotated_types import Gt
 
 from offon.collect import judged, rollouts, verify
 from offon.methods.registry import method
-from offon.parts import Stage, contrast, policy
+from offon.parts import LogRatio, Square, Stage, contrast, policy
 
 Beta = Annotated[float, Gt(0)]
 
@@ -31,5 +31,29 @@ def online_dpo(task, *, beta: Beta = 0.1, ties: Literal["drop", "random"] = "dro
     return Stage(
         rollouts(task, 2) | verify(task) | judged(ties=ties),
         policy(contrast(beta=beta)),
+        recommends={"learning_rate": 1e-6},
+    )
+
+
+@method(
+    family="online preference", interface="judge", usual_provenance="on-policy", usual_role="reshaping",
+    paper="2403.08635",
+)  # fmt: skip
+def online_ipo(
+    task, *, tau: Beta = 0.1, normalise: Literal["none", "length"] = "none", ties: Literal["drop", "random"] = "drop"
+) -> Stage:
+    """Online IPO: two fresh responses per prompt, a judge prefers one, the margin is regressed on 1 / (2 tau).
+
+        L = 1/P sum (d - 1 / (2 tau))^2,   d = [S_w - S_w^ref] - [S_l - S_l^ref],   S = sum_t log pi(y_t)
+
+    ref = the learner when the stage began; samples and judgements are detached. Sampling from the live policy makes its
+    fixed point the Nash equilibrium of the regularised preference game, where offline IPO's depends on the data.
+    normalise: "none" sums over tokens, as the paper and TRL's online trainer do; "length" takes means, as TRL's offline
+    ipo does: a different target for the same tau.
+    Watch: rewards/margins against 1 / (2 tau). Fails: tau so small that no policy near ref reaches the target.
+    """
+    return Stage(
+        rollouts(task, 2) | verify(task) | judged(ties=ties),
+        policy(contrast(score=LogRatio(normalise=normalise), link=Square(1 / (2 * tau)), beta=1.0)),
         recommends={"learning_rate": 1e-6},
     )

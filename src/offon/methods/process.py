@@ -8,7 +8,7 @@ from annotated_types import Ge
 
 from offon.collect import continuation_value, rollouts, steps, verify
 from offon.methods.registry import method
-from offon.parts import SELF_START, Clip, Stage, behavior, credit, policy, policy_gradient
+from offon.parts import SELF_START, Clip, Kl, Stage, behavior, credit, one, policy, policy_gradient
 from offon.parts.credit import leave_one_out, whiten
 from offon.parts.credit.steps import progress
 
@@ -21,27 +21,30 @@ GroupSize = Annotated[int, Ge(2)]
     paper="2410.01679",
 )  # fmt: skip
 def vineppo(
-    task, *, group_size: Count = 8, continuations: Count = 9, separator: str | int = "\n", clip: float = 0.2
-) -> Stage:
+    task, *, group_size: Count = 8, continuations: Count = 9, separator: str | int = "\n", clip: float = 0.2,
+    kl: float = 1e-4,
+) -> Stage:  # fmt: skip
     """VinePPO: PPO whose values are measured by continuing from every step, not learned.
 
         V(s) = mean reward of `continuations` fresh rollouts from s by the live policy;  V(end) = R
         A_t = V(s_k) - V(s_k-1) for every token t of step k, then whitened over the buffer's tokens
-        L = -1/N sum_t min(r_t A_t, clip(r_t, 1 - clip, 1 + clip) A_t),   r_t = pi(y_t) / pi_sampled(y_t)
+        L = -1/N sum_t min(r_t A_t, clip(r_t, 1 - clip, 1 + clip) A_t) + kl * 1/N sum_t k3_t
 
-    N counts tokens. Detached: everything but log pi. The advantages of a response add up to R - V(x) before whitening;
+    r_t = pi(y_t) / pi_sampled(y_t); k3 estimates the KL to the learner when the stage began; N counts tokens.
+    Detached: everything but log pi. The advantages of a response add up to R - V(x) before whitening;
     no critic, hence no bias, at the price of `continuations` rollouts per step (9 in the paper's configurations); a
     state that several responses share is measured once.
     separator: the text that ends a step (line breaks in the paper), or a number of tokens per step.
     Watch: tokens_generated in the cost; advantage/mean. Fails: a separator the responses never write leaves one step,
     and R - V(x) for all of it; a value of 0 or 1 everywhere teaches nothing.
-    Deviations: the paper adds a k3 KL term of 1e-4 (`with: [{kl_anchor: {coef: 1e-4}}]` is its exact form) and takes 2
-    epochs per buffer (`epochs: 2`).
+    Deviations: the released configuration takes 2 epochs per buffer (`epochs: 2`) and bounds each k3 at 10.
     """
     return Stage(
         rollouts(task, group_size) | verify(task) | steps(separator) | continuation_value(task=task, n=continuations),
         policy(
-            policy_gradient(advantage=credit, ratio=behavior, trust=Clip(clip, clip)), credit=progress() >> whiten()
+            policy_gradient(advantage=credit, ratio=behavior, trust=Clip(clip, clip)),
+            policy_gradient(advantage=one, gain=Kl("k3"), coef=kl, name="kl"),
+            credit=progress() >> whiten(),
         ),
         recommends={"learning_rate": 1e-6},
     )

@@ -1,1 +1,4 @@
-VARIANTS = {"online_dpo": [{}, {"ties": "random"}]}
+VARIANTS = {
+    "online_dpo": [{}, {"ties": "random"}],
+    "online_ipo": [{}, {"normalise": "length"}],
+}
