@@ -40,11 +40,12 @@ class Refill(Collector):
 
     def __call__(self, context: Context, groups: list[Group]) -> list[Group]:
         wanted, kept, set_aside = len(groups), [], []
-        for _ in range(self.max_rounds):
+        for attempt in range(self.max_rounds):
+            if attempt:
+                groups = context.step.more(wanted - len(kept))
             for group in self.collect(context, groups):
                 (kept if self.keep(group) else set_aside).append(group)
-            groups = context.step.more(wanted - len(kept)) if len(kept) < wanted else []
-            if not groups:
+            if len(kept) == wanted:
                 break
         return kept + [group.drop([False] * len(group.members), f"not {self.keep}") for group in set_aside]
 

@@ -122,7 +122,7 @@ class Stage:
         have: frozenset[str] = frozenset()
         for part in self.collect.parts:
             _require(part.requires, have, str(part))
-            have |= part.provides
+            have = (have - part.removes) | part.provides
         for learner in self.learners:
             if learner.credit is not None:
                 _require(learner.credit.requires, have, f"credit {learner.credit}")
