@@ -1,6 +1,7 @@
 # make demo         a model is diagnosed, post-trained in stages, and the report says what each stage did
 # make test         the tests; ARGS="tests/cli -k help" selects
 # make test-oldest  the tests with the oldest transformers admitted
+# make parity       rows against TRL's losses on equal inputs: docs/parity.md
 # make learning     each mechanism on the bottleneck it is meant for: docs/learning.md; ARGS="grpo raft" selects
 # make lint         style
 # make clean        remove the environments
@@ -10,10 +11,12 @@
 
 PYTHON ?= python3
 ARGS ?=
+comma := ,
 VENV := .venv
 OLDEST := .venv-oldest
+PARITY := .venv-parity
 
-.PHONY: demo test test-oldest learning lint clean
+.PHONY: demo test test-oldest parity learning lint clean
 
 demo: $(VENV)/.installed-demo
 	$(VENV)/bin/offon demo --overwrite
@@ -24,6 +27,10 @@ test: $(VENV)/.installed-test
 test-oldest: $(OLDEST)/.installed-test
 	$(OLDEST)/bin/python -m pytest $(ARGS)
 
+parity: $(PARITY)/.installed-test
+	$(PARITY)/bin/python -m pytest -p no:cacheprovider tests/parity $(ARGS)
+	$(PARITY)/bin/python -m tests.parity.table
+
 learning: $(VENV)/.installed-test
 	$(VENV)/bin/python -m benchmarks.learning --write $(ARGS)
 
@@ -32,7 +39,7 @@ lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff format --check .
 
 clean:
-	rm -rf $(VENV) $(OLDEST)
+	rm -rf $(VENV) $(OLDEST) $(PARITY)
 
 $(VENV)/.installed-demo: pyproject.toml constraints.txt
 	@$(call install,$(VENV),constraints.txt,.)
@@ -44,6 +51,10 @@ $(VENV)/.installed-test: pyproject.toml constraints.txt
 
 $(OLDEST)/.installed-test: pyproject.toml constraints-oldest.txt
 	@$(call install,$(OLDEST),constraints-oldest.txt,$(TESTED))
+	@touch $@
+
+$(PARITY)/.installed-test: pyproject.toml constraints.txt
+	@$(call install,$(PARITY),constraints.txt,.[dev$(comma)parity])
 	@touch $@
 
 # The environment is filled by the pip that is there: python3 -m venv alone would want ensurepip, which some lack.

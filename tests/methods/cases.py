@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,27 +34,40 @@ from offon.loops.stage import run_stage
 from offon.loops.update import accumulate
 from offon.methods import registry
 from offon.parts.models import SELF
+from offon.parts.schedules import value_at
 from offon.parts.stage import Learner, Stage
+from offon.recipe.arguments import names_of
 from offon.recipe.fields import NodeSettings
+from offon.recipe.values import annotation_of
 from offon.runs import RunDirectory
 from offon.types import Group, Producer, Source
 from offon.types.batch import Batch
 from tests.methods.variants import MODIFIED, VARIANTS
 from tests.support import DATA, ParityTask, model, prompt_group, tokenizer
 
+MODELS = {"teacher": 2, "second": 3}  # models a recipe could name, and the seeds of their weights
 PROMPTS = 5  # groups of a step: enough for every denominator to differ
 
-CASES = [(name, arguments, None) for name in registry.names() for arguments in VARIANTS.get(name, [{}])] + MODIFIED
+
+class Case(NamedTuple):
+    """A row, its arguments, and a modifier with its arguments."""
+
+    row: str
+    arguments: Mapping[str, Any]
+    modifier: tuple[str, Mapping[str, Any]] | None = None
+
+    def __str__(self) -> str:
+        """sft(per=sequence), grpo+hints(drop=True)."""
+
+        def written(values: Mapping) -> str:
+            return f"({','.join(f'{k}={v}' for k, v in values.items())})" if values else ""
+
+        added = f"+{self.modifier[0]}{written(self.modifier[1])}" if self.modifier else ""
+        return self.row + written(self.arguments) + added
 
 
-def label(case: tuple[str, Mapping, tuple | None]) -> str:
-    """sft(per=sequence), grpo+hints(drop=True)."""
-    name, arguments, modifier = case
-
-    def written(values: Mapping) -> str:
-        return f"({','.join(f'{k}={v}' for k, v in values.items())})" if values else ""
-
-    return name + written(arguments) + (f"+{modifier[0]}{written(modifier[1])}" if modifier else "")
+CASES = [Case(name, arguments) for name in registry.names() for arguments in VARIANTS.get(name, [{}])]
+CASES += [Case(*case) for case in MODIFIED]
 
 
 @functools.cache
@@ -87,7 +100,7 @@ class Filled(Runtime):
 class Ready:
     """One learner of a case, before its optimizer step."""
 
-    case: tuple[str, Mapping, tuple | None]
+    case: Case
     stage: Stage
     learner: Learner
     groups: list[Group]
@@ -103,21 +116,38 @@ class Ready:
 
     @property
     def coefficients(self) -> dict[str, float]:
-        """Every term counts, also those a schedule would start at 0."""
-        return {term.name: 1.0 for term in self.learner.terms}
+        """As at the first step; every term counts, also those a schedule starts at 0."""
+        return coefficients(self.learner)
 
 
-def stage_of(case, settings: NodeSettings) -> tuple[Stage, list[Group]]:
-    """The row with inputs of the kind it declares, and the groups it draws from."""
-    name, arguments, modifier = case
-    info = registry.get(name)
-    available = {"task": ParityTask(), "teacher": "teacher", "data": None}
-    inputs = {k: v for k in info.inputs if (v := available[k]) is not None}
-    if info.inputs.get("data") or ("data" in info.inputs and "group_size" not in arguments and name != "distill"):
-        inputs["data"] = DATA["pairs" if info.reads_pairs else "demonstrations"]()[:PROMPTS]
-    stage = build_stage(name, inputs, arguments, [modifier] if modifier else [], sampling_of(settings), tokenizer())
+def stage_of(case: Case, settings: NodeSettings) -> tuple[Stage, list[Group]]:
+    """The row with everything it may be given, of the kind it declares, and the groups it draws from. A case whose
+    arguments say `data: None` leaves the data out."""
+    info = registry.get(case.row)
+    inputs = {name: case.arguments.get(name, name) for name in info.inputs}
+    arguments = {name: value for name, value in case.arguments.items() if name not in info.inputs}
+    arguments |= named(info, arguments)
+    given = {name: value for name, value in inputs.items() if value is not None}
+    if "data" in given:
+        given["data"] = DATA[info.function(**given, **arguments).reads]()[:PROMPTS]
+    if "task" in given:
+        given["task"] = ParityTask()
+    modifiers = [
+        (name, {**values, **named(registry.get(name), values)}) for name, values in filter(None, [case.modifier])
+    ]
+    stage = build_stage(case.row, given, arguments, modifiers, sampling_of(settings), tokenizer())
     data, task = prompts_of(stage)
     return stage, list(data) if data is not None else [prompt_group(i) for i in task.items("train")[:PROMPTS]]
+
+
+def named(info: registry.MethodInfo, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments that name models or data and have to be given: a model of MODELS, groups of that kind."""
+    found = {}
+    for name, parameter in info.arguments.items():
+        names = names_of(annotation_of(parameter))
+        if names and parameter.default is parameter.empty and name not in arguments:
+            found[name] = "teacher" if names.what == "model" else DATA[names.what]()
+    return found
 
 
 def settings_of(**changes) -> NodeSettings:
@@ -129,7 +159,7 @@ def runtime_of(case, settings: NodeSettings, kind: type[Runtime] = Runtime) -> t
     stage, prompts = stage_of(case, settings)
     directory = tempfile.mkdtemp(dir=folder())
     node = RunDirectory.create(directory, recipe_text="", overwrite=True).node("stage")
-    holdings = Holdings(saved(0), {"teacher": saved(2)})
+    holdings = Holdings(saved(0), {name: saved(seed) for name, seed in MODELS.items()})
     return stage, kind(node, holdings, prompts, settings)
 
 
@@ -142,8 +172,11 @@ def move(parameters: Mapping[str, torch.nn.Parameter], seed: int, scale: float =
 
 @functools.cache
 def ready(index: int) -> tuple[Ready, ...]:
+    return ready_case(CASES[index])
+
+
+def ready_case(case: Case) -> tuple[Ready, ...]:
     """The learners of a case. The sampler is not the start, and the learner is neither."""
-    case = CASES[index]
     torch.manual_seed(0)
     stage, runtime = runtime_of(case, settings_of(), Filled)
     move(runtime.parameters, seed=1)
@@ -154,6 +187,10 @@ def ready(index: int) -> tuple[Ready, ...]:
     )
 
 
+def coefficients(learner: Learner) -> dict[str, float]:
+    return {term.name: value_at(term.coef, 0, 10) or 1.0 for term in learner.terms}
+
+
 def gradient(learner, groups, world, *, max_tokens=None, batch=None, parameters=None) -> dict[str, Tensor]:
     """The gradient of one optimizer step."""
     batch = weigh(Batch.of(groups), learner.terms) if batch is None else batch
@@ -161,7 +198,7 @@ def gradient(learner, groups, world, *, max_tokens=None, batch=None, parameters=
     parameters = world.learner.train_parameters() if parameters is None else parameters
     for parameter in parameters.values():
         parameter.grad = None
-    accumulate(world, learner, batch, {term.name: 1.0 for term in learner.terms}, max_tokens)
+    accumulate(world, learner, batch, coefficients(learner), max_tokens)
     return {name: torch.zeros_like(p) if p.grad is None else p.grad.clone() for name, p in parameters.items()}
 
 

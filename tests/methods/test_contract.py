@@ -22,14 +22,13 @@ from tests.methods.cases import (  # noqa: F401  (context, gradient: used by oth
     difference,
     gradient,
     gradient_of,
-    label,
     ready,
     runtime_of,
     settings_of,
 )
 from tests.methods.variants import SURROGATES, surrogate_loss
 
-every_case = pytest.mark.parametrize("index", range(len(CASES)), ids=[label(case) for case in CASES])
+every_case = pytest.mark.parametrize("index", range(len(CASES)), ids=map(str, CASES))
 every_row = pytest.mark.parametrize("name", registry.names())
 
 
@@ -151,8 +150,8 @@ def test_columns_are_constants_of_the_gradient(index):
 
 
 @pytest.mark.parametrize(
-    "index", [i for i, (n, _, m) in enumerate(CASES) if n in SURROGATES and m is None],
-    ids=[label(c) for c in CASES if c[0] in SURROGATES and c[2] is None],
+    "index", [i for i, case in enumerate(CASES) if case.row in SURROGATES and not case.modifier],
+    ids=lambda index: str(CASES[index]),
 )  # fmt: skip
 def test_gradient_is_that_of_the_papers_surrogate(index):
     """Autograd of the loss as the paper writes it (variants' SURROGATES), against the row's gradient, per log-prob."""
@@ -243,7 +242,7 @@ def test_the_page_of_the_row_states_formula_paper_and_what_to_watch(name):
 
 @every_row
 def test_the_ledger_of_a_default_run_agrees_with_the_usual_provenance(name):
-    case = next(case for case in CASES if case[0] == name and case[2] is None)
+    case = next(case for case in CASES if case.row == name and not case.modifier)
     stage, runtime = runtime_of(case, settings_of(steps=2))
     run_stage(stage, runtime)
     assert runtime.state.step == 2

@@ -1,7 +1,7 @@
 import torch.nn.functional as F
 
 
-def dpo(groups, nll=0.0, nll_per="pair", group_size=None):
+def dpo(groups, nll=0.0, nll_per="pair", **inputs):
     """Rafailov et al. eq. 7, with the likelihood term of iterative RPO (per pair) or over all chosen tokens."""
     pairs = [pair for group in groups for pair in group.pairs]
 
@@ -16,5 +16,5 @@ def dpo(groups, nll=0.0, nll_per="pair", group_size=None):
     return preference + nll * likelihood
 
 
-VARIANTS = {"dpo": [{}, {"nll": 1.0}, {"nll": 1.0, "nll_per": "token"}, {"group_size": 4}]}
+VARIANTS = {"dpo": [{}, {"nll": 1.0}, {"nll": 1.0, "nll_per": "token"}, {"group_size": 4, "data": None}]}
 SURROGATES = {"dpo": dpo}

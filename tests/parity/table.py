@@ -1,0 +1,95 @@
+"""What is compared with an independent implementation, row by row: python -m tests.parity.table writes docs/parity.md
+
+Each entry runs a row of the catalogue (a case of the contract suite: the row's own collector, credit and terms on a
+random Qwen3; learner, start, sampler and teacher all differ) and the peer on the same tokens, and compares the gradient
+of every parameter. `scale` is a factor between the two losses that is stated, not fitted. An entry with `differs` is a
+negative control: the two are known to differ, and the difference has to show.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from tests.methods.cases import Case, Ready, difference, gradient_of, ready_case
+from tests.parity import trl as peer
+
+PAGE = Path(__file__).parents[2] / "docs" / "parity.md"
+TOLERANCE = 1e-5  # of a parameter's gradient norm; float32, other attention, other padding
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    row: str
+    peer: str
+    run: Callable[[Ready], dict[str, Tensor]]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    modifier: tuple[str, Mapping] | None = None
+    scale: float = 1.0
+    differs: str = ""
+
+    @property
+    def name(self) -> str:
+        given = ", ".join(f"{k}={v}" for k, v in self.arguments.items())
+        added = f" + {self.modifier[0]}" if self.modifier else ""
+        return self.row + (f"({given})" if given else "") + added
+
+    def difference(self) -> float:
+        """Largest difference of a parameter's gradient, over its norm."""
+        (ready,) = ready_case(Case(self.row, self.arguments, self.modifier))
+        theirs = {name: self.scale * value for name, value in self.run(ready).items()}
+        return difference(theirs, gradient_of(ready))
+
+
+def trl(function, **options) -> Callable[[Ready], dict[str, Tensor]]:
+    return functools.partial(function, **options)
+
+
+ENTRIES = [
+    Entry("sft", "SFTTrainer", trl(peer.sft)),
+    Entry("dpo", "DPOTrainer sigmoid", trl(peer.dpo)),
+    Entry("dpo", "DPOTrainer sigmoid + sft", trl(peer.dpo, loss_type=["sigmoid", "sft"], loss_weights=[1.0, 0.5]),
+          {"nll": 0.5, "nll_per": "token"}),
+    Entry("dpo", "DPOTrainer sigmoid + sft", trl(peer.dpo, loss_type=["sigmoid", "sft"], loss_weights=[1.0, 0.5]),
+          {"nll": 0.5}, differs="TRL's likelihood term is a mean over chosen tokens, the paper's a mean per pair"),
+    Entry("grpo", "GRPOTrainer grpo", trl(peer.grpo, loss_type="grpo")),
+    Entry("grpo", "GRPOTrainer grpo, scale_rewards none", trl(peer.grpo, loss_type="grpo", scale_rewards="none"),
+          {"scale_rewards": False}),
+    Entry("grpo", "GRPOTrainer dapo", trl(peer.grpo, loss_type="dapo"),
+          differs="TRL's default divides by tokens; the paper, and offon, by each response's length first"),
+    Entry("distill", "GKDTrainer beta 0", trl(peer.gkd, beta=0.0), {"targets": "logits"}),
+    Entry("distill", "GKDTrainer beta 0, T 2", trl(peer.gkd, beta=0.0, temperature=2.0),
+          {"targets": "logits", "kd_temperature": 2.0}, scale=4.0),
+    Entry("on_policy_distill", "GKDTrainer beta 1", trl(peer.gkd, beta=1.0)),
+    Entry("on_policy_distill", "GKDTrainer beta 0.5", trl(peer.gkd, beta=0.5), {"kind": "jsd"}),
+]  # fmt: skip
+
+
+HEADER = """\
+# Parity with independent implementations
+
+`make parity` compares rows with TRL {version} and writes this page. A row runs as it does in a stage (its collector,
+credit and terms, packed) on a random Qwen3 of two layers; the learner, its start, its sampler and its teacher all
+differ. TRL runs its own trainer's loss on the same tokens (padded, transformers' own attention): float32 on a CPU, one
+process, one micro-batch. Compared are the gradients of all parameters; the number is the largest difference over the
+norm of its tensor, and has to be below {tolerance:g}. Where the two are known to differ, the difference has to show,
+and is named.
+"""
+
+
+def page(differences: Mapping[Entry, float]) -> str:
+    lines = ["| row | peer | largest difference | |", "|---|---|---|---|"]
+    for entry, found in differences.items():
+        scale = f"TRL's loss times {entry.scale:g}" if entry.scale != 1 else ""
+        remark = f"differs: {entry.differs}" if entry.differs else scale
+        lines.append(f"| {entry.name} | {entry.peer} | {found:.1e} | {remark} |")
+    return HEADER.format(version=peer.trl.__version__, tolerance=TOLERANCE) + "\n" + "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page({entry: entry.difference() for entry in ENTRIES}))
