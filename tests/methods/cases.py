@@ -188,7 +188,9 @@ def ready_case(case: Case) -> tuple[Ready, ...]:
 
 
 def coefficients(learner: Learner) -> dict[str, float]:
-    return {term.name: value_at(term.coef, 0, 10) or 1.0 for term in learner.terms}
+    return {
+        t.name: t.coef if isinstance(t.coef, int | float) else value_at(t.coef, 0, 10) or 1.0 for t in learner.terms
+    }
 
 
 def gradient(learner, groups, world, *, max_tokens=None, batch=None, parameters=None) -> dict[str, Tensor]:

@@ -1,5 +1,5 @@
 VARIANTS = {
     "sequence_kd": [{}, {"group_size": 3}],
-    "kd": [{}, {"alpha": 1.0, "kd_temperature": 2.0}],
+    "kd": [{}, {"data": None}, {"alpha": 1.0, "kd_temperature": 2.0}],
     "topk_kd": [{"top": 4}, {"top": 4, "rest": "renormalised"}, {"top": 4, "rest": "raw"}],
 }
