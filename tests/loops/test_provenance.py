@@ -7,12 +7,10 @@ import torch
 
 from offon.collect import Hint, Pipe, Rollouts, rollouts, verify
 from offon.collect.context import permuted
-from offon.errors import ConfigError
-from offon.loops.build import build_stage
 from offon.loops.handoff import provenance
 from offon.methods import registry
 from offon.parts import Fade
-from offon.types import Sampling, Verdict
+from offon.types import Verdict
 from tests.loops.test_resume import models, run  # noqa: F401  (models is a fixture)
 from tests.methods.test_contract import context
 from tests.support import ParityTask, prompt_group
@@ -86,7 +84,7 @@ def test_a_batch_without_a_gradient_moves_nothing_whatever_the_momentum(tmp_path
         calls.clear()
         directory = tmp_path / str(steps)
         runtime = run(directory, models, "grpo", {"group_size": 4}, {"steps": steps}, stops=[])
-        return runtime.state.skipped_steps, {name: p.detach() for name, p in runtime.parameters.items()}
+        return runtime.state.skipped_steps, {name: p.detach() for name, p in runtime.parameters["policy"].items()}
 
     monkeypatch.setattr(ParityTask, "verify", verify_then_fail)
     (skipped_2, after_2), (skipped_4, after_4) = weights(2), weights(4)
@@ -101,18 +99,6 @@ def test_partial_credit_is_no_success(tmp_path, models, monkeypatch):  # noqa: F
     assert (runtime.state.groups["all_fail"], runtime.state.groups["all_pass"]) == (4, 0)
     (line,) = runtime.node.metrics()
     assert line["frac_reward_zero_std"] == 1
-
-
-def test_a_row_of_two_learners_is_refused_until_the_runtime_holds_two(tmp_path):
-    (tmp_path / "mine.py").write_text(
-        "from offon.collect import demonstrations\n"
-        "from offon.parts import Learner, Stage, one, policy_gradient\n"
-        "def row(data):\n"
-        "    learners = (Learner(name, (policy_gradient(advantage=one),)) for name in ('policy', 'critic'))\n"
-        "    return Stage(demonstrations(data), tuple(learners))\n"
-    )
-    with pytest.raises(ConfigError, match="2 learners .policy, critic."):
-        build_stage(f"{tmp_path}/mine.py:row", {"data": []}, {}, [], Sampling())
 
 
 def test_the_data_order_is_a_fresh_permutation_of_every_pass():

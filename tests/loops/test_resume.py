@@ -64,7 +64,9 @@ def run(directory, models, method, arguments, changes, stops):
                 from offon.models.model import LoraSpec
 
                 lora = LoraSpec(r=settings.lora.r, alpha=settings.lora.alpha, seed=settings.seed)
-            holdings = Holdings(models["init"], {"teacher": models["teacher"]}, lora, checkpoint=found and found.path)
+            holdings = Holdings(
+                stage, models["init"], {"teacher": models["teacher"]}, lora, checkpoint=found and found.path
+            )
             runtime = Runtime(node, holdings, prompts, settings, interrupted=lambda: runtime.state.step == stop)  # noqa: B023
             if stop is None:
                 run_stage(stage, runtime)
@@ -82,7 +84,7 @@ def everything(runtime, directory):
         directory, "select id, fate, tokens, behavior_logp, signals from trajectories order by id"
     ).to_pylist()
     consumed = ledger.query(directory, "select id, step from consumption order by step, id").to_pylist()
-    return weights, runtime.optimizer.state_dict(), metrics, rows, consumed
+    return weights, runtime.optimizers["policy"].state_dict(), metrics, rows, consumed
 
 
 @pytest.mark.parametrize("method, arguments, changes", VARIANTS, ids=lambda v: str(v))
@@ -104,10 +106,10 @@ def test_a_step_lost_in_a_crash_is_consumed_once(tmp_path, models, monkeypatch):
     """Step 3 was recorded when the process died before its end; the checkpoint is of step 2, so step 3 is repeated."""
     finish, arguments = Runtime.finish_step, ("grpo", {"group_size": 4}, {"save_steps": 2}, [])
 
-    def dies(runtime, groups):
+    def dies(runtime):
         if runtime.state.step == 2:
             raise RuntimeError("power cut")
-        finish(runtime, groups)
+        finish(runtime)
 
     with monkeypatch.context() as patched, pytest.raises(RuntimeError, match="power cut"):
         patched.setattr(Runtime, "finish_step", dies)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from offon.collect.context import Context
-from offon.parts.models import ModelRef
+from offon.parts.models import ModelRef, Need
 from offon.types import Group
 
 
@@ -28,6 +28,7 @@ class Collector(ABC):
     provides: frozenset[str] = frozenset()
     removes: frozenset[str] = frozenset()
     reads: str = "demonstrations"  # of a source: the form of its data, a key of `offon.data.LOADERS`
+    needs: tuple[Need, ...] = ()  # what it has scored
 
     @property
     def parts(self) -> tuple[Collector, ...]:

@@ -1,6 +1,6 @@
 """Hidden states of growing sequences, one token per sequence and step: with a key-value store, or by recomputing.
 
-Both decoders number their sequences 0..B-1 without gaps and speak the same words:
+The decoders number their sequences 0..B-1 without gaps and speak the same words:
 
     prefill(prefixes) -> prompts        one per prefix
     bind(prompts) -> hidden [n, E]      appends n sequences; what predicts their first token
@@ -25,6 +25,7 @@ from torch import Tensor
 from offon.models.attention import Plan
 from offon.models.decode import GROWTH, DecodeState, Prompt, compaction
 from offon.models.layout import Layout
+from offon.models.mixture import Mixture
 from offon.models.model import Model
 from offon.types.trajectory import Tokens
 
@@ -111,6 +112,42 @@ class ReplayDecoder:
     def _last_hidden(self, sequences: Sequence[Sequence[int]]) -> Tensor:
         """[B, E]: the rows of a layout are those that predict a target, here one per sequence, whose id is not read."""
         return self.model.hidden(Layout.of([(sequence, (0,)) for sequence in sequences]))
+
+
+class JointDecoder:
+    """Decoding with several models at once: each has a decoder of its own, their hidden states lie side by side.
+
+    All are told the same, so their sequences have the same numbers. A prompt is the tuple of theirs.
+    """
+
+    def __init__(self, decoders: Sequence[CachedDecoder | ReplayDecoder]):
+        self.decoders = decoders
+
+    def prefill(self, prefixes: Sequence[Tokens]) -> list[tuple]:
+        return list(zip(*(decoder.prefill(prefixes) for decoder in self.decoders), strict=True))
+
+    def bind(self, prompts: Sequence[tuple]) -> Tensor:
+        own = zip(*prompts, strict=True)
+        return torch.cat([decoder.bind(part) for decoder, part in zip(self.decoders, own, strict=True)], dim=-1)
+
+    def step(self, token_B: Tensor) -> Tensor:
+        return torch.cat([decoder.step(token_B) for decoder in self.decoders], dim=-1)
+
+    def release(self, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return [decoder.release(slots) for decoder in self.decoders][0]
+
+    def room(self, prompt: tuple, longest: int) -> int:
+        return min(decoder.room(part, longest) for decoder, part in zip(self.decoders, prompt, strict=True))
+
+
+def decoder_of(
+    model: Model | Mixture, kv_bytes: int, step_tokens: int
+) -> CachedDecoder | ReplayDecoder | JointDecoder:
+    """The decoder for a model; the parts of a mixture share the memory."""
+    if isinstance(model, Mixture):
+        share = len(model.models)
+        return JointDecoder([decoder_of(part, kv_bytes // share, step_tokens // share) for part in model.models])
+    return CachedDecoder(model, kv_bytes) if model.packed else ReplayDecoder(model, step_tokens)
 
 
 def stack_hidden(prompts: Sequence[Prompt] | Sequence[Prefix]) -> Tensor:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from offon.engines.api import Completion, Progress, Request
-from offon.engines.decoders import CachedDecoder, Prefix, ReplayDecoder
+from offon.engines.decoders import Prefix, decoder_of
 from offon.engines.sampling import Columns, sample, uniforms
 from offon.errors import ConfigError, DataError, NumericsError
 from offon.models.decode import Prompt
@@ -32,7 +32,7 @@ LOGITS = 2**24  # logits that exist at a time, 64 MiB in float32
 
 @dataclass(frozen=True, kw_only=True)
 class NativeEngine:
-    """Samples on the model itself, wherever it lives.
+    """Samples on the model itself, wherever it lives; from a mixture of models with the mixture's own log-probs.
 
     max_slots       sequences decoded together. 1024 is where tokens per second level off for a model of 0.3M parameters
                     on one core; larger models level off earlier and meet kv_bytes first
@@ -61,7 +61,7 @@ class NativeEngine:
         """Nothing to do: the weights are the model's own."""
 
     def _generate(self, requests: Sequence[Request], model: Model, progress: Progress | None) -> list[Completion]:
-        decoder = CachedDecoder(model, self.kv_bytes) if model.packed else ReplayDecoder(model, self.prefill_tokens)
+        decoder = decoder_of(model, self.kv_bytes, self.prefill_tokens)
         queue = admissions(requests, decoder.prefill, self.prefill_tokens)
         first = next(queue)
         queue = chain([first], queue)
@@ -211,7 +211,7 @@ def check(requests: Sequence[Request], model: Model) -> None:
     """Refuse what cannot be generated before anything is computed."""
     for sampling in {request.sampling for request in requests}:
         _check_sampling(sampling)
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    limit = model.positions
     for index, request in enumerate(requests):
         if not request.prefix:
             raise DataError(

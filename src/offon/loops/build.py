@@ -34,9 +34,6 @@ def build_stage(
     stage = stage.replace(collect=stage.collect.given(sampling=sampling, tokenizer=tokenizer))
     if prompts_of(stage) == (None, None):
         raise ConfigError(f"method {method} needs data or a task to sample from", fix="add data: or task: to the node")
-    if len(stage.learners) != 1:  # the runtime holds one model and one optimizer, which a second learner would share
-        names = ", ".join(learner.name for learner in stage.learners)
-        raise ConfigError(f"method {method} has {len(stage.learners)} learners ({names})", why="one is supported")
     return stage.validate()
 
 

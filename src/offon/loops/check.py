@@ -13,6 +13,7 @@ from offon.loops import artefacts as art
 from offon.loops.holdings import is_adapter, plan, same_vocabulary
 from offon.loops.pipeline import Pipeline
 from offon.models.loading import load_tokenizer, positions
+from offon.parts.models import Artefact
 from offon.recipe import ResolvedRecipe, TrainNode
 from offon.types import Group
 
@@ -62,7 +63,7 @@ class Checker(Pipeline):
             stage, prompts = self.stage(node, tokenizer)
             if not prompts and not self.made_data(node):
                 raise DataError("there is nothing to draw from", where=node.name)
-            names = {ref.name for ref in (*stage.samplers, *(need.model for need in stage.needs)) if ref.name}
+            names = {ref.name for ref in stage.models if isinstance(ref, Artefact)}
             sizes = {"self": parameter_count(art.locate(root))}
             sources = {name: settings.teacher if name == "teacher" else name for name in names}
             for name, other in ((name, art.locate(r)) for name, s in sources.items() if (r := self.root(s))):

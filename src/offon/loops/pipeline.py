@@ -26,7 +26,7 @@ from offon.loops.probe import probe_key, run_probe
 from offon.loops.runtime import Runtime, sampling_of
 from offon.loops.stage import run_stage
 from offon.methods import registry
-from offon.models.loading import positions
+from offon.models.loading import load_tokenizer, positions
 from offon.models.model import LoraSpec, Model
 from offon.parts.stage import Stage
 from offon.recipe import MakeNode, ResolvedRecipe, TrainNode
@@ -207,19 +207,16 @@ class Pipeline:
         started = time.perf_counter()
         settings = node.settings
         found = directory.latest_checkpoint()
+        stage, prompts = self.stage(node, load_tokenizer(init.path))
         holdings = Holdings(
-            init.path,
-            self._models_of(node),
-            lora=lora_of(settings),
-            checkpoint=found.path if found else None,
+            stage, init.path, self._models_of(node), lora=lora_of(settings), checkpoint=found.path if found else None
         )
-        stage, prompts = self.stage(node, holdings.learner.tokenizer)
         run_time = Runtime(
             directory, holdings, prompts, settings, progress=self._stepped, interrupted=self.stop, engine=self.engine
         )
         run_stage(stage, run_time)
         with directory.final() as target:
-            holdings.learner.save(target)
+            holdings.save_learners(target)
         state = run_time.state.to_json()
         return {"seconds": time.perf_counter() - started, "counters": state, "group_size": _group_size(stage)}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -78,8 +78,9 @@ class Runtime:
         self.engine = engine or NativeEngine()
         self.state = State()
         self.buffer: list[Group] = []
-        self.parameters = holdings.learner.train_parameters()
-        self.optimizer = make_optimizer(self.parameters, settings.weight_decay)
+        self.stage = holdings.stage
+        self.parameters = {name: model.train_parameters() for name, model in holdings.learners.items()}
+        self.optimizers = {name: make_optimizer(p, settings.weight_decay) for name, p in self.parameters.items()}
         self._progress, self._interrupted = progress, interrupted
         self._metrics: dict[str, tuple[float, float]] = {}
         self._started = time.perf_counter()
@@ -111,35 +112,50 @@ class Runtime:
         members = (m.replace(id=f"{self.node.name}/{draw}/{i}") for i, m in enumerate(group.members))
         return group.replace(draw=draw, members=tuple(members))
 
-    def annotate(self, groups: list[Group], learner: Learner) -> list[Group]:
-        for need in learner.needs:
-            if need.when == "buffer":
-                groups = self.calls().score(groups, need)
-        return groups
-
     # --- buffer ------------------------------------------------------------------------------------------------
 
     @property
     def buffer_is_spent(self) -> bool:
         return not self.buffer or self.state.cursor >= self.updates.steps_per_buffer
 
+    @property
+    def buffer_is_fresh(self) -> bool:
+        """No step has been taken from it: each learner's scores and credit are still to come."""
+        return self.state.cursor == 0
+
     def fill(self, groups: list[Group]) -> None:
-        """Take a collected, scored, credited buffer and put all of it on record. Groups beyond those asked for are what
-        a refill set aside: they are on record only."""
+        """Take a collected buffer. Groups beyond those asked for are what a refill set aside: they are on record only."""
         self.buffer, self.state.cursor = groups[: self.updates.buffer], 0
+        self._aside = groups[self.updates.buffer :]
         self.state.buffer += 1
-        self.node.write_buffer(self.state.buffer, groups)
+        self._scored: set[str] = set()
         self._tally(groups)
 
-    def next_groups(self) -> list[Group]:
-        """The groups of the next step; every pass over the buffer after the first has an order of its own."""
+    def annotated(self, learner: Learner) -> list[Group]:
+        """The buffer with what the learner needs scored before its credit, under the names its parts use."""
+        for need in learner.needs:
+            kept = self.stage.named(need, learner)
+            if need.when == "buffer" and kept.column not in self._scored:
+                self.buffer = self.calls().score(self.buffer, kept)
+                self._scored.add(kept.column)
+        return swapped(self.buffer, self.stage.own_columns(learner))
+
+    def credited(self, learner: Learner, groups: list[Group]) -> None:
+        """Put the scored, credited buffer on record: all of it."""
+        self.buffer = swapped(groups, self.stage.own_columns(learner))
+        self.node.write_buffer(self.state.buffer, [*self.buffer, *self._aside])
+
+    def next_groups(self, learner: Learner | None = None) -> list[Group]:
+        """The groups of the next step, with the columns that the learner's parts read; every pass over the buffer after
+        the first has an order of its own."""
         per_step, size = self.updates.prompts_per_step, len(self.buffer)
         start = self.state.cursor * per_step
         first_pass = start < size
         order_seed = (self.settings.seed, self.state.buffer)
         positions = range(start, start + per_step)
         indices = positions if first_pass else [permuted(size, order_seed, p) for p in positions]
-        return [self.buffer[i] for i in indices]
+        groups = [self.buffer[i] for i in indices]
+        return swapped(groups, self.stage.own_columns(learner)) if learner else groups
 
     # --- update ------------------------------------------------------------------------------------------------
 
@@ -149,21 +165,25 @@ class Runtime:
         if batch.total_weight() == 0:
             state.skipped_steps += 1
             return
+        models, parameters = self.holdings.of(learner), self.parameters[learner.name]
         try:
-            self._count(accumulate(self.holdings, learner, batch, coefficients, settings.micro_batch_tokens))
+            metrics = accumulate(models, learner, batch, coefficients, settings.micro_batch_tokens)
             rate = learning_rate_at(
-                settings.learning_rate, state.step, self.steps,
+                learner.learning_rate or settings.learning_rate, state.step, self.steps,
                 warmup_steps=settings.warmup_steps, shape=settings.lr_scheduler_type,
             )  # fmt: skip
-            norm = apply(self.optimizer, self.parameters, rate, settings.max_grad_norm)
+            norm = apply(self.optimizers[learner.name], parameters, rate, settings.max_grad_norm)
         except NumericsError as error:
             path = self.node.path / f"failed-step-{state.step}.parquet"
             trajectories.write(path, self.next_groups(), node=self.node.name)
-            error.where = f"{self.node.name}, step {state.step}: {error.where}"
+            error.where = f"{self.node.name}, step {state.step}, {learner.name}: {error.where}"
             error.kept = f"the batch in {path.name}; the last checkpoint; nothing was updated"
             raise
+        self.holdings.average(learner)
         state.skipped_steps += norm == 0
-        self._count({"grad_norm": (norm, 1.0), "learning_rate": (rate, 1.0)})
+        area = "" if learner is self.stage.main else f"{learner.name}/"
+        metrics |= {"grad_norm": (norm, 1.0), "learning_rate": (rate, 1.0)}
+        self._count({area + name: value for name, value in metrics.items()})
         frozen = {(need.model, need.view) for need in learner.needs if need.when == "loss" and need.model != SELF}
         state.cost["tokens_scored"] += len(frozen) * batch.n_tokens
         self._trained(learner, [batch.trajectories[i] for i in batch.trained()])
@@ -188,11 +208,11 @@ class Runtime:
 
     # --- bookkeeping -------------------------------------------------------------------------------------------
 
-    def finish_step(self, groups: list[Group]) -> None:
+    def finish_step(self) -> None:
         state = self.state
+        self._count(_group_metrics(self.next_groups()))
         state.step += 1
         state.cursor += 1
-        self._count(_group_metrics(groups))
         metrics = {name: total / count if count else total for name, (total, count) in self._metrics.items()}
         for name in ("sync/gap_nats", "off_policy/sampler_gap_nats"):
             if name in self._metrics:
@@ -243,8 +263,9 @@ class Runtime:
         state = self.state
         with self.node.checkpoint(state.step, keep=self.settings.save_total_limit) as directory:
             directory = Path(directory)
-            self.holdings.learner.save(directory)
-            tensors.save(self.optimizer.state_dict(), directory / "optimizer", finite=True)
+            self.holdings.save(directory)
+            for name, optimizer in self.optimizers.items():
+                tensors.save(optimizer.state_dict(), self.holdings.place(directory, name) / "optimizer", finite=True)
             trajectories.write(directory / "buffer.parquet", self.buffer, node=self.node.name)
             tensors.save(state.to_json(), directory / "state")
 
@@ -256,7 +277,8 @@ class Runtime:
             return self.state
         self.state = State.from_json(tensors.load(found.path / "state"))
         self.buffer = trajectories.read(found.path / "buffer.parquet")
-        self.optimizer.load_state_dict(tensors.load(found.path / "optimizer"))
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(tensors.load(self.holdings.place(found.path, name) / "optimizer"))
         self.node.rewind(self.state.step, self.state.buffer)
         return self.state
 
@@ -269,6 +291,18 @@ def sampling_of(settings: Any) -> Sampling:
     """The sampler that a node's or a probe's keys describe."""
     names = {field.name for field in dataclasses.fields(settings)} & {f.name for f in dataclasses.fields(Sampling)}
     return Sampling(**{name: getattr(settings, name) for name in names})
+
+
+def swapped(groups: Sequence[Group], names: Mapping[str, str]) -> list[Group]:
+    """The groups with some token signals' names exchanged, both ways: done twice, nothing has changed."""
+    if not names:
+        return list(groups)
+    other = {**names, **{kept: own for own, kept in names.items()}}
+
+    def exchanged(member: Trajectory) -> Trajectory:
+        return member.replace(token_signals={other.get(name, name): c for name, c in member.token_signals.items()})
+
+    return [group.map(exchanged) for group in groups]
 
 
 def _group_metrics(groups: Sequence[Group]) -> dict[str, tuple[float, float]]:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from offon.maths.vocabulary import entropy, logp_at, token_logp
-from offon.models.layout import Layout
+from offon.models.layout import Layout, Place
+from offon.models.mixture import Routed
 from offon.parts.models import SELF, ModelRef, Need
 from offon.types import Group, Trajectory
 from offon.types.batch import Batch
@@ -56,34 +57,18 @@ def score(
 
     Log-probs are those at the temperature each trajectory was sampled at, under every model.
     """
-    wanted: dict[tuple[ModelRef, str], list[Need]] = defaultdict(list)
+    wanted: dict[tuple[ModelRef, str, Place], list[Need]] = defaultdict(list)
     for need in needs:
         if need.when == when and need.what != "parameters":
-            wanted[need.model, need.view].append(need)
+            wanted[need.model, need.view, _place(need)].append(need)
     scores: dict[Need, Tensor | Distribution] = {}
-    for (ref, view), group in wanted.items():
+    for (ref, view, place), group in wanted.items():
         model = models(ref)
-        layout = layout_of(batch.trajectories, view)
         with nullcontext() if ref == SELF else torch.no_grad():
-            hidden = model.hidden(layout)
+            hidden, layout = read(model, batch, view, place)
             for need in group:
-                scores[need] = _read(model, hidden, layout, batch, need)
+                scores[need] = _measure(need, model, hidden, layout, batch)
     return scores
-
-
-def _read(model, hidden: Tensor, layout: Layout, batch: Batch, need: Need) -> Tensor | Distribution:
-    temperature = batch.temperature[batch.sequence].to(hidden.device)
-    match need.what:
-        case "logp":
-            return _logp(model, hidden, layout, temperature)
-        case "distribution":
-            return Distribution(model, hidden)
-        case "entropy":
-            return model.over_vocabulary(hidden.detach(), entropy, temperature=temperature).detach()
-        case "logp_at":
-            ids = batch.columns[need.at].to(hidden.device)
-            return model.over_vocabulary(hidden, logp_at, ids, temperature=temperature)
-    raise ValueError(f"nothing scores {need.what}")
 
 
 @torch.no_grad()
@@ -99,28 +84,58 @@ def prepare(models: Callable[[ModelRef], Any], terms: Sequence[Any], batch: Batc
     return batch
 
 
-def layout_of(trajectories: Sequence[Trajectory], view: str) -> Layout:
-    return Layout.of([(t.prefix(view), t.tokens.tolist()) for t in trajectories])
+def read(model: Any, batch: Batch, view: str, place: Place) -> tuple[Tensor, Layout]:
+    """Hidden states [M, D] of a batch under a model, and the layout they were computed in. Where the model depends on
+    the item, each runs on its own trajectories."""
+    layout = layout_of(batch.trajectories, view, place)
+    if not isinstance(model, Routed):
+        return model.hidden(layout), layout
+    number_B = torch.tensor([model.number(item) for item in batch.items])
+    states = {}
+    for number in number_B.unique().tolist():
+        own = [t for t, mine in zip(batch.trajectories, (number_B == number).tolist(), strict=True) if mine]
+        states[number] = model.parts[number].hidden(layout_of(own, view, place))
+    return model.side_by_side(number_B[layout.sequence], states), layout
 
 
-def _logp(model, hidden: Tensor, layout: Layout, temperature_M: Tensor) -> Tensor:
-    device = hidden.device
-    return model.over_vocabulary(hidden, token_logp, layout.targets.to(device), temperature=temperature_M.to(device))
+def layout_of(trajectories: Sequence[Trajectory], view: str, place: Place = "before") -> Layout:
+    return Layout.of([(t.prefix(view), t.tokens.tolist()) for t in trajectories], place=place)
+
+
+def _place(need: Need) -> Place:
+    """A score is read at the token it judges; everything else where that token is still to come."""
+    return "at" if need.what == "score" else "before"
+
+
+def _measure(need: Need, model: Any, hidden: Tensor, layout: Layout, batch: Batch) -> Tensor | Distribution:
+    temperature = batch.temperature[batch.sequence].to(hidden.device)
+    match need.what:
+        case "logp":
+            return model.over_vocabulary(hidden, token_logp, layout.targets.to(hidden.device), temperature=temperature)
+        case "distribution":
+            return Distribution(model, hidden)
+        case "entropy":
+            return model.over_vocabulary(hidden.detach(), entropy, temperature=temperature).detach()
+        case "logp_at":
+            ids = batch.columns[need.at].to(hidden.device)
+            return model.over_vocabulary(hidden, logp_at, ids, temperature=temperature)
+        case "value" | "score":
+            return model.numbers(hidden)
+    raise ValueError(f"nothing scores {need.what}")
 
 
 @torch.no_grad()
 def score_buffer(model: Any, groups: Sequence[Group], need: Need, max_tokens: int) -> list[Group]:
-    """Log-probs of every member under a model and view, without gradient, as the token signal `need.column`."""
-    if need.what != "logp":
-        raise ValueError(f"only log-probs are kept with a buffer, not {need.what}")
+    """One number per token of every member under a model and view, without gradient: the token signal need.column."""
+    if need.what == "distribution":
+        raise ValueError("distributions are not kept with a buffer")
     batch = Batch.of(groups)
     if not batch.n_sequences:
         return list(groups)
     scored: list[Trajectory] = []
     for part in batch.split(max_tokens):
-        layout = layout_of(part.trajectories, need.view)
-        logp = _logp(model, model.hidden(layout), layout, part.temperature[part.sequence]).float().cpu()
-        pieces = logp.split(layout.lengths)
+        hidden, layout = read(model, part, need.view, _place(need))
+        pieces = _measure(need, model, hidden, layout, part).float().cpu().split(layout.lengths)
         scored += [
             t.with_token_signals(**{need.column: piece.numpy()})
             for t, piece in zip(part.trajectories, pieces, strict=True)

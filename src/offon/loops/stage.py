@@ -14,24 +14,23 @@ from offon.types.batch import Batch
 def run_stage(stage: Stage, runtime: Runtime) -> None:
     """Repeat until the stage's optimizer steps are done:
 
-    collect a buffer     sources and signals; may call models
-    annotate             scores without gradient, kept as token signals
-    credit               signals become advantages; pure
+    collect a buffer         sources and signals; may call models
     for each step of the buffer, for each learner in order:
-        weigh            every term's weight column, on the whole step batch
-        update           score with gradient, sum the terms over micro-batches, one optimizer step
+        on the first step
+            annotate         scores without gradient, kept as token signals
+            credit           signals become advantages; pure
+        weigh                every term's weight column, on the whole step batch
+        update               score with gradient, sum the terms over micro-batches, one optimizer step
     """
     state = runtime.restore()
     while state.step < runtime.steps:
         if runtime.buffer_is_spent:
-            groups = stage.collect(runtime.context(), runtime.draw())
-            for learner in stage.learners:
-                groups = assign_credit(learner, runtime.annotate(groups, learner))
-            runtime.fill(groups)
-        groups = runtime.next_groups()
+            runtime.fill(stage.collect(runtime.context(), runtime.draw()))
         for learner in stage.learners:
-            runtime.update(learner, weigh(Batch.of(groups), learner.terms))
-        runtime.finish_step(groups)
+            if runtime.buffer_is_fresh:
+                runtime.credited(learner, assign_credit(learner, runtime.annotated(learner)))
+            runtime.update(learner, weigh(Batch.of(runtime.next_groups(learner)), learner.terms))
+        runtime.finish_step()
         if runtime.interrupted:
             runtime.checkpoint()
             raise Interrupted(

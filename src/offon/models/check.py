@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from offon.errors import OffonError
 from offon.maths.vocabulary import token_logp
 from offon.models.attention import NAME
-from offon.models.forward import run_flat
-from offon.models.head import Head
+from offon.models.forward import hidden_of, run_flat
+from offon.models.head import Head, Numbers
 from offon.models.layout import Layout
 
 # Log-probs of small models agree to 1e-6 nats in float32, of models with logits near 30 to 1e-5; a dropped window,
@@ -41,7 +41,7 @@ def probe(vocabulary: int, longest: int) -> Probe:
     return sequences
 
 
-def why_not_packed(core: nn.Module, head: Head) -> str:
+def why_not_packed(core: nn.Module, head: Head | Numbers) -> str:
     """Switch `core` to the packed attention and test it. "" if it may stay, else the reason in words.
 
     On failure the model has its former attention back.
@@ -64,7 +64,7 @@ def switch(core: nn.Module, implementation: str) -> str:
     return ""
 
 
-def _disagreement(core: nn.Module, head: Head) -> str:
+def _disagreement(core: nn.Module, head: Head | Numbers) -> str:
     vocabulary = min(head.vocabulary, core.get_input_embeddings().weight.shape[0])
     longest = getattr(core.config.get_text_config(), "max_position_embeddings", None) or 64
     sequences = probe(vocabulary, longest)
@@ -77,7 +77,7 @@ def _disagreement(core: nn.Module, head: Head) -> str:
             ours = {name: _packed_logp(core, head, layout) for name, layout in (("packed", packed), ("tree", tree))}
     except Exception as error:  # whatever a foreign architecture raises is the answer to the question asked
         return f"its forward refuses packed sequences ({_short(error)})"
-    plain, noise = _plain_logp(core, sequences)
+    plain, noise = _plain_logp(core, head, sequences)
     allowed = max(TOLERANCE, NOISE_FACTOR * noise)
     for name, logp in ours.items():
         gap = float((logp - plain).abs().max())
@@ -86,15 +86,22 @@ def _disagreement(core: nn.Module, head: Head) -> str:
     return ""
 
 
-def _packed_logp(core: nn.Module, head: Head, layout: Layout) -> Tensor:
+def _packed_logp(core: nn.Module, head: Head | Numbers, layout: Layout) -> Tensor:
     device = next(core.parameters()).device
     body = core.get_submodule(head.body)
     hidden = run_flat(body, layout.ids.to(device), layout.positions.to(device), layout.plan)
-    return token_logp(head.logits(core, hidden[layout.rows.to(device)]), layout.targets.to(device))
+    return _read(core, head, hidden[layout.rows.to(device)], layout.targets.to(device))
+
+
+def _read(core: nn.Module, head: Head | Numbers, hidden: Tensor, targets: Tensor) -> Tensor:
+    """Log-probs; of a model without logits, hidden states along one direction (its own head may still be 0)."""
+    if isinstance(head, Head):
+        return token_logp(head.logits(core, hidden), targets)
+    return hidden.float() @ torch.linspace(-1, 1, hidden.shape[-1], device=hidden.device) / hidden.shape[-1] ** 0.5
 
 
 @torch.no_grad()
-def _plain_logp(core: nn.Module, sequences: Probe) -> tuple[Tensor, float]:
+def _plain_logp(core: nn.Module, head: Head | Numbers, sequences: Probe) -> tuple[Tensor, float]:
     """Log-probs by the model's own forward on each sequence alone, and the rounding noise of that forward in nats."""
     device = next(core.parameters()).device
     packed = core.config._attn_implementation
@@ -104,8 +111,12 @@ def _plain_logp(core: nn.Module, sequences: Probe) -> tuple[Tensor, float]:
         logps = []
         for prefix, response in sequences:
             ids = torch.tensor([prefix + response], device=device)
-            logits = core(input_ids=ids, use_cache=False).logits[0, len(prefix) - 1 : -1].float()
-            logps.append(token_logp(logits, ids[0, len(prefix) :]))
+            if isinstance(head, Head):
+                logits = core(input_ids=ids, use_cache=False).logits[0, len(prefix) - 1 : -1].float()
+                logps.append(token_logp(logits, ids[0, len(prefix) :]))
+            else:
+                hidden = hidden_of(core.get_submodule(head.body)(input_ids=ids, use_cache=False))
+                logps.append(_read(core, head, hidden[0, len(prefix) - 1 : -1], ids[0, len(prefix) :]))
         return torch.cat(logps)
 
     try:
@@ -140,7 +151,7 @@ def _rounded_again(core: nn.Module) -> Iterator[None]:
             handle.remove()
 
 
-def _leak(core: nn.Module, head: Head, layout: Layout) -> str:
+def _leak(core: nn.Module, head: Head | Numbers, layout: Layout) -> str:
     """Gradients of the last row of a sequence with respect to all embeddings: zero at every row it must not see."""
     embedded: list[Tensor] = []
 

@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from offon.errors import ModelError, NumericsError
 from offon.models.forward import hidden_of
+from offon.models.loading import number_layer
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +50,26 @@ class Head:
         z = lm_head((hidden if self.pre == 1 else hidden * self.pre).to(lm_head.weight.dtype))
         z = z.to(torch.promote_types(z.dtype, torch.float32))
         return _shape(z, self.scale, self.softcap)
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A head that gives one number per hidden state: number = linear(hidden), [M, D] -> [M].
+
+    body, linear: modules of a transformers classifier with one label, by name. vocabulary: token ids it reads.
+    """
+
+    body: str
+    linear: str
+    vocabulary: int
+
+    @staticmethod
+    def of(core: nn.Module) -> Numbers:
+        return Numbers(core.base_model_prefix, number_layer(core), core.config.get_text_config().vocab_size)
+
+    def numbers(self, core: nn.Module, hidden: Tensor) -> Tensor:
+        number = core.get_submodule(self.linear)(hidden)[:, 0]
+        return number.to(torch.promote_types(number.dtype, torch.float32))
 
 
 def _shape(z: Tensor, scale: float, softcap: float | None) -> Tensor:

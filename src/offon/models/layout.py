@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,12 +15,16 @@ from torch import Tensor
 
 from offon.models.attention import Plan
 
+Place = Literal["before", "at"]  # where a target is read: in the row that predicts it, or in its own
+
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Where every token of a batch lies, and which row's hidden state predicts which target.
+    """Where every token of a batch lies, and in which row's hidden state each target is read: "before" it, in the row
+    that predicts it (log-probs, values), or "at" its own (scores of what was written).
 
-    The last token of a response predicts nothing and has no row. With prefix [1, 4] and responses [5, 6, 2], [5, 2]:
+    The last token of a response predicts nothing, and has a row only where targets are read at their own.
+    With prefix [1, 4] and responses [5, 6, 2], [5, 2], read before:
 
         row        0  1 | 2  3 | 4              segments (0, 2, -1), (2, 2, 0), (4, 1, 0)
         ids        1  4 | 5  6 | 5
@@ -43,7 +48,9 @@ class Layout:
     plan: Plan
 
     @staticmethod
-    def of(sequences: Sequence[tuple[Sequence[int], Sequence[int]]], *, share: bool = True) -> Layout:
+    def of(
+        sequences: Sequence[tuple[Sequence[int], Sequence[int]]], *, share: bool = True, place: Place = "before"
+    ) -> Layout:
         """Lay out (prefix, response) pairs. share=False gives every sequence its own copy of its prefix."""
         empty = [index for index, (prefix, _) in enumerate(sequences) if not len(prefix)]
         if empty or not sequences:
@@ -68,15 +75,15 @@ class Layout:
             parents.append(parent)
             return len(parents) - 1
 
+        fed = [response if place == "at" else response[:-1] for _, response in sequences]
         for members in families:
-            prefix, response = sequences[members[0]]
+            prefix = sequences[members[0]][0]
             if len(members) == 1:
-                leaf[members] = root[members] = segment(prefix, response[:-1], parent=-1)
+                leaf[members] = root[members] = segment(prefix, fed[members[0]], parent=-1)
                 continue
             root[members] = top = segment(prefix, parent=-1)
             for member in members:
-                response = sequences[member][1]
-                leaf[member] = segment(response[:-1], parent=top) if len(response) > 1 else top
+                leaf[member] = segment(fed[member], parent=top) if len(fed[member]) else top
 
         length = np.array(piece_lengths)
         start = length.cumsum() - length
@@ -88,7 +95,8 @@ class Layout:
         step = np.arange(len(sequence)) - np.repeat(lengths.cumsum() - lengths, lengths)
         before = start[root] + prefix_length
         own = np.where(leaf == root, before, start[leaf])
-        rows = np.where(step == 0, before[sequence] - 1, own[sequence] + step - 1)
+        at = own[sequence] + step
+        rows = at if place == "at" else np.where(step == 0, before[sequence] - 1, at - 1)
         responses = [np.asarray(response, dtype=np.int64) for _, response in sequences]
         return Layout(
             ids=torch.from_numpy(np.concatenate(pieces)),

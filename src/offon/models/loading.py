@@ -14,7 +14,14 @@ import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+)
 
 from offon.errors import ModelError
 from offon.hub import look_for_the_hub
@@ -35,15 +42,23 @@ class LoraSpec:
     seed: int = 0
 
 
-def load_model(path: str | Path, *, dtype: torch.dtype, lora: LoraSpec | None) -> tuple[nn.Module, bool]:
+HEADS = {"score": AutoModelForSequenceClassification, "value": AutoModelForTokenClassification}
+TASKS = {None: "CAUSAL_LM", "score": "SEQ_CLS", "value": "TOKEN_CLS"}  # PEFT's words
+
+
+def load_model(
+    path: str | Path, *, dtype: torch.dtype, lora: LoraSpec | None, head: str | None = None
+) -> tuple[nn.Module, bool]:
     """(transformers or PEFT model in `dtype`, whether its adapter is new).
 
-    A directory with an adapter continues that adapter; `lora` then has to agree with it.
+    A directory with an adapter continues that adapter; `lora` then has to agree with it. head: load the body with one
+    number per token in place of the language model's head (see HEADS), as a directory of such a class is loaded anyway.
     """
     source = locate(path)
     if not _is_adapter(source):
-        model = _load_causal_lm(source, dtype)
-        return (model, False) if lora is None else (add_lora(model, lora), True)
+        head = head or _head_of(source)
+        model = _load_core(source, dtype, head)
+        return (model, False) if lora is None else (add_lora(model, lora, head), True)
     settings = _read_json(Path(source) / "adapter_config.json")
     saved = {"r": settings.get("r"), "alpha": settings.get("lora_alpha")}
     if settings.get("peft_type") != "LORA":
@@ -57,9 +72,19 @@ def load_model(path: str | Path, *, dtype: torch.dtype, lora: LoraSpec | None) -
             why="a stage that starts from an adapter continues it",
             fix=f"lora: {{r: {saved['r']}, alpha: {saved['alpha']}}}, or start from a merged model",
         )
-    base = _load_causal_lm(_base_of_adapter(source, settings), dtype)
+    saved_head = next((head for head, task in TASKS.items() if task == settings.get("task_type")), None)
+    base = _load_core(_base_of_adapter(source, settings), dtype, head or saved_head)
     silence(base)
     return PeftModel.from_pretrained(base, source, is_trainable=True), False
+
+
+def _head_of(source: str) -> str | None:
+    """The head that a directory's model class has: a reward model is loaded as one without being told."""
+    names = _load_config(source).architectures or [""]
+    return next((head for head, auto in HEADS.items() if names[0].endswith(_CLASS_ENDS[head])), None)
+
+
+_CLASS_ENDS = {"score": "ForSequenceClassification", "value": "ForTokenClassification"}
 
 
 def positions(path: str | Path) -> int | None:
@@ -70,11 +95,19 @@ def positions(path: str | Path) -> int | None:
     return getattr(_load_config(source).get_text_config(), "max_position_embeddings", None)
 
 
-def add_lora(model: nn.Module, lora: LoraSpec) -> PeftModel:
-    """The model with fresh adapters; everything else is frozen. At the start it computes what the model computed."""
+def add_lora(model: nn.Module, lora: LoraSpec, head: str | None = None) -> PeftModel:
+    """The model with fresh adapters; everything else is frozen, but for a head of numbers, which is trained as it is.
+    At the start it computes what the model computed."""
     targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
+    whole = [number_layer(model)] if head else None
     config = LoraConfig(
-        r=lora.r, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=targets, task_type="CAUSAL_LM"
+        exclude_modules=whole,
+        modules_to_save=whole,
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=0.0,
+        target_modules=targets,
+        task_type=TASKS[head],
     )
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
@@ -162,13 +195,21 @@ def _base_of_adapter(source: str, settings: dict) -> str:
         ) from error
 
 
-def _load_causal_lm(source: str, dtype: torch.dtype) -> nn.Module:
+def _load_core(source: str, dtype: torch.dtype, head: str | None) -> nn.Module:
+    """A causal LM; or its body under a classifier of one label, whose weights are 0 where the checkpoint has none: then
+    every number is 0, and the first step moves the head alone."""
     config = _load_config(source)
     silence_config(config)
+    if head:
+        labels = config.num_labels if _head_of(source) else 1
+        if labels != 1:
+            raise ModelError(f"the model has {labels} labels", where=source, why="a reward is one number")
+        config.num_labels = 1
     options = dict(dtype=dtype, trust_remote_code=False, use_safetensors=True, output_loading_info=True)
     try:
         with quiet():
-            model, report = AutoModelForCausalLM.from_pretrained(source, config=config, **options)
+            auto = HEADS[head] if head else AutoModelForCausalLM
+            model, report = auto.from_pretrained(source, config=config, **options)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(
             "the weights could not be loaded",
@@ -176,7 +217,14 @@ def _load_causal_lm(source: str, dtype: torch.dtype) -> nn.Module:
             why=_first_line(error),
             fix="a causal LM as written by save_pretrained: config.json beside *.safetensors",
         ) from error
-    if missing := sorted(report["missing_keys"]):
+    missing = sorted(report["missing_keys"])
+    if head:
+        linear = number_layer(model)
+        for name, parameter in model.get_submodule(linear).named_parameters():
+            if f"{linear}.{name}" in missing:
+                nn.init.zeros_(parameter)
+                missing.remove(f"{linear}.{name}")
+    if missing:
         raise ModelError(
             f"{len(missing)} weights are not in the checkpoint, {missing[0]} among them",
             where=source,
@@ -184,6 +232,14 @@ def _load_causal_lm(source: str, dtype: torch.dtype) -> nn.Module:
             fix="the checkpoint of a causal LM, of the class that config.json names",
         )
     return model
+
+
+def number_layer(core: nn.Module) -> str:
+    """The name of the layer with which a classifier of one label reads hidden states."""
+    for name, child in core.named_children():
+        if getattr(child, "out_features", None) == 1:
+            return name
+    raise ModelError(f"{type(core).__name__} has no linear layer with one output", why="its numbers are read off that")
 
 
 @contextmanager

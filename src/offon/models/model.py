@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from peft import PeftModel
@@ -25,14 +25,14 @@ from offon.models import head as heads
 from offon.models.attention import NAME, Decoding, Plan
 from offon.models.check import switch, why_not_packed
 from offon.models.forward import run_flat, run_padded
-from offon.models.head import Head, find_head
+from offon.models.head import Head, Numbers, find_head
 from offon.models.layout import Layout
 from offon.models.loading import LoraSpec, add_lora, load_model, load_tokenizer, quiet, silence
 
 
 @dataclass(eq=False)
 class Model:
-    """hf: the transformers model, or PEFT's wrapping of one. head: how hidden states become logits.
+    """hf: the transformers model, or PEFT's wrapping of one. head: how hidden states become logits, or numbers.
 
     why: "" if sequences are packed, else the reason, in words, for which they are padded.
     adapter_is_new: the adapter was created here, so that switching it off gives the model it started from.
@@ -40,7 +40,7 @@ class Model:
 
     hf: nn.Module
     tokenizer: PreTrainedTokenizerBase | None
-    head: Head
+    head: Head | Numbers
     why: str = ""
     adapter_is_new: bool = False
 
@@ -53,9 +53,14 @@ class Model:
         lora: LoraSpec | None = None,
         check: bool = True,
         checkpointing: bool = False,
+        head: Literal["value", "score"] | None = None,
     ) -> Model:
-        """A local Hugging Face directory (a model or a LoRA adapter) or a hub id. See `wrap` for the options."""
-        hf, adapter_is_new = load_model(path, dtype=dtype, lora=lora)
+        """A local Hugging Face directory (a model or a LoRA adapter) or a hub id. See `wrap` for the options.
+
+        head: "value" or "score" reads one number per token off the body. A directory of a classifier with one label (a
+        reward model) is that without being told.
+        """
+        hf, adapter_is_new = load_model(path, dtype=dtype, lora=lora, head=head)
         tokenizer = load_tokenizer(path)
         model = Model.wrap(hf, tokenizer, device=device, check=check, checkpointing=checkpointing)
         model.adapter_is_new = adapter_is_new
@@ -86,7 +91,11 @@ class Model:
         if checkpointing:
             # Reentrant checkpointing gives wrong gradients where layers share keys and values.
             core.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        model = Model(hf, tokenizer, find_head(core), adapter_is_new=lora is not None)
+        classifies = core.get_output_embeddings() is None
+        head = Numbers.of(core) if classifies else find_head(core)
+        if classifies and core.config.pad_token_id is None and tokenizer is not None:
+            core.config.pad_token_id = tokenizer.pad_token_id  # by which transformers' forward finds the last token
+        model = Model(hf, tokenizer, head, adapter_is_new=lora is not None)
         model.why = why_not_packed(core, model.head) if check else switch(core, NAME)
         if not model.packed:
             warnings.warn(f"{type(core).__name__} takes the slower padded path: {model.why}", stacklevel=2)
@@ -112,6 +121,16 @@ class Model:
     @property
     def config(self) -> PreTrainedConfig:
         return self.core.config
+
+    @property
+    def width(self) -> int:
+        """D, of the hidden states."""
+        return self.config.get_text_config().hidden_size
+
+    @property
+    def positions(self) -> int | None:
+        """The longest sequence the model is made to read; None if its configuration names no limit."""
+        return getattr(self.config.get_text_config(), "max_position_embeddings", None)
 
     @property
     def vocabulary(self) -> int:
@@ -169,11 +188,22 @@ class Model:
 
     def next_logits(self, hidden: Tensor) -> Tensor:
         """Logits [M, V] of hidden states [M, D], float32 or wider."""
+        if isinstance(self.head, Numbers):
+            raise ModelError(f"{type(self.core).__name__} gives numbers", why="log-probs need a language model's head")
         return self.head.logits(self.core, hidden)
 
     def weights(self) -> dict[str, nn.Parameter]:
         """Every parameter by name."""
         return dict(self.hf.named_parameters())
+
+    def numbers(self, hidden: Tensor) -> Tensor:
+        """What a value or score head says of hidden states: [M, D] -> [M], float32 or wider."""
+        if not isinstance(self.head, Numbers):
+            raise ModelError(
+                f"{type(self.core).__name__} has no head for numbers",
+                fix="a reward model, or a learner with head: value or score",
+            )
+        return self.head.numbers(self.core, hidden)
 
     def train_parameters(self) -> dict[str, nn.Parameter]:
         return {name: parameter for name, parameter in self.hf.named_parameters() if parameter.requires_grad}

@@ -2,7 +2,7 @@
 
 from offon.parts.credit import group_mean_std, per_remaining, teacher_logratio
 from offon.parts.divergence import Divergence, Jsd, Skew, TopK, jsd
-from offon.parts.models import SELF, SELF_START, Artefact, ModelRef, Need
+from offon.parts.models import SELF, SELF_START, Artefact, Ema, Live, Mix, ModelRef, Need, Route, Start
 from offon.parts.schedules import Fade
 from offon.parts.stage import Learner, Stage, Updates, policy
 from offon.parts.terms import (
@@ -55,11 +55,12 @@ from offon.parts.terms import (
 contrast, divergence, policy_gradient = Contrast, Divergence, PolicyGradient
 
 __all__ = [
-    "P", "SELF", "SELF_START", "AbsoluteLogRatio", "Artefact", "CapWeight", "Clip", "ClipCovariance", "EntropyWeight",
-    "Exponential", "Fade", "Head", "HighEntropy", "Hinge", "ImportanceWeight", "Jsd", "Kl", "LabelCrossEntropy",
-    "Learner", "Likelier", "LogProb", "LogRatio", "Logistic", "Mask", "ModelRef", "Need", "Odds", "ParameterPenalty",
-    "PowerOfP", "Ratio", "Reduce", "Robust", "Savage", "Shaped", "ShapedRatio", "Skew", "SoftGate", "Square",
-    "SquaredError", "Stage", "TopCovariance", "TopK", "Truncate", "TruncatedSquare", "Uncertainty", "Updates",
-    "behavior", "constant", "contrast", "credit", "divergence", "group_mean_std", "jsd", "one", "per_remaining",
-    "per_sequence", "per_sequence_sum", "per_token", "policy", "policy_gradient", "proximal", "teacher_logratio",
+    "P", "SELF", "SELF_START", "AbsoluteLogRatio", "Artefact", "CapWeight", "Clip", "ClipCovariance", "Ema",
+    "EntropyWeight", "Exponential", "Fade", "Head", "HighEntropy", "Hinge", "ImportanceWeight", "Jsd", "Kl",
+    "LabelCrossEntropy", "Learner", "Likelier", "Live", "LogProb", "LogRatio", "Logistic", "Mask", "Mix", "ModelRef",
+    "Need", "Odds", "ParameterPenalty", "PowerOfP", "Ratio", "Reduce", "Robust", "Route", "Savage", "Shaped",
+    "ShapedRatio", "Skew", "SoftGate", "Square", "SquaredError", "Stage", "Start", "TopCovariance", "TopK", "Truncate",
+    "TruncatedSquare", "Uncertainty", "Updates", "behavior", "constant", "contrast", "credit", "divergence",
+    "group_mean_std", "jsd", "one", "per_remaining", "per_sequence", "per_sequence_sum", "per_token", "policy",
+    "policy_gradient", "proximal", "teacher_logratio",
 ]  # fmt: skip

@@ -6,21 +6,32 @@ import dataclasses
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from offon.errors import ConfigError
 from offon.parts.credit.base import Credit
-from offon.parts.models import ModelRef, Need
+from offon.parts.models import SELF, SELF_START, Artefact, Ema, Live, ModelRef, Need, Start
 from offon.parts.terms import Term
 
 
 @dataclass(frozen=True)
 class Learner:
-    """Parameters that move: the terms they minimise, and the credit that writes their advantage column."""
+    """Parameters that move: the terms they minimise, and the credit that writes their advantage column.
+
+    SELF in its parts is this learner; another one is Live(name), as it was when the stage began Start(name).
+
+    init            what it starts from: the node's model unless written, or an artefact (a reward model)
+    head            None: a language model; "value", "score": the body with one number per token in its place (what
+                    that is read as: see Need)
+    learning_rate   the node's unless written
+    """
 
     name: str
     terms: tuple[Term, ...]
     credit: Credit | None = None
+    init: Start | Artefact = SELF_START
+    head: Literal["value", "score"] | None = None
+    learning_rate: float | None = None
 
     def __post_init__(self):
         """Give terms of the same name their position, so that each has a weight column of its own."""
@@ -89,7 +100,12 @@ class Updates:
 
 @dataclass(frozen=True)
 class Stage:
-    """collect >> learners. `recommends` are the row's values for the fields common to all stages (its paper's)."""
+    """collect >> learners. `recommends` are the row's values for the fields common to all stages (its paper's).
+
+    The order of the learners is their order in time: at every step each of them is annotated, credited (once per
+    buffer, when it is first its turn) and updated before the next. What the stage makes is the `main` learner; the
+    others are kept beside it.
+    """
 
     collect: Any
     learners: Learner | tuple[Learner, ...]
@@ -100,14 +116,57 @@ class Stage:
         if isinstance(self.learners, Learner):
             object.__setattr__(self, "learners", (self.learners,))
 
+        names = [learner.name for learner in self.learners]
+        if len(set(names)) < len(names):
+            raise ConfigError(f"two learners have one name: {', '.join(names)}", fix="a name for each")
+
+    @property
+    def main(self) -> Learner:
+        """The learner named "policy", else the last: what the stage makes, and SELF to its collectors."""
+        return next((learner for learner in self.learners if learner.name == "policy"), self.learners[-1])
+
     @property
     def needs(self) -> tuple[Need, ...]:
-        return tuple(dict.fromkeys(need for learner in self.learners for need in learner.needs))
+        """What collectors and learners have scored, named as the stage names models: see `seen_by`."""
+        own = [self.named(need, self.main) for part in self.collect.parts for need in part.needs]
+        own += [self.named(need, learner) for learner in self.learners for need in learner.needs]
+        return tuple(dict.fromkeys(own))
 
     @property
     def samplers(self) -> tuple[ModelRef, ...]:
         """The models that generate while collecting."""
-        return self.collect.samplers
+        return tuple(self.seen_by(self.main, ref) for ref in self.collect.samplers)
+
+    @property
+    def models(self) -> tuple[ModelRef, ...]:
+        """Every model that takes part, and what it is made of: named as the stage names models."""
+        roots = [*self.samplers, *(need.model for need in self.needs), *(learner.init for learner in self.learners)]
+        return tuple(dict.fromkeys([SELF, *(ref for root in roots for ref in root.walk())]))
+
+    def seen_by(self, learner: Learner, ref: ModelRef) -> ModelRef:
+        """The model that `ref` means in a part of `learner`: SELF and SELF_START are the main learner's, any other
+        learner has its name."""
+        if isinstance(ref, Live | Start):
+            name = ref.name or learner.name
+            self.learner(name)
+            return type(ref)("" if name == self.main.name else name)
+        return ref.within(lambda inner: self.seen_by(learner, inner))
+
+    def named(self, need: Need, learner: Learner) -> Need:
+        return dataclasses.replace(need, model=self.seen_by(learner, need.model))
+
+    def own_columns(self, learner: Learner) -> dict[str, str]:
+        """Columns that mean the learner's own to its parts -> the names they have in the buffer, where they differ."""
+        columns = {need.column: self.named(need, learner).column for need in learner.needs}
+        if learner.credit is not None and learner is not self.main:
+            columns["advantage"] = f"advantage@{learner.name}"
+        return {own: kept for own, kept in columns.items() if own != kept}
+
+    def learner(self, name: str) -> Learner:
+        found = {learner.name: learner for learner in self.learners}
+        if name not in found:
+            raise ConfigError(f"no learner is named {name!r}", why=f"the stage's: {', '.join(found)}")
+        return found[name]
 
     @property
     def reads(self) -> str:
@@ -124,12 +183,36 @@ class Stage:
             _require(part.requires, have, str(part))
             have = (have - part.removes) | part.provides
         for learner in self.learners:
+            own = have
             if learner.credit is not None:
                 _require(learner.credit.requires, have, f"credit {learner.credit}")
-                have |= {"advantage"}
+                own = have | learner.credit.provides
+                have = own - {"advantage"}
             for term in learner.terms:
-                _require(term.requires, have, f"term {term.name}")
+                _require(term.requires, own, f"term {term.name}")
+        for need in self.needs:
+            self._require_head(need)
         return self
+
+    def _require_head(self, need: Need) -> None:
+        """Numbers are read off heads, log-probs off language models; a learner is one of the two."""
+        wants_head = need.what in ("value", "score")
+        for ref in need.model.walk():
+            ref = ref.of if isinstance(ref, Ema) else ref
+            if not isinstance(ref, Live | Start):
+                continue
+            learner = self.learner(ref.name) if ref.name else self.main
+            if learner.head is None and wants_head:
+                raise ConfigError(
+                    f"a {need.what} of learner {learner.name!r} is asked for, which is a language model",
+                    fix=f'Learner("{learner.name}", ..., head="{need.what}"), or the name of a learner with a head',
+                )
+            if learner.head is not None and not wants_head:
+                raise ConfigError(
+                    f"{need.what} of learner {learner.name!r} is asked for, which has a {learner.head} head",
+                    why="a head takes the place of the language model's",
+                    fix="a learner without a head",
+                )
 
 
 SOURCES_OF = {

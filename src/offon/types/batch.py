@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from offon.types.trajectory import Group, Source, Trajectory
+from offon.types.trajectory import Group, Item, Source, Trajectory
 
 Unit = Literal["token", "sequence", "pair", "group"]  # what a term has one loss and one weight for
 
@@ -26,6 +26,7 @@ class Batch:
 
     sequence     [M] long: which trajectory a token belongs to
     group        [B] long: which group a trajectory belongs to, counting groups that have members
+    items        the item that each trajectory answers
     pairs        [P, 2] long: (winner, loser) trajectories
     margins      [P] float32: by how much the winner is better, where the data say so; else 0
     temperature  [B] float32: the temperature its tokens are scored at (the learner's sampler's; 1 for others' tokens)
@@ -45,6 +46,7 @@ class Batch:
     margins: Tensor
     temperature: Tensor
     columns: Mapping[str, Tensor]
+    items: tuple[Item, ...]
     constants: Mapping[str, float] = field(default_factory=dict)
     weights: Mapping[str, Tensor] = field(default_factory=dict)
     units: Mapping[str, Unit] = field(default_factory=dict)
@@ -67,6 +69,7 @@ class Batch:
             margins=torch.tensor(margins, dtype=torch.float32),
             temperature=torch.tensor([_temperature(t) for t in trajectories], dtype=torch.float32),
             columns=_columns(trajectories),
+            items=tuple(item.item for item in groups for _ in item.members),
         )
 
     @property
@@ -142,6 +145,7 @@ class Batch:
             margins=self.margins[pairs],
             temperature=self.temperature[chosen],
             columns={name: column[tokens] for name, column in self.columns.items()},
+            items=tuple(self.items[i] for i in sequences),
             weights={name: of_unit[self.units.get(name, "token")](weight) for name, weight in self.weights.items()},
         )
 

@@ -30,11 +30,13 @@ class Credit(ABC):
 
     needs      log-probs or values to be scored and kept with the buffer
     requires   what collectors must provide
+    provides   the columns it writes; other learners may read all but "advantage"
     min_group  smaller groups are set aside before any credit is given
     """
 
     needs: tuple[Need, ...] = ()
     requires: frozenset[str] = frozenset({"reward"})
+    provides: frozenset[str] = frozenset({"advantage"})
     min_group: int = 1
 
     @property
@@ -69,6 +71,10 @@ class Chain(Credit):
     @property
     def requires(self) -> frozenset[str]:
         return frozenset().union(*(step.requires for step in self.links))
+
+    @property
+    def provides(self) -> frozenset[str]:
+        return frozenset().union(*(step.provides for step in self.links))
 
     @property
     def min_group(self) -> int:
