@@ -140,9 +140,7 @@ class JointDecoder:
         return min(decoder.room(part, longest) for decoder, part in zip(self.decoders, prompt, strict=True))
 
 
-def decoder_of(
-    model: Model | Mixture, kv_bytes: int, step_tokens: int
-) -> CachedDecoder | ReplayDecoder | JointDecoder:
+def decoder_of(model: Model | Mixture, kv_bytes: int, step_tokens: int) -> CachedDecoder | ReplayDecoder | JointDecoder:
     """The decoder for a model; the parts of a mixture share the memory."""
     if isinstance(model, Mixture):
         share = len(model.models)

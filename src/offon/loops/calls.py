@@ -44,7 +44,8 @@ class Calls:
         model = self.holdings(ref)
         requests = [Request(p.seen, p.sampling, p.key) for p in prompts]
         completions = self.engine.generate(requests, model, progress=self._generating)
-        source = Source.LEARNER if ref in (SELF, SELF_START) else Source.TEACHER
+        own = ref == SELF_START or SELF in ref.walk()  # the learner, or a mixture it is part of
+        source = Source.LEARNER if own else Source.TEACHER
         producer = Producer(model=model.fingerprint(), step=0 if ref == SELF_START else step)
         sampled = [
             self._trajectory(prompt, completion, source, producer)

@@ -35,6 +35,10 @@ class WithoutAdapter(Model):
         with self.adapter_off():
             return super().next_logits(hidden)
 
+    def numbers(self, hidden):
+        with self.adapter_off():
+            return super().numbers(hidden)
+
     def weights(self):
         raise ModelError(
             "a penalty on parameters needs the weights the learner started from, and a fresh adapter started from none",

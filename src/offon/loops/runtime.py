@@ -124,7 +124,7 @@ class Runtime:
         return self.state.cursor == 0
 
     def fill(self, groups: list[Group]) -> None:
-        """Take a collected buffer. Groups beyond those asked for are what a refill set aside: they are on record only."""
+        """Take a collected buffer. Groups beyond those asked for are what a refill set aside: on record only."""
         self.buffer, self.state.cursor = groups[: self.updates.buffer], 0
         self._aside = groups[self.updates.buffer :]
         self.state.buffer += 1
