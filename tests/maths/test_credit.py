@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from offon.maths import credit, kl
+from offon.maths import credit
 from offon.maths.credit import group, passk, returns
 from offon.parts import schedules
 
@@ -138,6 +138,6 @@ def test_pass_at_k_weights_are_the_exact_gradient_in_expectation():
         assert torch.allclose(estimate, exact, atol=1e-12)
 
 
-@pytest.mark.parametrize("module", [group, kl, passk, returns, schedules])
+@pytest.mark.parametrize("module", [group, passk, returns, schedules])
 def test_examples_in_docstrings_run(module):
     assert doctest.testmod(module).failed == 0

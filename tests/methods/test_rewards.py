@@ -1,75 +1,21 @@
-"""Rows on rewards of whole responses: the limits in which one is another, and hand numbers.
-
-Groups are made by hand: lengths, rewards, and behaviour log-probs a little off the learner's, so that no ratio is 1
-unless a test says so. Each row's gradient is also checked against its paper's own surrogate (variants/rewards.py).
-"""
+"""Rows on rewards of whole responses: the limits in which one is another, and hand numbers. Each row's gradient is also
+checked against its paper's own surrogate (variants/rewards.py)."""
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 import pytest
+import torch
 
 from offon.errors import ConfigError
-from offon.loops.scoring import score_buffer
+from offon.loops.scoring import prepare, weigh
 from offon.loops.stage import assign_credit
 from offon.methods import registry
-from offon.parts.models import SELF, SELF_START, Need
-from offon.types import Producer, Sampling, Source, Trajectory
-from tests.methods.cases import difference, gradient
-from tests.support import ParityTask, World, model, prompt_group
-
-REWARDS = (1.0, 0.0, 0.0, 1.0)
-
-
-@functools.cache
-def world() -> World:
-    return World(model(0), {"start": model(1)})
-
-
-@functools.cache
-def groups(rewards=REWARDS, gap=0.0, prompts=4, equal_lengths=False):
-    """`gap`: how far behaviour log-probs are from the learner's, in nats (alternating signs); 0 makes every ratio 1."""
-    made = []
-    for draw, item in enumerate(ParityTask().items("train")[:prompts]):
-        group = prompt_group(item)
-        for i, reward in enumerate(rewards):
-            length = 3 if equal_lengths else 1 + (draw + i) % 4
-            tokens = [2 + (draw + 2 * i + t) % 10 for t in range(length)] + [1]
-            member = Trajectory.of(
-                tokens, group.prompt, Source.LEARNER, signals={"reward": reward, "content": 1 - reward / 2},
-                producer=Producer(model="m", sampling=Sampling(max_tokens=6)), id=f"{draw}/{i}",
-            )  # fmt: skip
-            group = group.add(member)
-        made.append(group.replace(draw=draw))
-    for need in (Need("logp", SELF, when="buffer"), Need("logp", SELF_START, when="buffer")):
-        made = score_buffer(world()(need.model), made, need, 10_000)
-
-    def sampled(m):
-        return m.replace(behavior_logp=m.token_signals["logp@self"] + gap * (-1.0) ** np.arange(len(m)))
-
-    return [g.map(sampled) for g in made]
-
-
-def learner(row, **arguments):
-    (learner,) = registry.get(row).function(task=ParityTask(), **arguments).validate().learners
-    return learner
-
-
-def gradient_of(row, given=None, *, times=1.0, **arguments):
-    made = learner(row, **arguments)
-    found = gradient(made, assign_credit(made, given or groups(gap=0.3)), world())
-    return {name: times * g for name, g in found.items()}
-
-
-def advantages(row, given, **arguments):
-    done = assign_credit(learner(row, **arguments), given)
-    return [float(m.token_signals["advantage"][0]) for g in done for m in g.members]
-
-
-def same(a, b, tolerance=1e-5):
-    assert difference(a, b) < tolerance
+from offon.types import Sampling
+from offon.types.batch import Batch
+from tests.methods.cases import difference
+from tests.methods.rewarded import REWARDS, advantages, gradient_of, groups, learner, pushes, same, world
+from tests.support import ParityTask
 
 
 def test_rloo_is_the_group_mean_times_g_over_g_minus_one_and_dr_grpo_a_scale_of_it():
@@ -189,3 +135,99 @@ def test_rows_that_compare_members_refuse_truncated_sampling():
         cut = stage.replace(collect=Pipe(stage.collect.parts).replace(Rollouts, sampling=Sampling(top_p=0.9)))
         with pytest.raises(ConfigError, match="behavior_logp"):
             cut.validate()
+
+
+# --- ratios and trust ------------------------------------------------------------------------------------------------
+
+
+def test_at_ratio_one_every_trust_region_is_reinforce():
+    """Means within responses: grpo, gspo, gspo_token, gmpo, sapo; over tokens: cispo, clip_cov, kl_cov, gfpo."""
+    given = groups()
+    for row in ("gspo", "gspo_token", "gmpo", "sapo"):
+        same(gradient_of(row, given), gradient_of("grpo", given))
+    for row in ("cispo", "kl_cov"):
+        same(gradient_of(row, given), gradient_of("gfpo", given, keep=4))
+
+
+def test_gspo_token_is_gspo_for_advantages_that_are_the_same_on_a_response():
+    given = groups(gap=0.3)
+    same(gradient_of("gspo_token", given, clip=(0.2, 0.2)), gradient_of("gspo", given, clip=(0.2, 0.2)))
+
+
+def test_gspo_token_clips_and_pushes_by_each_tokens_own_advantage():
+    """log-ratios (.2, .4): s = e^.3 = 1.35 > 1.2. The token with A = 1 is stopped, the one with A = -2 is not."""
+    made = learner("gspo_token", clip=(0.2, 0.2))
+    found = pushes(made, [([1.0, -2.0], 0.0)], [[-1.0, -1.0]], old=[[-1.2, -1.4]])
+    assert found == pytest.approx([0.0, -2 * np.exp(0.3)], rel=1e-6)
+
+
+def test_gmpo_clips_each_token_before_the_mean_and_gspo_after_it():
+    """A = 1, log-ratios (1, -.2), e = .4: c = (.4, -.2), ratio e^.1, only the second token pushes. gspo has e^.4."""
+    members, lp, old = [(1.0, 1.0)], [[-1.0, -1.0]], [[-2.0, -0.8]]
+    assert pushes(learner("gmpo"), members, lp, old=old) == pytest.approx([0.0, np.exp(0.1)], rel=1e-6)
+    unclipped = pushes(learner("gspo", clip=(9.0, 9.0)), members, lp, old=old)
+    assert unclipped == pytest.approx([np.exp(0.4)] * 2, rel=1e-6)
+    assert pushes(learner("gmpo", log_clip=9.0), members, lp, old=old) == pytest.approx(unclipped, rel=1e-6)
+    assert pushes(learner("gspo", clip=(0.2, 0.2)), members, lp, old=old) == [0.0, 0.0]
+
+
+def test_gmpo_clips_against_the_sign_of_the_advantage():
+    """A = -1, log-ratios (-1, .2): the first is stopped at -.4, so the ratio is e^-.1."""
+    found = pushes(learner("gmpo"), [(-1.0, 0.0)], [[-2.0, -0.8]], old=[[-1.0, -1.0]])
+    assert found == pytest.approx([0.0, -np.exp(-0.1)], rel=1e-6)
+
+
+def test_gmpo_and_gspo_agree_where_nothing_is_clipped():
+    given = groups(gap=0.3)
+    same(gradient_of("gmpo", given), gradient_of("gspo", given, clip=(9.0, 9.0)))
+
+
+def test_cispo_caps_weights_and_keeps_every_gradient():
+    """Ratios e^2 = 7.4 and e^-2: relative high 4 caps at 5, absolute at 4; ppo's clip would silence the first."""
+    members, lp, old = [(1.0, 1.0)], [[-1.0, -3.0]], [[-3.0, -1.0]]
+    assert pushes(learner("cispo"), members, lp, old=old) == pytest.approx([5.0, np.exp(-2)], rel=1e-6)
+    absolute = learner("cispo", cap="absolute")
+    assert pushes(absolute, members, lp, old=old) == pytest.approx([4.0, np.exp(-2)], rel=1e-6)
+    floored = learner("cispo", low=0.2)
+    assert pushes(floored, members, lp, old=old) == pytest.approx([5.0, 0.8], rel=1e-6)
+    assert pushes(learner("grpo"), members, lp, old=old)[0] == 0.0
+
+
+def test_cispo_without_a_cap_is_the_importance_weighted_gradient():
+    given = groups(gap=0.3)
+    same(gradient_of("cispo", given, high=1e6), gradient_of("gfpo", given, keep=4, clip=(1e6, 1e6)))
+
+
+def test_sapo_gate_by_hand():
+    """r = 2: r sech^2(tau / 2): 2 (1 - tanh^2 .5) = 1.5729 for A = 1; tau 1.05 for A = -1."""
+    found = pushes(learner("sapo"), [(1.0, 1.0), (-1.0, 0.0)], [[-1.0], [-1.0]], old=[[-1 - np.log(2)]] * 2)
+    assert found == pytest.approx([1.572895, -2 * (1 - np.tanh(0.525) ** 2)], rel=1e-5)
+
+
+def test_clip_cov_leaves_out_a_share_of_the_tokens_in_its_band_and_keeps_them_in_the_count():
+    """A = (1, -1) on two tokens each, lp (-1, -3, -1, -1): mean A 0, mean lp -1.5, cov = (.5, -1.5, -.5, -.5)."""
+    members, lp = [(1.0, 1.0), (-1.0, 0.0)], [[-1.0, -3.0], [-1.0, -1.0]]
+    made = learner("clip_cov", share=1.0, cov=(0.4, 5.0))
+    assert pushes(made, members, lp) == pytest.approx([0.0, 1.0, -1.0, -1.0])
+    assert pushes(learner("clip_cov"), members, lp) == pytest.approx([1.0, 1.0, -1.0, -1.0])
+
+
+def test_clip_cov_draws_the_same_tokens_however_often_it_is_asked_and_only_the_share():
+    given = groups(gap=0.1)
+    made = learner("clip_cov", share=0.1, cov=(-9.0, 9.0))
+    batch = weigh(Batch.of(assign_credit(made, given)), made.terms)
+    once, again = (prepare(world(), made.terms, batch, size).columns["policy_gradient/kept"] for size in (None, 30))
+    assert torch.equal(once, again)
+    assert int((~once).sum()) == int(0.1 * batch.n_tokens)
+
+
+def test_kl_cov_pulls_the_tokens_of_highest_covariance_back():
+    """As above, the first token has the highest: A r = e^.1, less coef * sign(log r)."""
+    members, lp = [(1.0, 1.0), (-1.0, 0.0)], [[-1.0, -3.0], [-1.0, -1.0]]
+    found = pushes(learner("kl_cov", share=0.25, coef=0.5), members, lp, old=[[-1.1, -3.0], [-1.0, -1.0]])
+    assert found == pytest.approx([np.exp(0.1) - 0.5, 1.0, -1.0, -1.0], rel=1e-6)
+
+
+def test_kl_cov_has_no_penalty_at_ratio_one():
+    given = groups()
+    same(gradient_of("kl_cov", given, share=1.0), gradient_of("gfpo", given, keep=4))

@@ -75,7 +75,7 @@ def test_a_group_of_one_is_set_aside_where_credit_compares_members():
     """Elsewhere a group of one silently gets A = R or A = 0."""
     for credit in (leave_one_out(), group_mean_std(), kl_penalty(0.1) >> group_mean()):
         (done,) = assign_credit(policy(credit=credit), [group(member(1.0))])
-        assert done.members == () and done.dropped[0][1] == "alone in its group"
+        assert done.members == () and done.dropped[0][1] == "group too small for its credit"
 
 
 def test_kept_members_have_their_own_statistics():

@@ -47,7 +47,7 @@ def assign_credit(learner: Learner, groups: list[Group]) -> list[Group]:
         return groups
     enough = [len(group.members) >= credit.min_group for group in groups]
     groups = [
-        group if fits else group.drop([False] * len(group.members), "alone in its group")
+        group if fits else group.drop([False] * len(group.members), "group too small for its credit")
         for group, fits in zip(groups, enough, strict=True)
     ]
     return [group.map(without_token_reward) for group in credit.over_buffer(groups)]

@@ -12,17 +12,23 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Literal
 
-from annotated_types import Ge
+from annotated_types import Ge, Gt, Le
 
 from offon.collect import rollouts, verify
 from offon.methods.registry import method
 from offon.parts import (
+    AbsoluteLogRatio,
+    CapWeight,
     Clip,
+    ClipCovariance,
+    SoftGate,
     Stage,
+    TopCovariance,
     behavior,
     constant,
     credit,
     group_mean_std,
+    one,
     per_sequence,
     per_sequence_sum,
     per_token,
@@ -44,6 +50,7 @@ from offon.parts.credit import (
 
 GroupSize = Annotated[int, Ge(2)]  # a group's own rewards are its baseline: one member has none
 Samples = Annotated[int, Ge(1)]
+Share = Annotated[float, Gt(0), Le(1)]
 Bounds = tuple[float, float]  # (low, high): the ratio is trusted in [1 - low, 1 + high]
 LEARNING_RATE = {"learning_rate": 1e-6}  # what nearly every paper of this family trains full models with
 
@@ -160,6 +167,146 @@ def gspo(task, *, group_size: GroupSize = 8, clip: Bounds = (3e-4, 4e-4)) -> Sta
             policy_gradient(advantage=credit, ratio=geometric, trust=Clip(*clip), reduce=per_sequence),
             credit=group_mean_std(),
         ),
+        recommends=LEARNING_RATE,
+    )
+
+
+@method(family="rl", interface="reward", usual_provenance="on-policy", usual_role="reshaping", paper="2507.18071")
+def gspo_token(task, *, group_size: GroupSize = 8, clip: Bounds = (3e-4, 4e-4)) -> Stage:
+    """GSPO for advantages that differ by token: the ratio is the response's, the advantage each token's own.
+
+        s_it = sg(s_i) pi(y_it) / sg(pi(y_it)),   s_i = exp(1/|y_i| sum_t (log pi - log pi_sampled)(y_it))
+        L = -1/N sum_i 1/|y_i| sum_t min(s_it A_it, clip(s_it, 1 - low, 1 + high) A_it)
+
+    With one advantage per response, as here by default, its gradient is gspo's, exactly. It differs where a modifier
+    or your own row writes token advantages (step rewards, a KL penalty with return-to-go).
+    Watch: ratio/clip_frac, ratio/mean, reward.
+    Fails: as gspo.
+    Deviations: none; the straight-through ratio is what detaching every coefficient already means.
+    """
+    return gspo(task, group_size=group_size, clip=clip)
+
+
+@method(family="rl", interface="reward", usual_provenance="on-policy", usual_role="reshaping", paper="2507.20673")
+def gmpo(task, *, group_size: GroupSize = 8, log_clip: float = 0.4) -> Stage:
+    """Geometric-mean policy optimisation: a response's ratio is the geometric mean of its tokens', each clipped first.
+
+        d_t = (log pi - log pi_sampled)(y_it),   c_t = min(d_t, clip(d_t, -e, e)) if A_i > 0 else max(d_t, clip(...))
+        L = -1/N sum_i A_i exp(1/|y_i| sum_t c_t),   A_i = (R_i - mean_G R) / (std_G R + 1e-4),   e = log_clip
+
+    Clipped in log space, before the mean: one outlying token neither dominates nor silences its response; a token
+    that was clipped has no gradient. e = 0.4 is ratios in (0.67, 1.49). A is detached.
+    Watch: ratio/clip_frac, ratio/mean, entropy.
+    Fails: as grpo, groups without a difference teach nothing.
+    Deviations: none known; clipping after the mean would be gspo.
+    """
+    ratio = dataclasses.replace(geometric, log_clip=log_clip)
+    return Stage(
+        rollouts(task, group_size) | verify(task),
+        policy(policy_gradient(advantage=credit, ratio=ratio, reduce=per_sequence), credit=group_mean_std()),
+        recommends=LEARNING_RATE,
+    )
+
+
+@method(family="rl", interface="reward", usual_provenance="on-policy", usual_role="reshaping", paper="2506.13585")
+def cispo(
+    task, *, group_size: GroupSize = 8, high: float = 4.0, low: float | None = None,
+    cap: Literal["relative", "absolute"] = "relative",
+) -> Stage:  # fmt: skip
+    """Clipped importance-sampling weights: the weight is capped, the gradient of no token is dropped.
+
+        w_t = clip(r_t, 1 - low, 1 + high)      relative (the paper, verl); clip(r_t, low, high) if absolute (TRL)
+        L = -1/M sum_i sum_t sg(w_t) A_i log pi(y_it),   r_t = pi(y_t) / pi_sampled(y_t),   A_i as in grpo
+
+    low: none by default: the paper tunes the upper bound only. Rare tokens that PPO's clip would silence ("wait",
+    "however") keep learning. w and A are detached.
+    Watch: ratio/clip_frac (weights held), ratio/mean, entropy.
+    Fails: the same number means two caps: high 4 relative is high 5 absolute.
+    Deviations: TRL 1.16 caps at 5.0 absolute (ScaleRL, arXiv:2510.13786): the default here; unverified: the paper's own
+    value.
+    """
+    weight = CapWeight(high, low=low, absolute=cap == "absolute")
+    return Stage(
+        rollouts(task, group_size) | verify(task),
+        policy(
+            policy_gradient(advantage=credit, ratio=behavior, trust=weight, reduce=per_token), credit=group_mean_std()
+        ),
+        recommends=LEARNING_RATE,
+    )
+
+
+@method(family="rl", interface="reward", usual_provenance="on-policy", usual_role="reshaping", paper="2511.20347")
+def sapo(task, *, group_size: GroupSize = 8, tau_pos: float = 1.0, tau_neg: float = 1.05) -> Stage:
+    """Soft adaptive policy optimisation: a gate that closes smoothly where PPO's clip has an edge.
+
+        f(r) = 4/tau sigmoid(tau (r - 1)),   tau = tau_pos if A_i > 0 else tau_neg
+        L = -1/N sum_i 1/|y_i| sum_t f(r_t) A_i,   r_t = pi(y_t) / pi_sampled(y_t),   A_i as in grpo
+
+    Its gradient is A_i r_t sech^2(tau (r_t - 1) / 2): REINFORCE's at r = 1, fading on both sides. Negative advantages
+    fade faster, since they spread probability over everything else. A is detached.
+    Watch: ratio/clip_frac (tokens with more than half of their push gone), ratio/mean.
+    Fails: as grpo, groups without a difference teach nothing.
+    Deviations: ms-swift prints the gate without 4/tau, a factor tau/4 of the learning rate; AReaL divides by tokens.
+    """
+    return Stage(
+        rollouts(task, group_size) | verify(task),
+        policy(
+            policy_gradient(advantage=credit, ratio=behavior, trust=SoftGate(tau_pos, tau_neg), reduce=per_sequence),
+            credit=group_mean_std(),
+        ),
+        recommends=LEARNING_RATE,
+    )
+
+
+@method(family="rl", interface="reward", usual_provenance="on-policy", usual_role="reshaping", paper="2505.22617")
+def clip_cov(
+    task, *, group_size: GroupSize = 8, share: Share = 2e-4, cov: Bounds = (1.0, 5.0), clip: Bounds = (0.2, 0.2)
+) -> Stage:
+    """Clip-Cov: entropy collapses through a few tokens; leave some of those out of the gradient.
+
+        cov_t = (A_t - mean A)(log pi(y_t) - mean log pi)        means over the tokens of the step
+        L = -1/M sum_t keep_t min(r_t A_t, clip(r_t, 1 - low, 1 + high) A_t),   r_t = pi(y_t) / pi_sampled(y_t)
+
+    keep_t = 0 for a random `share` of all tokens, drawn among those with cov inside its bounds that the clip has not
+    stopped. They still count in M. The change of entropy is minus the covariance of log-probability and advantage.
+    cov and A are detached; A_i as in grpo.
+    Watch: entropy, policy_gradient/kept_frac.
+    Fails: on short tasks the share rounds to a token or two a step; with bounds nobody reaches it is grpo.
+    Deviations: the draw is a hash of the token's place, so that a resumed or split run makes the same one.
+    """
+    low, high = cov
+    return Stage(
+        rollouts(task, group_size) | verify(task),
+        policy(
+            policy_gradient(
+                advantage=credit, ratio=behavior, trust=Clip(*clip), keep=ClipCovariance(share, low, high),
+                reduce=per_token,
+            ),
+            credit=group_mean_std(),
+        ),
+        recommends=LEARNING_RATE,
+    )  # fmt: skip
+
+
+@method(family="rl", interface="reward", usual_provenance="on-policy", usual_role="reshaping", paper="2505.22617")
+def kl_cov(task, *, group_size: GroupSize = 8, share: Share = 2e-4, coef: float = 1.0) -> Stage:
+    """KL-Cov: hold the few tokens through which entropy collapses close to the policy that sampled them.
+
+        cov_t = (A_t - mean A)(log pi(y_t) - mean log pi)        means over the tokens of the step
+        L = -1/M sum_t [ r_t A_t - coef [t in top share by cov] |log r_t| ],   r_t = pi(y_t) / pi_sampled(y_t)
+
+    No clip: the penalty is the trust region, on the tokens that need one. |log r| has no gradient at r = 1, so the
+    first step of a buffer is plain policy gradient. cov and A are detached; A_i as in grpo.
+    Watch: entropy, ratio/mean.
+    Fails: with one step per buffer the penalty never acts.
+    Deviations: coef 1 is the paper's, verl's configuration has 0.1; the paper's share runs from 2e-4 to 2e-3.
+    """
+    penalty = policy_gradient(
+        advantage=one, gain=AbsoluteLogRatio(behavior), keep=TopCovariance(share), coef=coef, name="kl_cov"
+    )
+    return Stage(
+        rollouts(task, group_size) | verify(task),
+        policy(policy_gradient(advantage=credit, ratio=behavior, reduce=per_token), penalty, credit=group_mean_std()),
         recommends=LEARNING_RATE,
     )
 

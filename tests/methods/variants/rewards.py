@@ -84,6 +84,66 @@ def gspo(groups, group_size=8, clip=(3e-4, 4e-4)):
     return per_response(groups, group_std, lambda r, a: ppo(geometric_ratio(r), a, *clip))
 
 
+def gspo_token(groups, group_size=8, clip=(3e-4, 4e-4)):
+    def objective(r, a):
+        straight = r.lp.exp() / r.lp.exp().detach()
+        return ppo(geometric_ratio(r).detach() * straight, a, *clip).mean()
+
+    return per_response(groups, group_std, objective)
+
+
+def gmpo(groups, group_size=8, log_clip=0.4):
+    def objective(r, a):
+        d = r.lp - r.old
+        inside = d.clamp(-log_clip, log_clip)
+        return a * (torch.min(d, inside) if a > 0 else torch.max(d, inside)).mean().exp()
+
+    return per_response(groups, group_std, objective)
+
+
+def cispo(groups, group_size=8, high=4.0, low=None, cap="relative"):
+    lowest = 0.0 if low is None else 1 - low if cap == "relative" else low
+    highest = 1 + high if cap == "relative" else high
+    return per_token(groups, group_std, lambda r, a: token_ratios(r).clamp(lowest, highest).detach() * a * r.lp)
+
+
+def sapo(groups, group_size=8, tau_pos=1.0, tau_neg=1.05):
+    def objective(r, a):
+        tau = tau_pos if a > 0 else tau_neg
+        return (4 / tau * torch.sigmoid(tau * (token_ratios(r) - 1)) * a).mean()
+
+    return per_response(groups, group_std, objective)
+
+
+def covariances(groups):
+    """One [T] per response, in order: (A - mean A)(lp - mean lp), detached."""
+    every = responses(groups)
+    advantage = torch.cat([a.expand(len(r.lp)) for g in groups for r, a in zip(g.responses, group_std(g), strict=True)])
+    logp = torch.cat([r.lp for r in every]).detach()
+    product = (advantage - advantage.mean()) * (logp - logp.mean())
+    return product.split([len(r.lp) for r in every]), advantage.split([len(r.lp) for r in every])
+
+
+def clip_cov(groups, group_size=8, share=2e-4, cov=(1.0, 5.0), clip=(0.2, 0.2)):
+    """With share 1 nothing is random: every eligible token is left out (one that is clipped has no gradient anyway)."""
+    assert share == 1.0
+    total = count = 0
+    for r, c, a in zip(responses(groups), *covariances(groups), strict=True):
+        kept = ~((c > cov[0]) & (c < cov[1]))
+        total, count = total + (kept * ppo(token_ratios(r), a, *clip)).sum(), count + len(c)
+    return -total / count
+
+
+def kl_cov(groups, group_size=8, share=2e-4, coef=1.0):
+    covs, advantages = covariances(groups)
+    every = torch.cat(covs)
+    threshold = every.sort(descending=True).values[max(int(share * len(every)), 1) - 1]
+    total = 0
+    for r, c, a in zip(responses(groups), covs, advantages, strict=True):
+        total = total + (token_ratios(r) * a - coef * (c >= threshold) * (r.lp - r.old).abs()).sum()
+    return -total / len(every)
+
+
 def opo(groups, group_size=8):
     def advantages(g):
         length = torch.tensor([float(len(r.lp)) for r in g.responses])
@@ -142,6 +202,10 @@ VARIANTS = {
     "reinforce": [{}, {"baseline": "none"}, {"group_size": 3, "kl": 0.1}],
     "rloo": [{}, {"clip": (0.2, 0.2), "kl": 0.0}],
     "gspo": [{"clip": (0.2, 0.2)}],  # the sampler of these tests is another model: at 3e-4 everything is clipped
+    "gspo_token": [{"clip": (0.2, 0.2)}],
+    "cispo": [{"high": 0.1}, {"high": 1.1, "low": 0.9, "cap": "absolute"}],
+    "clip_cov": [{"share": 1.0, "cov": (0.0, 0.5)}],
+    "kl_cov": [{"share": 0.2}],
     "reinforce_pp": [{}, {"gamma": 0.9}],
     "gfpo": [{"group_size": 6, "keep": 4}, {"group_size": 6, "keep": 4, "rest": "drop", "by": "reward_per_token"}],
     "gdpo": [{}, {"rewards": {"reward": 0.5}, "over": "tokens"}],

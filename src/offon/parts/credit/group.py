@@ -145,6 +145,10 @@ class PassAtK(PerResponse):
     k: int
     baseline: Literal["none", "subset"] = "subset"
 
+    @property
+    def min_group(self) -> int:
+        return self.k
+
     def advantages(self, reward_G: np.ndarray, group: Group) -> np.ndarray:
         return maths.pass_at_k_weights(reward_G, self.k, self.baseline)
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from offon.maths import credit as maths
-from offon.maths.kl import kl_estimate
+from offon.maths.terms import kl_estimate
 from offon.parts.credit.base import TOKEN_REWARD, Credit, token_rewards
 from offon.parts.models import SELF, SELF_START, ModelRef, Need
 from offon.types import Group, Trajectory
@@ -24,7 +24,7 @@ def add_reward(member: Trajectory, reward_T: np.ndarray) -> Trajectory:
 
 @dataclass(frozen=True)
 class KlPenalty(Credit):
-    """-coef * KL estimate on every token's reward, with d_t = log pi(y_t) - log pi_ref(y_t) (see maths.kl).
+    """-coef * KL estimate on every token's reward, with d_t = log pi(y_t) - log pi_ref(y_t) (see maths.terms).
 
     anchor   whose log pi: "behavior", what the sampler reported; "proximal", the learner when the buffer was filled
     coef     0 asks for no model and changes nothing
@@ -50,7 +50,8 @@ class KlPenalty(Credit):
     def _penalised(self, member: Trajectory) -> Trajectory:
         reference, *own = (member.token_signals[need.column] for need in self.needs)
         log_ratio = maths.logp_difference(own[0] if own else member.behavior_logp, reference)
-        return add_reward(member, -self.coef * kl_estimate(torch.from_numpy(log_ratio), self.estimator).numpy())
+        value, _ = kl_estimate(torch.from_numpy(log_ratio), self.estimator)
+        return add_reward(member, -self.coef * value.numpy())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,235 @@
+"""Modifiers of stages that learn from rewards: their limits, hand numbers, and what each KL estimate's gradient is."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from offon.errors import ConfigError
+from offon.loops.scoring import weigh
+from offon.loops.stage import assign_credit
+from offon.methods import registry
+from offon.parts import policy
+from offon.parts.credit import kl_penalty, no_baseline, return_to_go
+from offon.parts.models import SELF, SELF_START, Need
+from offon.types import Source, Trajectory
+from offon.types.batch import Batch
+from tests.methods.cases import difference
+from tests.methods.rewarded import advantages_of, gradient_of, gradient_with, groups, learner, pushes, same
+from tests.support import ParityTask, prompt_group
+
+# --- corrections for another sampler ------------------------------------------------------------------------------
+
+
+CORRECTIONS = [("tis", {}), ("mis", {}), ("mis", {"level": "geometric"}), ("icepop", {}), ("icepop", {"count": "kept"})]
+
+
+@pytest.mark.parametrize("correction", [*CORRECTIONS, ("decoupled", {}), ("decoupled", {"beyond": "truncate"})])
+def test_where_the_sampler_is_the_learner_a_correction_changes_nothing(correction):
+    given = groups()
+    same(gradient_with(learner("grpo", correction), given), gradient_of("grpo", given))
+
+
+@pytest.mark.parametrize(
+    "correction",
+    [
+        ("tis", {"cap": 1e6}), ("mis", {"high": 1e6, "level": "token"}), ("icepop", {"low": 0.0, "high": 1e6}),
+        ("decoupled", {"cap": 1e6}),
+    ],
+)  # fmt: skip
+def test_without_a_bound_a_correction_is_pure_importance_sampling(correction):
+    """The buffer was just filled: pi = pi_proximal, so rho alone is pi / pi_sampled."""
+    given = groups(gap=0.3)
+    wide = {"clip": (1e6, 1e6)}
+    same(gradient_with(learner("grpo", correction, **wide), given), gradient_of("grpo", given, **wide))
+
+
+def test_three_policies_by_hand():
+    """A = 1, lp -1, proximal -1.1, sampled (-1.3, -3.1): r_p = e^.1; w_b = e^.2 = 1.22 and e^2 = 7.39."""
+    members, lp = [(1.0, 1.0)], [[-1.0, -1.0]]
+    given = {"old": [[-1.3, -3.1]], "proximal": [[-1.1, -1.1]]}
+    small, r = np.exp(0.2), np.exp(0.1)
+
+    def coefficients(*correction):
+        return pushes(learner("grpo", correction), members, lp, **given)
+
+    assert coefficients("decoupled", {}) == pytest.approx([small * r, 0.0], rel=1e-5)
+    assert coefficients("decoupled", {"beyond": "truncate"}) == pytest.approx([small * r, 5 * r], rel=1e-5)
+    assert coefficients("tis", {}) == pytest.approx([small * r, 2 * r], rel=1e-5)
+    assert coefficients("icepop", {}) == pytest.approx([small * r, 0.0], rel=1e-5)
+    assert coefficients("icepop", {"high": 9.0}) == pytest.approx([small * r, np.exp(2) * r], rel=1e-5)
+    assert coefficients("mis", {}) == [0.0, 0.0]  # e^2.2 = 9 for the response
+    geometric = np.exp(1.1)
+    assert coefficients("mis", {"level": "geometric", "high": 4.0}) == pytest.approx([geometric * r] * 2, rel=1e-5)
+
+
+def test_decoupled_with_the_learner_itself_as_proximal_policy_is_importance_sampling_alone():
+    """r_p = 1 whatever the clip: the coefficient is w_b A. With the sampler as proximal policy it is ppo."""
+    members, lp, old = [(2.0, 1.0)], [[-1.0, -2.0]], [[-1.3, -1.5]]
+    made = learner("grpo", ("decoupled", {}))
+    assert pushes(made, members, lp, old=old, proximal=lp) == pytest.approx(2 * np.exp([0.3, -0.5]), rel=1e-5)
+    assert pushes(made, members, lp, old=old, proximal=old) == pytest.approx(
+        pushes(learner("grpo"), members, lp, old=old), rel=1e-6
+    )
+
+
+def test_masked_tokens_stay_in_the_original_count_and_leave_the_kept_one():
+    given = groups(gap=0.3)  # every second token has rho e^-.3 = .74, the others 1.35
+    cut = {"low": 0.8, "high": 5.0}
+    original, kept = (
+        gradient_with(learner("gfpo", ("icepop", {**cut, "count": count}), keep=4), given)
+        for count in ("original", "kept")
+    )
+    n = sum(len(m) for g in given for m in g.members)
+    n_kept = sum(len(m) // 2 for g in given for m in g.members)
+    same({name: g * n / n_kept for name, g in original.items()}, kept)
+
+
+def test_a_correction_never_multiplies_the_kl_term():
+    stage = learner("grpo", ("kl_loss", {}), ("tis", {}))
+    assert [term.correction is not None for term in stage.terms] == [True, False]
+
+
+def test_stages_without_an_advantage_refuse_corrections():
+    sft = registry.get("sft").function(data=[])
+    for name in ("tis", "high_entropy", "kl_reward", "pass_at_k"):
+        with pytest.raises(ConfigError, match="credit|advantage"):
+            registry.get(name).function(sft)
+
+
+# --- what credit aims at ----------------------------------------------------------------------------------------------
+
+
+def test_pass_at_one_is_the_reward_without_baseline():
+    given = groups()
+    assert advantages_of(learner("grpo", ("pass_at_k", {"k": 1})), given) == [1.0, 0.0, 0.0, 1.0] * 4
+
+
+def test_pass_at_k_on_a_prompt_solved_often_teaches_nothing():
+    """n = 4, k = 2, three right: every pair without i already has a right one unless it is alone with the wrong one."""
+    often, once = groups(rewards=(1.0, 1.0, 1.0, 0.0)), groups(rewards=(0.0, 1.0, 0.0, 0.0))
+    made = learner("grpo", ("pass_at_k", {"k": 2}))
+    assert advantages_of(made, often)[:4] == pytest.approx([4 / 6, 4 / 6, 4 / 6, 0.0], rel=1e-6)
+    assert advantages_of(made, once)[:4] == pytest.approx([0.0, 2.0, 0.0, 0.0])
+
+
+def test_a_group_smaller_than_k_is_set_aside():
+    (first, *_) = assign_credit(learner("grpo", ("pass_at_k", {"k": 5})), groups())
+    assert first.members == () and first.dropped[0][1] == "group too small for its credit"
+
+
+def test_all_tokens_are_the_whole_share_of_high_entropy():
+    given = groups(gap=0.3)
+    same(gradient_with(learner("grpo", ("high_entropy", {"share": 1.0})), given), gradient_of("grpo", given))
+    cut = gradient_with(learner("grpo", ("high_entropy", {"share": 0.2})), given)
+    assert difference(cut, gradient_of("grpo", given)) > 1e-2
+
+
+# --- KL: what each place and estimator does, by enumeration ---------------------------------------------------------
+#
+# A policy over the 9 responses of two tokens from a vocabulary of 3: logits [3] for the first token, [3, 3] after it.
+
+
+def tabular(seed):
+    generator = torch.Generator().manual_seed(seed)
+    first, second = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((3,), (3, 3)))
+    return first.requires_grad_(), second.requires_grad_()
+
+
+RESPONSES = list(itertools.product(range(3), repeat=2))
+
+
+def log_probabilities(theta):
+    """[9, 2]"""
+    first, second = (logits.log_softmax(-1) for logits in theta)
+    return torch.stack([torch.stack([first[a], second[a, b]]) for a, b in RESPONSES])
+
+
+def kl(p, q):
+    return (p.log_softmax(-1).exp() * (p.log_softmax(-1) - q.log_softmax(-1))).sum(-1)
+
+
+def per_position(divergence, theta, ref, sampler):
+    """The divergence at each prefix, prefixes weighted as the sampler visits them (not differentiated)."""
+    visits = sampler[0].softmax(-1).detach()
+    return divergence(theta[0], ref[0]) + (visits * divergence(theta[1], ref[1])).sum()
+
+
+def expected_gradient(made, theta, ref, sampler, credit=None):
+    """sum over responses of sampler(y) * the gradient of the learner's last term on y."""
+    lp, sampled, reference = (log_probabilities(t) for t in (theta, sampler, ref))
+    group = prompt_group(ParityTask().items("train")[0])
+    for old, base in zip(sampled.detach().numpy(), reference.detach().numpy(), strict=True):
+        member = Trajectory.of([2, 2], group.prompt, Source.LEARNER, behavior_logp=old, signals={"reward": 0.0})
+        group = group.add(member.with_token_signals(**{"logp@start": base}))
+    if credit is not None:
+        group = assign_credit(policy(credit=credit), [group])[0]
+    term = made.terms[-1]
+    batch = weigh(Batch.of([group]), (term,))
+    scores = {Need("logp", SELF): lp.flatten(), Need("logp", SELF_START): reference.detach().flatten()}
+    units, _ = term.units(batch, scores)
+    chance = sampled.sum(-1).exp().detach().repeat_interleave(2)
+    return torch.autograd.grad((chance * units).sum(), theta)
+
+
+def agree(found, expected, tolerance=1e-6):
+    return all(torch.allclose(a, b, atol=tolerance) for a, b in zip(found, expected, strict=True))
+
+
+THETA, REF, OTHER = tabular(0), tabular(1), tabular(2)
+
+
+def reverse(p, q):
+    return kl(p, q)
+
+
+def forward(p, q):
+    return kl(q, p)
+
+
+def kl_term(estimator, over="none"):
+    return learner("grpo", ("kl_loss", {"estimator": estimator, "over": over}))
+
+
+def test_k1_as_a_loss_has_no_expected_gradient():
+    found = expected_gradient(kl_term("k1"), THETA, REF, THETA)
+    assert agree(found, [torch.zeros_like(t) for t in THETA])
+
+
+def test_k2_as_a_loss_is_the_reverse_kl_per_position():
+    expected = torch.autograd.grad(per_position(reverse, THETA, REF, THETA), THETA)
+    assert agree(expected_gradient(kl_term("k2"), THETA, REF, THETA), expected)
+
+
+def test_k3_as_a_loss_is_the_forward_kl_per_position():
+    expected = torch.autograd.grad(per_position(forward, THETA, REF, THETA), THETA)
+    found = expected_gradient(kl_term("k3"), THETA, REF, THETA)
+    assert agree(found, expected)
+    assert not agree(found, torch.autograd.grad(per_position(reverse, THETA, REF, THETA), THETA), 1e-3)
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k3"])
+@pytest.mark.parametrize("sampler", [THETA, OTHER], ids=["own samples", "another's samples"])
+def test_a_ratio_times_k1_or_k3_as_a_loss_is_the_reverse_kl_also_on_another_samplers_tokens(estimator, sampler):
+    expected = torch.autograd.grad(per_position(reverse, THETA, REF, sampler), THETA)
+    assert agree(expected_gradient(kl_term(estimator, "behavior"), THETA, REF, sampler), expected)
+
+
+@pytest.mark.parametrize("credit", [no_baseline(), return_to_go()], ids=["one action", "return to go"])
+def test_k1_in_the_reward_is_the_sequence_reverse_kl(credit):
+    made = learner("reinforce")
+    first = THETA[0].log_softmax(-1).exp()
+    whole = kl(THETA[0], REF[0]) + (first * kl(THETA[1], REF[1])).sum()  # the visits are differentiated here
+    found = expected_gradient(made, THETA, REF, THETA, kl_penalty(1.0) >> credit)
+    assert agree(found, torch.autograd.grad(whole, THETA))
+    assert not agree(found, torch.autograd.grad(per_position(reverse, THETA, REF, THETA), THETA), 1e-3)
+
+
+def test_k3_in_the_reward_is_the_reverse_kl_minus_the_forward_kl():
+    """At the last token, where return-to-go adds nothing: biased away from the reference's modes."""
+    found = expected_gradient(learner("reinforce"), THETA, REF, THETA, kl_penalty(1.0, "k3") >> return_to_go())
+    both = per_position(reverse, THETA, REF, THETA) - per_position(forward, THETA, REF, THETA)
+    assert torch.allclose(found[1], torch.autograd.grad(both, THETA)[1], atol=1e-6)
