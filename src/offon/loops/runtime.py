@@ -23,6 +23,7 @@ from offon.engines.native import NativeEngine
 from offon.errors import DataError, NumericsError
 from offon.loops.calls import Calls
 from offon.loops.holdings import Holdings
+from offon.loops.parallel import add
 from offon.loops.update import accumulate, apply, make_optimizer
 from offon.parts.models import SELF
 from offon.parts.schedules import learning_rate_at, value_at
@@ -116,7 +117,13 @@ class Runtime:
 
     @property
     def buffer_is_spent(self) -> bool:
-        return not self.buffer or self.state.cursor >= self.updates.steps_per_buffer
+        return self.state.buffer < 0 or self.state.cursor >= self.updates.epochs * self._steps_per_pass
+
+    @property
+    def _steps_per_pass(self) -> int:
+        """Steps over what there is: the last is smaller where fewer groups came than were asked for, and a buffer of
+        none is one step that trains nothing, counted as skipped."""
+        return max(1, -(-len(self.buffer) // self.updates.prompts_per_step))
 
     @property
     def buffer_is_fresh(self) -> bool:
@@ -149,11 +156,10 @@ class Runtime:
         """The groups of the next step, with the columns that the learner's parts read; every pass over the buffer after
         the first has an order of its own."""
         per_step, size = self.updates.prompts_per_step, len(self.buffer)
-        start = self.state.cursor * per_step
-        first_pass = start < size
-        order_seed = (self.settings.seed, self.state.buffer)
-        positions = range(start, start + per_step)
-        indices = positions if first_pass else [permuted(size, order_seed, p) for p in positions]
+        passes, step = divmod(self.state.cursor, self._steps_per_pass)
+        positions = range(step * per_step, min((step + 1) * per_step, size))
+        order = (self.settings.seed, self.state.buffer)
+        indices = [permuted(size, order, passes * size + p) for p in positions] if passes else positions
         groups = [self.buffer[i] for i in indices]
         return swapped(groups, self.stage.own_columns(learner)) if learner else groups
 
@@ -228,9 +234,7 @@ class Runtime:
             self.checkpoint()
 
     def _count(self, metrics: dict[str, tuple[float, float]]) -> None:
-        for name, (total, count) in metrics.items():
-            before = self._metrics.get(name, (0.0, 0.0))
-            self._metrics[name] = (before[0] + total, before[1] + count)
+        add(self._metrics, metrics)
 
     def _tally(self, groups: Sequence[Group]) -> None:
         """Counts over everything collected, for the words that say why nothing is learned."""
@@ -256,6 +260,13 @@ class Runtime:
         self._progress(
             {"node": self.node.name, "step": self.state.step, "steps": self.steps, "generated": (done, total)}
         )
+
+    def finish(self) -> None:
+        """The steps are done: what the last buffer still held is set aside with the reason."""
+        groups, first = self.node.read_buffer(self.state.buffer), self.state.cursor * self.updates.prompts_per_step
+        for index in range(first, len(self.buffer)):
+            groups[index] = groups[index].drop([False] * len(groups[index].members), "stage ended")
+        self.node.write_buffer(self.state.buffer, groups)
 
     # --- stop and resume ---------------------------------------------------------------------------------------
 

@@ -37,6 +37,7 @@ def run_stage(stage: Stage, runtime: Runtime) -> None:
                 f"interrupted after step {state.step} of {runtime.steps}",
                 kept=f"checkpoint-{state.step}; run again with --resume",
             )
+    runtime.finish()
 
 
 def assign_credit(learner: Learner, groups: list[Group]) -> list[Group]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from offon.errors import NumericsError
+from offon.loops.parallel import add, rank_and_size, share, sum_gradients, sum_metrics
 from offon.loops.scoring import prepare, score, step_loss
 from offon.parts.models import SELF, ModelRef, Need
 from offon.parts.stage import Learner
@@ -26,11 +27,13 @@ def accumulate(
     """Add the gradient of the weighted batch to the learner's parameters; metrics as (sum, count).
 
     The result does not depend on how the batch is split: weights were fixed on the whole of it, and what terms read of
-    it as a whole is prepared before. Sequences without weight are not computed.
+    it as a whole is prepared before. Sequences without weight are not computed. Nor does it depend on the number of
+    processes that share the work.
     """
-    metrics = _penalise(models, learner, coefficients)
+    rank, _ = rank_and_size()
+    metrics = _penalise(models, learner, coefficients) if rank == 0 else {}
     batch = prepare(models, learner.terms, batch, micro_batch_tokens)
-    for micro in batch.take(batch.trained()).split(micro_batch_tokens):
+    for micro in share(batch.take(batch.trained()), micro_batch_tokens):
         micro = micro.to(models(SELF).device)
         scores = score(models, micro, learner.needs)
         loss, seen = step_loss(learner.terms, micro, scores, coefficients)
@@ -46,10 +49,9 @@ def accumulate(
             loss.backward()
         seen["loss/total"] = (float(loss.detach()), 0.0)
         seen |= _sampler_gap(micro, scores)
-        for name, (total, count) in seen.items():
-            before = metrics.get(name, (0.0, 0.0))
-            metrics[name] = (before[0] + total, before[1] + count)
-    return metrics
+        add(metrics, seen)
+    sum_gradients(models(SELF).train_parameters().values())
+    return sum_metrics(metrics)
 
 
 def _penalise(models, learner: Learner, coefficients: Mapping[str, float]) -> dict[str, tuple[float, float]]:
