@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from offon.behavior.bottleneck import CALLS
 from offon.cli.folder import make_way
 from offon.cli.main import main
 from offon.errors import ConfigError, DataError, NumericsError, StorageError
@@ -206,22 +207,44 @@ def test_diagnose_prints_the_summary_and_the_sentence(tmp_path, loops, monkeypat
 
     def diagnose_model(model, task, **options):
         seen.update(options, model=model, task=task)
-        row = {"family": "sums", "n": 4, "solved": 1, "format": 0, "reachable": 2, "not_reached": 1, "undecided": 0}
+        calls = dict.fromkeys(CALLS, 0)
+        row = {"family": "sums", "n": 4, **calls, "solved": 1, "ranking": 2, "missing": 1}
         return {
             "model": "base",
             "summary": [row],
             "prompts": [],
             "sentence": "of 4 prompts: 1 solved",
+            "suggestions": [
+                {
+                    "call": "missing",
+                    "prompts": 1,
+                    "methods": ["sft"],
+                    "reason": "why",
+                    "signature": "how",
+                    "avoid": "RL",
+                }
+            ],
+            "notes": ["a note"],
             "x": float("nan"),
         }
 
     loops("diagnose", diagnose_model=diagnose_model)
-    arguments = ["diagnose", "base", "--task", "{gym: chain_sum, max_terms: 2}", "--samples", "8", "--k", "4"]
-    arguments += ["--max-tokens", "9"]
+    arguments = ["diagnose", "base", "--task", "{gym: chain_sum, max_terms: 2}", "--budget", "8", "--k", "4"]
+    arguments += ["--max-tokens", "9", "--teacher", "base"]
     assert main(arguments) == 0
-    assert "not_reached" in (shown := capsys.readouterr().out) and shown.endswith("of 4 prompts: 1 solved\n")
+    shown = capsys.readouterr().out
+    for part in (
+        "ranking",
+        "of 4 prompts: 1 solved",
+        "1 missing: try sft",
+        "sign that it was right: how",
+        "note: a note",
+    ):
+        assert part in shown
+    assert "unreachable" not in shown, "calls that no prompt has are left out"
+    assert seen["teacher"] == seen["model"]
     assert seen["model"] == str(tmp_path / "base") and seen["task"] == {"gym": "chain_sum", "max_terms": 2}
-    assert (seen["samples"], seen["k"], seen["prompts"], seen["max_tokens"]) == (8, 4, 64, 9)
+    assert (seen["budget"], seen["k"], seen["prompts"], seen["max_tokens"]) == (8, 4, 64, 9)
     assert main([*arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["x"] is None
 
@@ -231,7 +254,6 @@ def test_diagnose_refuses_before_loading(tmp_path, monkeypatch, capsys):
     (tmp_path / "base").mkdir()
     assert main(["diagnose", "./bsae", "--task", "gym:x"]) == 4
     assert "closest" in capsys.readouterr().err
-    assert main(["diagnose", "base", "--task", "gym:x", "--k", "9", "--samples", "8"]) == 2
 
 
 def test_methods_lists_the_catalogue(capsys):

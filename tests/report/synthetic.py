@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
-from offon.behavior.diagnose import diagnose
+from offon.behavior.diagnose import diagnose, measured_outcomes
 from offon.behavior.handoff import task_handoff
 from offon.runs import RunDirectory
 from offon.types import Comparison, Group, Item, Producer, Sampling, Source, Trajectory
@@ -248,7 +248,7 @@ def whole_run(path: Path) -> Path:
             [max(s, c) for s, c in zip(row, other, strict=True)]
             for row, other in zip(strict, probed("sft", asked, rng), strict=True)
         ]
-        run.write_diagnosis([diagnose(strict, content, asked, k=K, model="base", task="testbed")])
+        run.write_diagnosis([diagnose(measured_outcomes(strict, content), asked, k=K, model="base", task="testbed")])
         for name in STAGES:
             train(run, name, 60, 60)
             run.node(name).write_json("handoff.json", handoff(name, rng))

@@ -1,8 +1,9 @@
 """Measuring behaviour: support, decomposition, diagnosis, handoff. Outcomes in, numbers with intervals out."""
 
+from offon.behavior.bottleneck import Measured, Rule
 from offon.behavior.counts import Counts, count
 from offon.behavior.decompose import Decomposition, decompose
-from offon.behavior.diagnose import Rule, diagnose
+from offon.behavior.diagnose import diagnose, measured_outcomes
 from offon.behavior.explain import Alarm, StageStatistics, explain
 from offon.behavior.handoff import task_handoff
 from offon.behavior.intervals import Est, mean_over_prompts, paired_change, wilson
@@ -14,6 +15,7 @@ __all__ = [
     "Counts",
     "Decomposition",
     "Est",
+    "Measured",
     "Rule",
     "StageStatistics",
     "count",
@@ -24,6 +26,7 @@ __all__ = [
     "largest_certifiable_k",
     "mean_over_prompts",
     "mean_pass_at_k",
+    "measured_outcomes",
     "paired_change",
     "pass_at_k",
     "prompt_changes",

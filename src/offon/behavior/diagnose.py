@@ -1,17 +1,9 @@
-"""Why does one model fail on one task, prompt by prompt, and which kind of stage would help?
+"""The diagnosis of one model on one task: a call per prompt, shares with intervals, plain words, what would help.
 
-From plain rollouts and their verdicts alone. Strict success is what the task rewards; content success is the verdict
-with format ignored, where the checker can tell. First match, on the success probabilities p_strict <= p_content:
+The calls are those of `offon.behavior.bottleneck`. The map from call to method is the survey's (arXiv:2604.07941): a
+prior for what to try first, each with the signature that would show it was right, and never a promise.
 
-    solved        p_strict >= .8
-    format        p_content >= .25 and p_strict < .5 p_content
-    reachable     p_content >= eps_k         some of k rollouts succeed: probability is there, in the wrong place
-    not_reached   otherwise                  k rollouts hold no success to learn from
-
-The last class holds prompts that need different cures (a missing skill, a dead prefix, one blocked step); telling them
-apart takes continuations by a teacher, which rollouts alone do not give.
-
-Axes: P prompts; D posterior draws; C classes.
+Axes: P prompts, n samples of each, C classes.
 """
 
 from __future__ import annotations
@@ -21,75 +13,116 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from offon.behavior.bottleneck import (
+    BELOW_SUPPORT,
+    CALLS,
+    CLASSES,
+    UNDECIDED,
+    UNSUPPORTED,
+    Measured,
+    Rule,
+    class_calls,
+    posterior,
+    samples_to_call_unsupported,
+)
 from offon.behavior.counts import Counts, count
-from offon.behavior.intervals import jeffreys_above, jeffreys_quantile, mean_over_prompts
+from offon.behavior.intervals import mean_over_prompts
 from offon.behavior.passk import mixed_group_probability
-from offon.behavior.support import ZETA, support_threshold
 from offon.errors import DataError
 
-CLASSES = ("solved", "format", "reachable", "not_reached")
-UNDECIDED = "undecided"
-_DRAWS = 500
-_GOLDEN = (5**0.5 - 1) / 2
+Outcomes = Sequence[Sequence[float | None]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rule:
-    """The thresholds of the rule above, and how sure a call must be."""
+class Remedy:
+    """words: the call in a sentence. methods: offon's names. signature: what the stage must show if the call was right.
+    avoid: what the call speaks against."""
 
-    solved: float = 0.8
-    format_content: float = 0.25
-    format_ratio: float = 0.5
-    zeta: float = ZETA
-    confidence: float = 0.9
+    words: str
+    methods: tuple[str, ...] = ()
+    reason: str = ""
+    signature: str = ""
+    avoid: str = ""
 
 
-def class_probabilities(strict: Counts, content: Counts | None, k: int, rule: Rule = Rule()) -> np.ndarray:
-    """[P, C] posterior probability of each class.
+REMEDIES = {
+    "solved": Remedy(
+        words="solved",
+        reason="nothing to train; keep them in the probe to see whether a later stage loses them",
+        avoid="keep training on them",
+    ),
+    "format": Remedy(
+        words="right but in the wrong format",
+        methods=("sft",),
+        reason="the content is right and the form is rejected: look at the checker first, then show the form in a few "
+        "demonstrations",
+        signature="strict success rises to content success, which stays; the change is reshaping",
+        avoid="RL on a checker that rejects right answers",
+    ),
+    "fragile": Remedy(
+        words="right only with help or at an earlier checkpoint",
+        methods=("on_policy_distill", "kl_anchor"),
+        reason="the skill is there under a scaffold, or was there before: distil the scaffolded model into itself, or "
+        "replay and anchor what was lost",
+        signature="success without the scaffold rises to success with it; retention returns to 1",
+        avoid="more scaffold, or the stage that taught it once more",
+    ),
+    "ranking": Remedy(
+        words="reachable at {k} rollouts",
+        methods=("grpo", "raft", "dpo"),
+        reason="success is within {k} rollouts, so rewards on the model's own rollouts (or pairs built from them) have "
+        "something to move probability to",
+        signature="the change is reshaping, expansion near 0; the share of useful groups falls; watch attrition",
+        avoid="long demonstrations in another style",
+    ),
+    "local": Remedy(
+        words="blocked at a step",
+        methods=("on_policy_distill",),
+        reason="the model gets to states from which a teacher succeeds, and fails at a later step: a teacher's targets "
+        "or step rewards on its own states",
+        signature="the gain lies in the suffix; the step's probability rises; its own states stay as alive as before",
+        avoid="rewards for the outcome alone",
+    ),
+    "unreachable": Remedy(
+        words="never on the right route",
+        methods=("sft", "grpo with hints"),
+        reason="placed on the route the model finishes, but it does not take it: demonstrations of the beginning, or "
+        "hints and prefixes that fade",
+        signature="expansion at the first steps; the gain lies in the prefix",
+        avoid="plain RL, which has no success to reinforce, and a teacher on its own dead states",
+    ),
+    "missing": Remedy(
+        words="missing the skill",
+        methods=("sft", "sequence_kd"),
+        reason="even placed on the route the model does not finish: full demonstrations or a teacher's traces, then "
+        "on-policy training",
+        signature="large expansion; afterwards the prompts are reachable",
+        avoid="RL alone: it would have to discover the skill",
+    ),
+    UNSUPPORTED: Remedy(
+        words="not reached at {k} rollouts",
+        methods=("sft", "sequence_kd", "grpo with hints"),
+        reason="{k} rollouts rarely hold a success, so rewards have nothing to reinforce: demonstrations, teacher "
+        "traces or hints first; a teacher (--teacher) tells a missing skill from a route not taken or a blocked step",
+        signature="expansion",
+        avoid="plain RL",
+    ),
+    UNDECIDED: Remedy(words="undecided", reason="their samples fit more than one class; more samples decide"),
+}
+NEEDS_DEMONSTRATIONS = ("missing", "unreachable", UNSUPPORTED)
 
-    p_content ~ Beta(c + 1/2, n - c + 1/2), p_strict = p_content * ratio, the ratio Jeffreys too, on the content
-    successes; the rule is applied to every draw. Draws are a fixed lattice of quantiles (i + 1/2)/D x frac(i * golden
-    ratio), so a prompt's answer depends on its counts alone, neither on a seed nor on the other prompts.
-    Where there is no content verdict (None, or 0 scored) p_strict stands in for p_content and format cannot occur.
+
+def measured_outcomes(strict: Outcomes, content: Outcomes | None) -> Measured:
+    """Counts from outcomes [P][n] of the same samples: 1, 0, None = unscored.
+
+    `content` is None where the checker has no such verdict; a prompt with a gap in it is judged on strict alone.
     """
-    content = Counts.of(np.zeros_like(strict.successes), 0) if content is None else content
-    knows_P = content.scored > 0
-    if (content.scored != strict.scored)[knows_P].any():
-        raise DataError("content and strict verdicts cover different samples", why="their ratio is per sample")
-    successes_P = np.where(knows_P, content.successes, strict.successes)
-
-    at_D = np.arange(_DRAWS)
-    p_content_DP = jeffreys_quantile(successes_P, strict.scored, ((at_D + 0.5) / _DRAWS)[:, None])
-    ratio_DP = jeffreys_quantile(strict.successes, successes_P, ((at_D + 1) * _GOLDEN % 1)[:, None])
-    p_strict_DP = p_content_DP * np.where(knows_P, ratio_DP, 1.0)
-
-    rules = {
-        "solved": p_strict_DP >= rule.solved,
-        "format": (p_content_DP >= rule.format_content) & (p_strict_DP < rule.format_ratio * p_content_DP),
-        "reachable": p_content_DP >= support_threshold(k, zeta=rule.zeta),
-    }
-    class_DP = np.select(list(rules.values()), [CLASSES.index(name) for name in rules], CLASSES.index("not_reached"))
-    return (class_DP[:, :, None] == np.arange(len(CLASSES))).mean(axis=0)
-
-
-def class_calls(probabilities_PC: np.ndarray, rule: Rule = Rule()) -> list[str]:
-    """[P] the most probable class where its probability reaches the rule's confidence, else undecided."""
-    best_P = probabilities_PC.argmax(axis=1)
-    return [
-        CLASSES[best] if row[best] >= rule.confidence else UNDECIDED
-        for row, best in zip(probabilities_PC, best_P, strict=True)
-    ]
-
-
-def samples_to_call_not_reached(k: int, rule: Rule = Rule()) -> int:
-    """The fewest samples after which no success at all is called `not_reached` (about .45 k)."""
-    n = np.arange(1, 2 * k + 2)
-    return int(n[np.argmax(1 - jeffreys_above(0, n, support_threshold(k, zeta=rule.zeta)) >= rule.confidence)])
+    counts = count(strict)
+    return Measured(strict=counts, content=None if content is None else _content_counts(strict, content))
 
 
 def diagnose(
-    strict: Sequence[Sequence[float | None]],
-    content: Sequence[Sequence[float | None]] | None,
+    measured: Measured,
     prompts: Sequence[Mapping],
     *,
     k: int,
@@ -98,36 +131,31 @@ def diagnose(
     rule: Rule = Rule(),
     group_size: int = 8,
     seed: int = 0,
+    notes: Sequence[str] = (),
 ) -> dict:
-    """The diagnosis of one model on one task, as one entry of diagnosis.json.
+    """One entry of diagnosis.json.
 
-    strict, content: outcomes [P][n] of the same samples (1, 0, None = unscored). `content` is None where the checker
-    has no such verdict; a prompt with a gap in it is judged on strict alone, and its "content" is None.
-    prompts: {"id", "family", "prompt"} each. `group_size`: for which the share of useful groups is estimated.
+    prompts: {"id", "family", "prompt"} each. k: the rollouts per prompt that the next on-policy stage could spend.
+    `group_size`: for which the share of useful groups is estimated.
     """
-    strict_counts = count(strict)
-    content_counts = None if content is None else _content_counts(strict, content)
-    if len(prompts) != len(strict_counts.scored):
-        raise DataError(f"{len(prompts)} prompts, {len(strict_counts.scored)} rows of outcomes", where=task)
-    probabilities_PC = class_probabilities(strict_counts, content_counts, k, rule)
+    if len(prompts) != len(measured):
+        raise DataError(f"{len(prompts)} prompts, {len(measured)} rows of outcomes", where=task)
+    probabilities_PC = posterior(measured, k, rule).probabilities
     calls = class_calls(probabilities_PC, rule)
-
     families = [prompt.get("family", "") for prompt in prompts]
     summary = []
     for family in sorted(set(families)):
         rows = [index for index, name in enumerate(families) if name == family]
         summary.append(
             {"family": family, "n": len(rows)}
-            | _tally([calls[index] for index in rows])
+            | tally([calls[index] for index in rows])
             | {"prevalence": _prevalence(probabilities_PC[rows], seed)}
         )
-    knows_format = content_counts is not None and bool((content_counts.scored > 0).any())
-    n_samples = int(np.median(strict_counts.scored))
     return {
         "model": model,
         "task": task,
         "k": k,
-        "n_samples": n_samples,
+        "n_samples": int(np.median(measured.strict.scored)),
         "summary": summary,
         "prevalence": _prevalence(probabilities_PC, seed),
         "prompts": [
@@ -135,71 +163,57 @@ def diagnose(
                 "id": prompt["id"],
                 "family": prompt.get("family", ""),
                 "prompt": prompt["prompt"],
-                "strict": _pair(strict_counts, index),
-                "content": _pair(content_counts, index) if knows_format and content_counts.scored[index] else None,
+                **_counts(measured, index),
                 "call": calls[index],
                 "probabilities": dict(zip(CLASSES, probabilities_PC[index].tolist(), strict=True)),
             }
             for index, prompt in enumerate(prompts)
         ],
         "sentence": sentence(calls, k),
-        "suggestions": suggestions(calls, strict_counts, k, group_size=group_size, seed=seed),
-        "notes": _notes(strict_counts, n_samples, k, rule, knows_format),
+        "suggestions": suggestions(calls, measured.strict, k, group_size=group_size, seed=seed),
+        "notes": [*_notes(measured, calls, k, rule), *notes],
     }
 
 
 def sentence(calls: Sequence[str], k: int) -> str:
-    """The diagnosis in plain words: how many prompts of each class that occurs, and what can use them."""
-    n = _tally(calls)
-    words = {
-        "solved": "solved",
-        "format": "right but in the wrong format",
-        "reachable": f"reachable at {k} rollouts",
-        "not_reached": "not reached",
-        UNDECIDED: "undecided",
-    }
-    parts = [f"{n[name]} {meaning}" for name, meaning in words.items() if n[name]]
+    """The diagnosis in plain words: how many prompts of each call that occurs, and what can use them."""
+    n = tally(calls)
+    parts = [f"{n[call]} {REMEDIES[call].words.format(k=k)}" for call in CALLS if n[call]]
     clauses = [f"of {_number(len(calls), 'prompt')}: {', '.join(parts)}"]
     if n["solved"] < len(calls):
-        clauses.append(f"on-policy RL can use {n['reachable'] or 'none'} of them")
+        clauses.append(f"on-policy RL can use {n['ranking'] or 'none'} of them")
     if n["format"]:
         clauses.append(f"{n['format']} {_need(n['format'])} the format taught or the checker fixed")
-    if n["not_reached"]:
-        clauses.append(f"{n['not_reached']} {_need(n['not_reached'])} demonstrations or hints")
+    if n["fragile"]:
+        clauses.append(f"{n['fragile']} {_need(n['fragile'])} what they do with help made their own")
+    if n["local"]:
+        clauses.append(f"{n['local']} {_need(n['local'])} a teacher or step rewards on the model's own attempts")
+    if demonstrations := sum(n[call] for call in NEEDS_DEMONSTRATIONS):
+        clauses.append(f"{demonstrations} {_need(demonstrations)} demonstrations or hints")
     return "; ".join(clauses)
 
 
 def suggestions(calls: Sequence[str], strict: Counts, k: int, *, group_size: int = 8, seed: int = 0) -> list[dict]:
-    """[{"call", "prompts", "methods", "reason"}], for the classes that occur, largest first; offon method names.
+    """[{"call", "prompts", "methods", "reason", "signature", "avoid"}], for the calls that occur, largest first."""
+    found = []
+    for call, number in sorted(tally(calls).items(), key=lambda pair: -pair[1]):
+        remedy = REMEDIES[call]
+        if number:
+            reason = remedy.reason.format(k=k)
+            reason += _useful_groups(calls, strict, group_size, seed) if call == "ranking" else ""
+            found.append(
+                {"call": call, "prompts": number, "methods": list(remedy.methods), "reason": reason}
+                | {"signature": remedy.signature, "avoid": remedy.avoid}
+            )
+    return found
 
-    The map from class to method is the survey's (arXiv:2604.07941): a prior for what to try first, not a promise.
-    """
-    methods = {
-        "solved": [],
-        "format": ["sft"],
-        "reachable": ["grpo", "raft", "dpo"],
-        "not_reached": ["sft", "sequence_kd", "grpo with hints"],
-        UNDECIDED: [],
-    }
-    reasons = {
-        "solved": "nothing to train; keep them in the probe to see whether a later stage loses them",
-        "format": "the content is right and the form is rejected: look at the checker first, then show the form in a "
-        "few demonstrations",
-        "reachable": f"success is within {k} rollouts, so rewards on the model's own rollouts (or pairs built from "
-        f"them) have something to move probability to{_useful_groups(calls, strict, group_size, seed)}",
-        "not_reached": f"{k} rollouts rarely hold a success, so rewards have nothing to reinforce: demonstrations, "
-        "teacher traces or hints first; on_policy_distill only if the teacher can finish what this model begins",
-        UNDECIDED: "their samples fit more than one class; more samples per prompt decide",
-    }
-    present = [(name, number) for name, number in _tally(calls).items() if number]
-    return [
-        {"call": name, "prompts": number, "methods": methods[name], "reason": reasons[name]}
-        for name, number in sorted(present, key=lambda pair: -pair[1])
-    ]
+
+def tally(calls: Sequence[str]) -> dict[str, int]:
+    return {name: sum(call == name for call in calls) for name in CALLS}
 
 
 def _useful_groups(calls, strict: Counts, group_size: int, seed: int) -> str:
-    chosen = (np.array(calls) == "reachable") & (strict.scored >= group_size)
+    chosen = (np.array(calls) == "ranking") & (strict.scored >= group_size)
     if not chosen.any():
         return ""
     mixed = mean_over_prompts(mixed_group_probability(strict.at(chosen), group_size), seed=seed)[0]
@@ -209,7 +223,7 @@ def _useful_groups(calls, strict: Counts, group_size: int, seed: int) -> str:
     )
 
 
-def _content_counts(strict, content) -> Counts:
+def _content_counts(strict: Outcomes, content: Outcomes) -> Counts:
     """Content counts over the samples with a strict verdict; 0 of 0 for a prompt where one of those has no content."""
     successes, scored = [], []
     for index, rows in enumerate(zip(strict, content, strict=True)):
@@ -230,36 +244,41 @@ def _content_counts(strict, content) -> Counts:
     return Counts.of(successes, scored)
 
 
+def _counts(measured: Measured, index: int) -> dict:
+    """[successes, scored] of everything measured on one prompt; None where it was not."""
+
+    def pair(counts: Counts | None) -> list[int] | None:
+        known = counts is not None and counts.scored[index]
+        return [int(counts.successes[index]), int(counts.scored[index])] if known else None
+
+    found = {"strict": [int(measured.strict.successes[index]), int(measured.strict.scored[index])]}
+    found["content"] = pair(measured.content)
+    others = {name: pair(counts) for name, counts in vars(measured).items() if name not in found}
+    return found | {name: value for name, value in others.items() if value}
+
+
 def _prevalence(probabilities_PC: np.ndarray, seed: int) -> dict[str, dict]:
     """Mean class probability over prompts, undecided prompts included, with its interval."""
     shares = mean_over_prompts(probabilities_PC, seed=seed)
     return {name: share._asdict() for name, share in zip(CLASSES, shares, strict=True)}
 
 
-def _notes(strict: Counts, n_samples: int, k: int, rule: Rule, knows_format: bool) -> list[str]:
+def _notes(measured: Measured, calls: Sequence[str], k: int, rule: Rule) -> list[str]:
     """What these samples and this checker could not have shown."""
-    notes = []
-    needed = samples_to_call_not_reached(k, rule)
+    notes, strict = [], measured.strict
+    n_samples, needed = int(np.median(strict.scored)), samples_to_call_unsupported(k, rule)
     if n_samples < needed:
         notes.append(
             f"{n_samples} samples per prompt cannot show that a prompt is not reached at {k} rollouts: "
             f"that takes {needed} without a success"
         )
-    if not knows_format:
+    if measured.content is None or not (measured.content.scored > 0).any():
         notes.append("the checker gives no verdict on content alone: a wrong format cannot be told from a wrong answer")
-    unscored = int((strict.scored == 0).sum())
-    if unscored:
+    if unscored := int((strict.scored == 0).sum()):
         notes.append(f"{_number(unscored, 'prompt')} without any scored sample: undecided")
-    notes.append("why a prompt is not reached (missing skill, route never taken, one blocked step) is not told apart")
+    if measured.placed is None and UNSUPPORTED in calls:
+        notes.append(f"without a teacher {', '.join(BELOW_SUPPORT[:-1])} and {BELOW_SUPPORT[-1]} are not told apart")
     return notes
-
-
-def _tally(calls: Sequence[str]) -> dict[str, int]:
-    return {name: sum(call == name for call in calls) for name in (*CLASSES, UNDECIDED)}
-
-
-def _pair(counts: Counts, index: int) -> list[int]:
-    return [int(counts.successes[index]), int(counts.scored[index])]
 
 
 def _number(n: int, noun: str) -> str:

@@ -15,7 +15,7 @@ import typer.core
 
 from offon.cli.folder import as_bug, make_way, recorded
 from offon.cli.output import only_results_on_stdout, plain, print_json, table
-from offon.cli.pages import catalogue, in_full, page, plan_page
+from offon.cli.pages import catalogue, diagnosis_page, in_full, page, plan_page
 from offon.cli.progress import Progress
 from offon.errors import ConfigError, OffonError
 
@@ -130,8 +130,11 @@ def diagnose(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder, a Hub id or testbed:base.")],
     task: Annotated[str, typer.Option(metavar="SPEC", help="gym:chain_sum,max_terms=2 or {jsonl: FILE, ...}.")],
     prompts: Annotated[int, typer.Option(min=1, help="Held-out prompts.")] = 64,
-    samples: Annotated[int, typer.Option(min=1, help="Samples of each prompt.")] = 128,
-    k: Annotated[int, typer.Option(min=1, help='The rollout budget "reachable" refers to.')] = 32,
+    teacher: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="A model that solves the task, with the same vocabulary.")
+    ] = None,
+    budget: Annotated[int, typer.Option(min=1, help="The most rollouts of one prompt.")] = 128,
+    k: Annotated[int, typer.Option(min=1, help="Rollouts a later on-policy stage could spend on a prompt.")] = 32,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest response, in tokens.")] = 512,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     json: Json = False,
@@ -140,23 +143,28 @@ def diagnose(
     """Why does a model fail a task, and what kind of stage would help?"""
     from offon.recipe import located_model, located_task
 
-    if k > samples:
-        raise ConfigError(f"--k {k} is more than --samples {samples}", fix=f"--samples {k} or more")
     place, what = located_model(model), located_task(task)
+    guide = located_model(teacher) if teacher else None
     progress = Progress(quiet=quiet)
     with only_results_on_stdout():
         from offon.loops.diagnose import diagnose_model
 
         diagnosis = diagnose_model(
-            place, what, prompts=prompts, samples=samples, k=k, max_tokens=max_tokens, seed=seed, progress=progress
+            place,
+            what,
+            teacher=guide,
+            prompts=prompts,
+            budget=budget,
+            k=k,
+            max_tokens=max_tokens,
+            seed=seed,
+            progress=progress,
         )
     progress.close()
     if json:
         print_json(diagnosis)
         return
-    rows = [{key: value for key, value in row.items() if key != "prevalence"} for row in diagnosis["summary"]]
-    print(table(list(rows[0]), [list(row.values()) for row in rows]) if rows else "no prompts")
-    print(f"\n{diagnosis['sentence']}")
+    print(diagnosis_page(diagnosis))
 
 
 @app.command()

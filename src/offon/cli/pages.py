@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from offon.cli.output import table
 from offon.cli.progress import brief
 
+CALLS = ("solved", "format", "fragile", "ranking", "local", "unreachable", "missing", "unsupported", "undecided")
+
 if TYPE_CHECKING:
     from offon.methods.registry import MethodInfo
 
@@ -64,6 +66,21 @@ def page(method: dict[str, Any]) -> str:
             lines += [f"  {learner['name']}   {term}" for term in learner["terms"]]
             lines += [f"  credit   {learner['credit']}"] if learner["credit"] else []
     return "\n".join(lines)
+
+
+def diagnosis_page(diagnosis: dict[str, Any]) -> str:
+    """Calls by family, the diagnosis in one sentence, what to try with the sign that it was right, and what is open."""
+    calls = [call for call in CALLS if any(row[call] for row in diagnosis["summary"])]
+    rows = [
+        [row["family"] or diagnosis["task"], row["n"], *(row[call] for call in calls)] for row in diagnosis["summary"]
+    ]
+    lines = [table(("family", "prompts", *calls), rows), "", diagnosis["sentence"]]
+    for one in diagnosis["suggestions"]:
+        if one["methods"]:
+            lines += ["", f"{one['prompts']} {one['call']}: try {', '.join(one['methods'])}"]
+            lines += textwrap.wrap(one["reason"], 110, initial_indent="  ", subsequent_indent="  ")
+            lines += [f"  a sign that it was right: {one['signature']}", f"  speaks against: {one['avoid']}"]
+    return "\n".join([*lines, "", *(f"note: {note}" for note in diagnosis["notes"])]).rstrip()
 
 
 def plan_page(plan: dict[str, Any]) -> str:

@@ -122,7 +122,13 @@ def diagnosis(run: RunDirectory, model: str, probes: Probes, k: int) -> list[dic
     before = run.read_json("diagnosis.json", [])
     kept = [entry for entry in before if entry["model"] != model]
     fresh = [
-        behavior.diagnose(outcomes(groups), content_outcomes(groups), prompt_infos(groups), k=k, model=model, task=name)
+        behavior.diagnose(
+            behavior.measured_outcomes(outcomes(groups), content_outcomes(groups)),
+            prompt_infos(groups),
+            k=k,
+            model=model,
+            task=name,
+        )
         for name, groups in probes.items()
     ]
     return kept + fresh

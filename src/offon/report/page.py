@@ -32,8 +32,12 @@ SOURCE_WORDS = {
 CLASS_WORDS = {
     "solved": "solved",
     "format": "wrong format",
-    "reachable": "within reach",
-    "not_reached": "not reached",
+    "fragile": "only with help",
+    "ranking": "within reach",
+    "local": "blocked at a step",
+    "unreachable": "route not taken",
+    "missing": "skill missing",
+    "unsupported": "not reached",
     "undecided": "undecided",
 }
 CALL_NAMES = {"gained": "gained", "kept": "kept", "lost": "lost", "never": "out of reach", "undecided": "undecided"}
@@ -69,7 +73,7 @@ def render(run: RunDirectory) -> str:
         "provenance": [stage for stage in stages if stage["tokens_by_source"]],
         "graph": figures.graph(summary["nodes"], summary["stages"]),
         "diagnosis": _diagnosis(summary["diagnosis"]),
-        "class_names": CLASS_WORDS,
+        "class_names": _classes_that_occur(summary["diagnosis"]),
         "k_words": words.listed(sorted({f"{stage['k']}" for stage in measured})),
         "lead": _lead(summary),
         "environment": _environment(summary["run"]),
@@ -278,6 +282,11 @@ def _diagnosis(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for entry in entries:
         models.setdefault(entry["model"], []).append(entry)
     return [_diagnosed(model, own) for model, own in models.items()]
+
+
+def _classes_that_occur(entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    rows = [row for entry in entries for row in entry["summary"]]
+    return {call: name for call, name in CLASS_WORDS.items() if any(row.get(call) for row in rows)}
 
 
 def _diagnosed(model: str, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

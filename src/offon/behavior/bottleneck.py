@@ -1,0 +1,192 @@
+"""Which bottleneck a prompt has: a rule on success probabilities, applied to every draw of their posterior.
+
+First match, on the model's success p_strict <= p_content (content: the verdict with format ignored):
+
+    solved        p_strict >= .8
+    format        p_content >= .25 and p_strict < .5 p_content
+    fragile       another condition of the same model reaches q >= .6 and p_content < .5 q
+                  (a scaffold in the prompt, or an earlier checkpoint)
+    ranking       p_content >= eps_k         k rollouts hold a success: probability is there, in the wrong place
+    local         below, and placed well the model finishes, and a teacher finishes what the model begins
+    unreachable   below, and placed well the model finishes, but a teacher cannot save what the model begins
+    missing       below, and even placed well the model does not finish
+
+placed well: after as many steps of a teacher's answer as do not give the answer away, it succeeds with A >= .5. What
+the model begins is alive if a teacher finishes its first step with B >= .5, and at least .2 more often than another
+prompt's first step (a teacher that starts over finishes anything).
+Without a teacher the last three cannot be told apart; together they are `unsupported`.
+
+Axes: P prompts, D posterior draws, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from scipy import special, stats
+
+from offon.behavior.counts import Counts
+from offon.behavior.intervals import jeffreys_above, jeffreys_quantile
+from offon.behavior.support import ZETA, support_threshold
+from offon.errors import DataError
+
+CLASSES = ("solved", "format", "fragile", "ranking", "local", "unreachable", "missing")
+BELOW_SUPPORT = ("local", "unreachable", "missing")
+UNSUPPORTED, UNDECIDED = "unsupported", "undecided"
+CALLS = (*CLASSES, UNSUPPORTED, UNDECIDED)
+DRAWS = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """The thresholds of the rule above, and how sure a call must be."""
+
+    solved: float = 0.8
+    format_content: float = 0.25
+    format_ratio: float = 0.5
+    fragile: float = 0.6
+    fragile_ratio: float = 0.5
+    competent: float = 0.5
+    alive: float = 0.5
+    over_placebo: float = 0.2
+    zeta: float = ZETA
+    confidence: float = 0.9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """Counts of one model on P prompts; a prompt with 0 scored was not measured in that way.
+
+    content             the same samples as strict, format ignored
+    scaffold, previous  another condition: the prompt with its scaffold, or an earlier checkpoint
+    placed              the model after a teacher's steps, as far as they do not give the answer away
+    finished            a teacher after the model's first step
+    placebo             a teacher after the model's first step on another prompt
+    """
+
+    strict: Counts
+    content: Counts | None = None
+    scaffold: Counts | None = None
+    previous: Counts | None = None
+    placed: Counts | None = None
+    finished: Counts | None = None
+    placebo: Counts | None = None
+
+    def __len__(self) -> int:
+        return len(self.strict.scored)
+
+    def at(self, prompts) -> Measured:
+        return Measured(**{name: counts and counts.at(prompts) for name, counts in vars(self).items()})
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Draws of every rate [D, P] by name, and the class each draw falls into [D, P]."""
+
+    rates: Mapping[str, np.ndarray]
+    classes: np.ndarray
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """[P, C]"""
+        return (self.classes[:, :, None] == np.arange(len(CLASSES))).mean(axis=0)
+
+
+def posterior(measured: Measured, k: int, rule: Rule = Rule()) -> Posterior:
+    """Independent Jeffreys posteriors of all rates, and the rule applied to each joint draw.
+
+    p_strict = p_content * ratio, the ratio on the content successes; where there is no content verdict p_strict stands
+    in for p_content and format cannot occur. Another condition that was not measured counts as no better; a placement
+    that was not measured keeps its prior, and with it the doubt. Draws are a fixed lattice, so that a
+    prompt's answer depends on its own counts alone.
+    """
+    strict, none = measured.strict, Counts.of(np.zeros(len(measured), int), 0)
+    content = measured.content or none
+    knows_P = content.scored > 0
+    if (content.scored != strict.scored)[knows_P].any():
+        raise DataError("content and strict verdicts cover different samples", why="their ratio is per sample")
+    successes_P = np.where(knows_P, content.successes, strict.successes)
+    rates: dict[str, Counts] = {
+        "content": Counts.of(successes_P, strict.scored),
+        "ratio": Counts.of(strict.successes, successes_P),
+        **{name: getattr(measured, name) or none for name in ("scaffold", "previous", "placed", "finished", "placebo")},
+    }
+    draws = {
+        name: jeffreys_quantile(*counts, quantile_D[:, None])
+        for (name, counts), quantile_D in zip(rates.items(), lattice(len(rates)).T, strict=True)
+    }
+    p_content = draws["content"]
+    p_strict = p_content * np.where(knows_P, draws["ratio"], 1.0)
+    better = np.maximum(*(np.where(rates[name].scored > 0, draws[name], 0.0) for name in ("scaffold", "previous")))
+    competent, finished = draws["placed"] >= rule.competent, draws["finished"]
+    alive = (finished >= rule.alive) & (finished - draws["placebo"] >= rule.over_placebo)
+    conditions = {
+        "solved": p_strict >= rule.solved,
+        "format": (p_content >= rule.format_content) & (p_strict < rule.format_ratio * p_content),
+        "fragile": (better >= rule.fragile) & (p_content < rule.fragile_ratio * better),
+        "ranking": p_content >= support_threshold(k, zeta=rule.zeta),
+        "local": competent & alive,
+        "unreachable": competent,
+    }
+    classes = np.select(
+        list(conditions.values()), [CLASSES.index(name) for name in conditions], CLASSES.index("missing")
+    )
+    return Posterior(draws, classes)
+
+
+@cache
+def lattice(dimensions: int) -> np.ndarray:
+    """[DRAWS, dimensions] points spread evenly over the unit cube, always the same: scrambled Sobol'."""
+    return stats.qmc.Sobol(dimensions, rng=0).random(DRAWS)
+
+
+def class_calls(probabilities_PC: np.ndarray, rule: Rule = Rule()) -> list[str]:
+    """[P] the most probable class where its probability reaches the rule's confidence; else unsupported, where only the
+    kind of missing support is open; else undecided."""
+    below = [CLASSES.index(name) for name in BELOW_SUPPORT]
+
+    def call(row: np.ndarray) -> str:
+        best = int(row.argmax())
+        if row[best] >= rule.confidence:
+            return CLASSES[best]
+        return UNSUPPORTED if row[below].sum() >= rule.confidence else UNDECIDED
+
+    return [call(row) for row in probabilities_PC]
+
+
+def entropy_drop(found: Posterior, rate: str, samples: int) -> np.ndarray:
+    """[P] expected fall of the class entropy, in nats, if `samples` more outcomes of one rate were seen.
+
+    Each draw of the posterior predicts them: outcome c has probability mean_d Binomial(c; samples, p_d), and seen,
+    reweighs the draws by it. Content and strict outcomes come from the same rollouts; only content is used to predict.
+    """
+    p_DP, n = found.rates[rate], samples
+    outcomes = np.arange(n + 1)[:, None, None]
+    log_weight = special.xlogy(outcomes, p_DP) + special.xlog1py(n - outcomes, -p_DP)
+    weight_ODP = np.exp(log_weight + np.log(special.comb(n, outcomes)))
+    predicted_OP = weight_ODP.mean(axis=1)
+    one_hot_DPC = (found.classes[:, :, None] == np.arange(len(CLASSES))).astype(float)
+    joint_OPC = np.einsum("odp,dpc->opc", weight_ODP, one_hot_DPC) / len(p_DP)
+    given_OPC = joint_OPC / np.maximum(predicted_OP, 1e-300)[:, :, None]
+    after_P = (predicted_OP * stats.entropy(given_OPC, axis=2)).sum(axis=0)
+    return np.nan_to_num(stats.entropy(found.probabilities, axis=1) - after_P)
+
+
+def samples_to_call_unsupported(k: int, rule: Rule = Rule()) -> int:
+    """The fewest samples after which no success at all is called `unsupported` (about .45 k)."""
+    n = np.arange(1, 2 * k + 2)
+    return int(n[np.argmax(1 - jeffreys_above(0, n, support_threshold(k, zeta=rule.zeta)) >= rule.confidence)])
+
+
+def rogan_gladen(rate, sensitivity: float, false_positive: float):
+    """The success probability behind a noisy verifier: (observed - FPR) / (TPR - FPR), clipped to [0, 1]."""
+    youden = sensitivity - false_positive
+    if youden <= 0:
+        raise DataError(
+            f"the verifier accepts wrong answers as often as right ones (TPR {sensitivity}, FPR {false_positive})",
+            why="no rate can be recovered, and training on it learns the opposite or nothing",
+        )
+    return np.clip((np.asarray(rate, float) - false_positive) / youden, 0, 1)

@@ -1,0 +1,163 @@
+"""The rule on true rates, calibration under its own prior, and where the next rollout goes."""
+
+import numpy as np
+import pytest
+
+from offon.behavior.bottleneck import (
+    BELOW_SUPPORT,
+    CLASSES,
+    Measured,
+    class_calls,
+    entropy_drop,
+    lattice,
+    posterior,
+    rogan_gladen,
+    samples_to_call_unsupported,
+)
+from offon.behavior.counts import Counts
+from offon.behavior.intervals import jeffreys_above
+from offon.behavior.support import support_threshold
+from offon.errors import DataError
+
+MANY = 4000
+
+
+def measured(strict, content=None, n=MANY, **others) -> Measured:
+    """One prompt whose rates are known almost exactly."""
+
+    rates = {"strict": strict, "content": content, **others}
+    return Measured(**{name: None if rate is None else Counts.of([round(rate * n)], n) for name, rate in rates.items()})
+
+
+@pytest.mark.parametrize(
+    "rates, call",
+    [
+        ({"strict": 0.9}, "solved"),
+        ({"strict": 0.1, "content": 0.9}, "format"),
+        ({"strict": 0.1, "content": 0.1, "scaffold": 0.9}, "fragile"),
+        ({"strict": 0.1, "content": 0.1, "previous": 0.9}, "fragile"),
+        ({"strict": 0.5, "content": 0.5, "scaffold": 0.9}, "ranking"),  # not below half of what the scaffold gives
+        ({"strict": 0.2, "content": 0.2}, "ranking"),
+        ({"strict": 0.0}, "unsupported"),
+        ({"strict": 0.0, "placed": 0.9, "finished": 0.9, "placebo": 0.0}, "local"),
+        ({"strict": 0.0, "placed": 0.9, "finished": 0.0, "placebo": 0.0}, "unreachable"),
+        ({"strict": 0.0, "placed": 0.9, "finished": 0.9, "placebo": 0.9}, "unreachable"),  # it starts over
+        ({"strict": 0.0, "placed": 0.1, "finished": 0.9, "placebo": 0.0}, "missing"),
+    ],
+)
+def test_the_rule_on_rates_that_are_known(rates, call):
+    found = posterior(measured(**rates), 64)
+    assert class_calls(found.probabilities) == [call]
+
+
+def test_without_content_verdicts_the_posterior_is_the_strict_rate_alone():
+    strict = Counts.of(np.arange(33), 32)
+    shares = posterior(Measured(strict=strict), 64).probabilities
+    np.testing.assert_allclose(shares[:, 0], jeffreys_above(*strict, 0.8), atol=1 / 500)  # the width of a draw
+    assert not shares[:, [CLASSES.index("format"), CLASSES.index("fragile")]].any()
+
+
+@pytest.mark.parametrize("n, most_unsupported, least_ranking", [(64, 0, 6), (128, 2, 9), (256, 7, 17)])
+def test_boundaries_at_k_64(n, most_unsupported, least_ranking):
+    """Jeffreys posterior at .9 against eps = .0457."""
+    calls = class_calls(posterior(Measured(strict=Counts.of(np.arange(n + 1), n)), 64).probabilities)
+    assert n - calls[::-1].index("unsupported") == most_unsupported
+    assert calls.index("ranking") == least_ranking and calls[n] == "solved"
+
+
+@pytest.mark.parametrize("k", [8, 64, 1024])
+def test_samples_needed_to_call_unsupported_are_the_fewest(k):
+    n = samples_to_call_unsupported(k)
+    calls = class_calls(posterior(Measured(strict=Counts.of([0, 0], [n, int(0.9 * n)])), k).probabilities)
+    assert calls == ["unsupported", "undecided"]
+
+
+def test_a_prompt_is_judged_on_its_own_counts():
+    together = Measured(strict=Counts.of([3, 50, 0], 64), content=Counts.of([30, 51, 1], 64))
+    shares = posterior(together, 32).probabilities
+    for index in range(3):
+        np.testing.assert_array_equal(posterior(together.at([index]), 32).probabilities[0], shares[index])
+    np.testing.assert_allclose(shares.sum(axis=1), 1)
+
+
+def truth(p_content, ratio, scaffold, placed, finished, placebo, eps):
+    """The rule, written once more for numbers."""
+    if p_content * ratio >= 0.8:
+        return "solved"
+    if p_content >= 0.25 and ratio < 0.5:
+        return "format"
+    if scaffold >= 0.6 and p_content < 0.5 * scaffold:
+        return "fragile"
+    if p_content >= eps:
+        return "ranking"
+    if placed < 0.5:
+        return "missing"
+    return "local" if finished >= 0.5 and finished - placebo >= 0.2 else "unreachable"
+
+
+@pytest.mark.parametrize("n", [16, 64])
+def test_probabilities_are_calibrated_under_the_prior(n):
+    """2,000 prompts with every rate from Jeffreys' prior, a third of p_content below support: stated and realised
+    accuracy agree within 3 sd."""
+    rng = np.random.default_rng(n)
+    size, eps = 2000, support_threshold(64)
+    rates = rng.beta(0.5, 0.5, (6, size))
+    names = [truth(*row, eps) for row in rates.T]
+    content = rng.binomial(n, rates[0])
+    scaffold, placed, finished, placebo = (Counts.of(rng.binomial(n, rate), n) for rate in rates[2:])
+    shares = posterior(
+        Measured(
+            strict=Counts.of(rng.binomial(content, rates[1]), n), content=Counts.of(content, n), scaffold=scaffold,
+            placed=placed, finished=finished, placebo=placebo,
+        ),
+        64,
+    ).probabilities  # fmt: skip
+    calls = np.array(class_calls(shares))
+    decided = np.isin(calls, CLASSES)
+    claimed, realised = shares.max(axis=1)[decided], (calls == names)[decided]
+    assert decided.mean() > 0.4 and realised.mean() > 0.9
+    sd = np.sqrt((claimed * (1 - claimed)).mean() / len(claimed))
+    assert realised.mean() == pytest.approx(claimed.mean(), abs=3 * sd)
+    prevalence = [names.count(name) / size for name in CLASSES]
+    np.testing.assert_allclose(shares.mean(axis=0), prevalence, atol=3 * 0.5 / np.sqrt(size))
+
+
+def test_what_was_not_measured_stays_in_doubt():
+    shares = posterior(measured(strict=0.0), 64).probabilities[0]
+    below = dict(zip(CLASSES, shares, strict=True))
+    assert sum(below[name] for name in BELOW_SUPPORT) > 0.99
+    assert max(below.values()) < 0.9
+
+
+def test_the_next_rollout_goes_where_it_tells_most():
+    """Nothing succeeded in 200 rollouts: more of them tell nothing, a teacher's prefix tells most."""
+    dead = Measured(strict=Counts.of([0], 200), placed=Counts.of([0], 0))
+    found = posterior(dead, 16)
+    placed, more = (entropy_drop(found, rate, 8)[0] for rate in ("placed", "content"))
+    assert placed > 0.2 and more < 0.01
+    near = Measured(strict=Counts.of([1], 24), placed=Counts.of([0], 16), finished=Counts.of([0], 16))
+    found = posterior(near, 64)
+    assert entropy_drop(found, "content", 16)[0] > entropy_drop(found, "placed", 16)[0]
+
+
+def test_expected_entropy_drop_is_never_negative_and_0_where_all_is_known():
+    found = posterior(measured(strict=0.95), 64)
+    assert entropy_drop(found, "content", 8)[0] == pytest.approx(0, abs=1e-9)
+    rng = np.random.default_rng(0)
+    some = posterior(Measured(strict=Counts.of(rng.integers(0, 9, 20), 8)), 16)
+    for rate in ("content", "placed", "finished"):
+        assert (entropy_drop(some, rate, 4) > -1e-9).all()
+
+
+def test_the_lattice_fills_the_cube():
+    points = lattice(7)
+    assert points.min() > 0 and points.max() < 1
+    assert np.abs(points.mean(axis=0) - 0.5).max() < 0.01
+    assert np.abs(np.corrcoef(points.T) - np.eye(7)).max() < 0.1
+
+
+def test_a_noisy_verifier_is_corrected_or_refused():
+    assert rogan_gladen(0.5, 0.9, 0.1) == pytest.approx(0.5)
+    assert rogan_gladen([0.1, 0.9], 0.9, 0.1).tolist() == [0, 1]
+    with pytest.raises(DataError, match="as often"):
+        rogan_gladen(0.5, 0.3, 0.3)
