@@ -3,15 +3,19 @@
 import pytest
 
 from offon.collect import steps
+from offon.collect.context import Context, Step
 from offon.collect.steps import steps_of
+from offon.data.render import Renderer
 from offon.types import Group, Item, Source, Span, Trajectory
 from tests.support import tokenizer
+
+CONTEXT = Context(None, None, None, Step(0, 1, 0, "node", render=Renderer(tokenizer())))
 
 
 def spans(by, tokens, spans=()) -> list[tuple[int, int]]:
     member = Trajectory.of(tokens, [2], Source.LEARNER, spans=tuple(spans))
     group = Group(item=Item(id="x", prompt="w0"), views={"prompt": (2,)}, members=(member,))
-    [cut] = steps(by, tokenizer())(None, [group])
+    [cut] = steps(by)(CONTEXT, [group])
     return [(span.start, span.end) for span in steps_of(cut.members[0])]
 
 
@@ -35,5 +39,7 @@ def test_steps_are_consecutive_and_cover_the_response(by, tokens, expected):
 
 def test_cutting_again_replaces_steps_and_keeps_turns():
     member = Trajectory.of([4, 5, 1], [2], Source.LEARNER, spans=(Span("turn", 0, 3),))
-    twice = steps(2).cut(steps(1).cut(member))
-    assert [(s.name, s.start, s.end) for s in twice.spans] == [("turn", 0, 3), ("step", 0, 2), ("step", 2, 3)]
+    group = Group(item=Item(id="x", prompt="w0"), views={"prompt": (2,)}, members=(member,))
+    [twice] = (steps(1) | steps(2))(CONTEXT, [group])
+    spans = twice.members[0].spans
+    assert [(s.name, s.start, s.end) for s in spans] == [("turn", 0, 3), ("step", 0, 2), ("step", 2, 3)]

@@ -6,15 +6,17 @@ from offon.collect.data import AddDemo, Demonstrations, Preferences, add_demo, d
 from offon.collect.flow import Gate, Mixture, Refill, gate, mixture, refill
 from offon.collect.judged import AgainstOpponents, Judged, against_opponents, judged
 from offon.collect.pairs import BestAgainstWorst, best_against_worst
+from offon.collect.refine import Again, Refine, again, refine
 from offon.collect.sampling import Asked, Guidance, Guide, Hint, Rollouts, rollouts, sample
 from offon.collect.select import Condition, Drop, KeepBest, drop, keep_best, mixed, rate, right, tagged
 from offon.collect.signals import Score, Verify, score, verify
 from offon.collect.steps import Steps, steps
 
 __all__ = [
-    "AddDemo", "AgainstOpponents", "Asked", "BestAgainstWorst", "Collector", "Condition", "ContinuationValue",
+    "AddDemo", "Again", "AgainstOpponents", "Asked", "BestAgainstWorst", "Collector", "Condition", "ContinuationValue",
     "Demonstrations", "Drop", "Gate", "Guidance", "Guide", "Hint", "Judged", "KeepBest", "Mixture", "Pipe",
-    "Preferences", "Refill", "Rollouts", "Score", "Steps", "Verify", "add_demo", "against_opponents",
+    "Preferences", "Refill", "Refine", "Rollouts", "Score", "Steps", "Verify", "add_demo", "again", "against_opponents",
     "best_against_worst", "continuation_value", "demonstrations", "drop", "gate", "judged", "keep_best", "mixed",
-    "mixture", "preferences", "rate", "refill", "right", "rollouts", "sample", "score", "steps", "tagged", "verify",
+    "mixture", "preferences", "rate", "refill", "refine", "right", "rollouts", "sample", "score", "steps", "tagged",
+    "verify",
 ]  # fmt: skip

@@ -93,20 +93,26 @@ class Drop(Collector):
 
 @dataclass(frozen=True)
 class KeepBest(Collector):
-    """Keep the n members with the highest reward, of those that reach `at_least` (None: whatever is best)."""
+    """Keep the n members with the highest reward, of those that reach `at_least` (None: whatever is best).
+
+    among: only members with this tag compete; the others stay."""
 
     n: int = 1
     at_least: float | None = None
+    among: str = ""
     requires = frozenset({"members", "reward"})
 
     def __call__(self, context: Context, groups: list[Group]) -> list[Group]:
+        def competes(member: Trajectory) -> bool:
+            return not self.among or self.among in member.tags
+
         def filtered(group: Group) -> Group:
-            reward = [member.signals["reward"] for member in group.members]
             if self.at_least is not None:
-                passed = [r >= self.at_least for r in reward]
-                group, reward = group.drop(passed, "below threshold"), [r for r in reward if r >= self.at_least]
-            best = sorted(range(len(reward)), key=lambda i: -reward[i])[: self.n]
-            return group.drop([i in best for i in range(len(reward))], "not among the best")
+                passed = [not competes(m) or m.signals["reward"] >= self.at_least for m in group.members]
+                group = group.drop(passed, "below threshold")
+            competing = [i for i, member in enumerate(group.members) if competes(member)]
+            best = sorted(competing, key=lambda i: -group.members[i].signals["reward"])[: self.n]
+            return group.drop([i in best or not competes(m) for i, m in enumerate(group.members)], "not among the best")
 
         return [filtered(group) for group in groups]
 

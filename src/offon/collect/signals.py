@@ -8,30 +8,30 @@ from typing import Any
 from offon.collect.base import Collector
 from offon.collect.context import Context
 from offon.parts.models import SELF, ModelRef, Need
-from offon.types import Group
+from offon.types import Group, Trajectory
 
 
 @dataclass(frozen=True)
 class Verify(Collector):
-    """Ask the task's checker. What it could not score is set aside with the reason, never counted as 0."""
+    """Ask the task's checker about every member that has no verdict yet. What it could not score is set aside with the
+    reason, never counted as 0."""
 
     task: Any
     requires = frozenset({"members"})
     provides = frozenset({"reward"})
 
     def __call__(self, context: Context, groups: list[Group]) -> list[Group]:
-        verdicts = iter(self.task.verify([(group.item, member.text) for group in groups for member in group.members]))
+        asked = [(group.item, m.text) for group in groups for m in group.members if "reward" not in m.signals]
+        verdicts = iter(self.task.verify(asked))
 
-        def judge(group: Group) -> Group:
-            judged = [next(verdicts) for _ in group.members]
-            members = [
-                member.with_signals(reward=verdict.score, content=verdict.content)
-                for member, verdict in zip(group.members, judged, strict=True)
-            ]
-            scored = [verdict.score is not None for verdict in judged]
-            return group.replace(members=tuple(members)).drop(scored, "unscored")
+        def judged(member: Trajectory) -> Trajectory:
+            if "reward" in member.signals:
+                return member
+            verdict = next(verdicts)
+            return member.with_signals(reward=verdict.score, content=verdict.content)
 
-        return [judge(group) for group in groups]
+        groups = [group.map(judged) for group in groups]
+        return [group.drop([m.signals["reward"] is not None for m in group.members], "unscored") for group in groups]
 
 
 @dataclass(frozen=True)

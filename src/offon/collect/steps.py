@@ -10,7 +10,6 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 from offon.collect.base import Collector
 from offon.collect.context import Context
@@ -77,21 +76,17 @@ class Steps(Collector):
     """
 
     by: str | int = "\n\n"
-    tokenizer: Any = None  # the node's
     requires = frozenset({"members"})
     provides = frozenset({"steps"})
 
     def __call__(self, context: Context, groups: list[Group]) -> list[Group]:
-        return [group.map(self.cut) for group in groups]
+        def cut(member: Trajectory) -> Trajectory:
+            if isinstance(self.by, int):
+                return with_steps(member, by_length(len(member), self.by))
+            tokens, tokenizer = member.tokens.tolist(), context.step.render.tokenizer
+            return with_steps(member, by_separator(len(tokens), self.by, lambda n: tokenizer.decode(tokens[:n])))
 
-    def cut(self, trajectory: Trajectory) -> Trajectory:
-        if isinstance(self.by, int):
-            return with_steps(trajectory, by_length(len(trajectory), self.by))
-        tokens = trajectory.tokens.tolist()
-        return with_steps(trajectory, by_separator(len(tokens), self.by, lambda n: self._text(tokens[:n])))
-
-    def _text(self, tokens: Sequence[int]) -> str:
-        return self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return [group.map(cut) for group in groups]
 
     def __str__(self) -> str:
         return f"steps({self.by!r})"

@@ -8,7 +8,7 @@ from annotated_types import Gt
 
 from offon.collect import judged, rollouts, verify
 from offon.methods.registry import method
-from offon.parts import LogRatio, Square, Stage, contrast, policy
+from offon.parts import SELF_START, LogRatio, Square, Stage, contrast, one, per_sequence_sum, policy, policy_gradient
 
 Beta = Annotated[float, Gt(0)]
 
@@ -55,5 +55,30 @@ def online_ipo(
     return Stage(
         rollouts(task, 2) | verify(task) | judged(ties=ties),
         policy(contrast(score=LogRatio(normalise=normalise), link=Square(1 / (2 * tau)), beta=1.0)),
+        recommends={"learning_rate": 1e-6},
+    )
+
+
+@method(
+    family="online preference", interface="judge", usual_provenance="on-policy", usual_role="expansion",
+    paper="2405.21046",
+)  # fmt: skip
+def xpo(task, *, beta: Beta = 0.1, alpha: float = 1e-5, ties: Literal["drop", "random"] = "drop") -> Stage:
+    """Exploratory preference optimisation: online DPO against the reference's response, with a bonus for leaving it.
+
+        y ~ pi,  y~ ~ ref (the learner when the stage began);  the judge prefers one of the two
+        L = 1/P sum -log sigmoid(beta [(S_w - S_w^ref) - (S_l - S_l^ref)]) + alpha * 1/P sum S(y~)
+
+    The second term lowers the likelihood of what the reference would say: optimism, which makes exploration provable.
+    S = sum_t log pi(y_t). Samples and judgements are detached. alpha = 0 is online DPO on (pi, ref) pairs; 1e-5 is TRL's default.
+    Watch: the log-prob of members tagged reference. Fails: alpha so large that y~ is pushed down without limit.
+    Deviations: a pair judged equal leaves both terms (ties: "random" keeps it), where TRL's judge always decides.
+    """
+    return Stage(
+        rollouts(task) | rollouts(task, model=SELF_START, tag="reference") | verify(task) | judged(ties=ties),
+        policy(
+            contrast(beta=beta),
+            policy_gradient(advantage=one, on="tag:reference", coef=-alpha, reduce=per_sequence_sum, name="optimism"),
+        ),
         recommends={"learning_rate": 1e-6},
     )

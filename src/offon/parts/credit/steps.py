@@ -171,13 +171,14 @@ class TurnRewards(Credit):
 
         first R_1 for the first,    R_n + bonus (R_n - R_n-1) for a later one
 
-    R_n is the signal of turn n. Nothing flows back to earlier attempts: with the bonus that would teach to begin wrong.
+    R_n is the signal of turn n, the last one's that of the whole. Nothing flows back to earlier attempts: with the
+    bonus that would teach to begin wrong.
     """
 
     first: float = 1.0
     bonus: float = 0.0
     signal: str = "reward"
-    requires = frozenset({"turn rewards"})
+    requires = frozenset({"turns", "reward"})
     min_group = 2
 
     def __call__(self, group: Group) -> Group:
@@ -193,7 +194,8 @@ class TurnRewards(Credit):
         return group.replace(members=tuple(map(given, group.members, advantage_G_N)))
 
     def _rewards(self, member: Trajectory) -> np.ndarray:
-        reward = np.array([span.signals[self.signal] for span in spans_of(member, "turn")], dtype=float)
+        *earlier, _ = spans_of(member, "turn")
+        reward = np.array([*(span.signals[self.signal] for span in earlier), member.signals[self.signal]], dtype=float)
         shaped = maths.shaped_turns(reward, self.bonus)
         return np.concatenate([self.first * shaped[:1], shaped[1:]])
 
