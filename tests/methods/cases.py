@@ -43,7 +43,7 @@ from offon.runs import RunDirectory
 from offon.types import Group, Producer, Source
 from offon.types.batch import Batch
 from tests.methods.variants import MODIFIED, VARIANTS
-from tests.support import DATA, ParityTask, model, prompt_group
+from tests.support import DATA, ParityTask, model, prompt_group, tokenizer
 
 MODELS = {"teacher": 2, "second": 3}  # models a recipe could name, and the seeds of their weights
 PROMPTS = 5  # groups of a step: enough for every denominator to differ
@@ -135,7 +135,7 @@ def stage_of(case: Case, settings: NodeSettings) -> tuple[Stage, list[Group]]:
     modifiers = [
         (name, {**values, **named(registry.get(name), values)}) for name, values in filter(None, [case.modifier])
     ]
-    stage = build_stage(case.row, given, arguments, modifiers, sampling_of(settings))
+    stage = build_stage(case.row, given, arguments, modifiers, sampling_of(settings), tokenizer())
     data, task = prompts_of(stage)
     return stage, list(data) if data is not None else [prompt_group(i) for i in task.items("train")[:PROMPTS]]
 

@@ -7,7 +7,8 @@ import torch
 
 from offon.collect import against_opponents, judged
 from offon.collect.context import Context, Step
-from offon.methods.online_preference import online_dpo, online_ipo
+from offon.loops.scoring import step_loss, weigh
+from offon.methods.online_preference import online_dpo, online_ipo, xpo
 from offon.methods.preferences import dpo
 from offon.parts import SELF, SELF_START, Need
 from offon.types import Group, Item, Source, Trajectory
@@ -67,6 +68,28 @@ def test_online_ipo_is_satisfied_exactly_at_its_target(normalise):
     d = 2.0 if normalise == "none" else 2.5
     assert loss.item() == pytest.approx((d - 2) ** 2)
     assert float(own.grad[0]) == pytest.approx(2 * (d - 2))
+
+
+# --- xpo --------------------------------------------------------------------------------------------------------------
+
+
+def test_xpo_without_optimism_is_online_dpo_on_a_pair_of_policy_and_reference():
+    contrast, optimism = xpo(ParityTask(), alpha=0.0).learners[0].terms
+    assert (contrast,) == online_dpo(ParityTask()).learners[0].terms and optimism.coef == 0
+    own, reference = (part for part in xpo(ParityTask()).collect.parts if hasattr(part, "model"))
+    assert (own.model, reference.model) == (SELF, SELF_START)
+
+
+def test_optimism_lowers_what_the_reference_said():
+    """L = alpha S(y~): the gradient by each of its log-probs is alpha, 0 by the learner's own response's."""
+    optimism = xpo(ParityTask(), alpha=0.5).learners[0].terms[1]
+    group = group_of(1.0, 0.0)
+    group = group.replace(members=(group.members[0], group.members[1].tagged("reference")))
+    batch = weigh(Batch.of([group]), [optimism])
+    own = torch.zeros(4, requires_grad=True)
+    loss, _ = step_loss([optimism], batch, {Need("logp", SELF): own}, {optimism.name: optimism.coef})
+    loss.backward()
+    assert own.grad.tolist() == [0, 0, 0.5, 0.5]
 
 
 # --- nash-md ----------------------------------------------------------------------------------------------------------

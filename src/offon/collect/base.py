@@ -53,7 +53,7 @@ class Collector(ABC):
         return self._rewritten(lambda part: changes if isinstance(part, kind) else {})
 
     def given(self, **values: Any) -> Collector:
-        """The same collector with what the node has (its sampling) written into every part that has a
+        """The same collector with what the node has (its sampling, its tokenizer) written into every part that has a
         field of that name."""
 
         def own(part: Collector) -> dict[str, Any]:

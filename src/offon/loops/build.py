@@ -17,8 +17,9 @@ def build_stage(
     arguments: Mapping[str, Any],
     modifiers: Sequence[tuple[str, Mapping[str, Any]]],
     sampling: Sampling,
+    tokenizer: Any = None,
 ) -> Stage:
-    """Call the row, apply modifiers in order, write the node's sampling into its collectors, and validate.
+    """Call the row, apply modifiers in order, write the node's sampling and tokenizer into its collectors, validate.
 
     inputs: task, data and teacher as far as the node has them; the row takes those it names.
     """
@@ -30,7 +31,7 @@ def build_stage(
     stage = info.function(**given, **arguments)
     for name, values in modifiers:
         stage = registry.get(name).function(stage, **values)
-    stage = stage.replace(collect=stage.collect.given(sampling=sampling))
+    stage = stage.replace(collect=stage.collect.given(sampling=sampling, tokenizer=tokenizer))
     if prompts_of(stage) == (None, None):
         raise ConfigError(f"method {method} needs data or a task to sample from", fix="add data: or task: to the node")
     return stage.validate()

@@ -237,7 +237,7 @@ class Pipeline:
             inputs["task"] = self.task(settings.task)
         arguments = self.loaded(node, node.method, node.arguments, tokenizer)
         modifiers = [(m.name, self.loaded(node, m.name, m.arguments, tokenizer)) for m in node.modifiers]
-        stage = build_stage(node.method, inputs, arguments, modifiers, sampling_of(settings))
+        stage = build_stage(node.method, inputs, arguments, modifiers, sampling_of(settings), tokenizer)
         data, task = prompts_of(stage)
         prompts = list(data) if data is not None else prompt_groups(task.items("train"), tokenizer)
         check_prompts(stage, prompts, node.name)

@@ -60,7 +60,7 @@ def online_ipo(
 
 
 @method(
-    family="online preference", interface="judge", usual_provenance="on-policy", usual_role="expansion",
+    family="online preference", interface="judge", usual_provenance="mixed", usual_role="expansion",
     paper="2405.21046",
 )  # fmt: skip
 def xpo(task, *, beta: Beta = 0.1, alpha: float = 1e-5, ties: Literal["drop", "random"] = "drop") -> Stage:
@@ -70,8 +70,10 @@ def xpo(task, *, beta: Beta = 0.1, alpha: float = 1e-5, ties: Literal["drop", "r
         L = 1/P sum -log sigmoid(beta [(S_w - S_w^ref) - (S_l - S_l^ref)]) + alpha * 1/P sum S(y~)
 
     The second term lowers the likelihood of what the reference would say: optimism, which makes exploration provable.
-    S = sum_t log pi(y_t). Samples and judgements are detached. alpha = 0 is online DPO on (pi, ref) pairs; 1e-5 is TRL's default.
+    S = sum_t log pi(y_t). Samples and judgements are detached. alpha = 0 is online DPO on (pi, ref) pairs; 1e-5 is
+    TRL's default.
     Watch: the log-prob of members tagged reference. Fails: alpha so large that y~ is pushed down without limit.
+    Half of what is trained is the reference's: the ledger calls it mixed.
     Deviations: a pair judged equal leaves both terms (ties: "random" keeps it), where TRL's judge always decides.
     """
     return Stage(
