@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -82,7 +82,7 @@ def demonstrations() -> list[Group]:
     """Responses of 1 to 5 tokens, so that every denominator differs."""
     groups = []
     for index, item in enumerate(ParityTask().items("train")):
-        group = prompt_group(item)
+        group = prompt_group(replace(item, columns={"tag": ("label", "rationale")[index % 2]}))
         tokens = [2 + (index + t) % len(WORDS) for t in range(index % 5)] + [1]
         groups.append(group.add(Trajectory.of(tokens, group.prompt, Source.EXTERNAL, id=f"demo/{index}")))
     return groups

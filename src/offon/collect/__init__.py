@@ -2,7 +2,16 @@
 
 from offon.collect.base import Collector, Pipe
 from offon.collect.continuation import ContinuationValue, continuation_value
-from offon.collect.data import AddDemo, Demonstrations, Preferences, add_demo, demonstrations, preferences
+from offon.collect.data import (
+    AddDemo,
+    Demonstrations,
+    Preferences,
+    TaggedBy,
+    add_demo,
+    demonstrations,
+    preferences,
+    tagged_by,
+)
 from offon.collect.flow import Gate, Mixture, Refill, gate, mixture, refill
 from offon.collect.judged import AgainstOpponents, Judged, against_opponents, judged
 from offon.collect.pairs import BestAgainstWorst, best_against_worst
@@ -11,12 +20,13 @@ from offon.collect.sampling import Asked, Guidance, Guide, Hint, Rollouts, rollo
 from offon.collect.select import Condition, Drop, KeepBest, drop, keep_best, mixed, rate, right, tagged
 from offon.collect.signals import Score, Verify, score, verify
 from offon.collect.steps import Steps, steps
+from offon.collect.views import Shown, SiblingShown, shown, sibling_shown
 
 __all__ = [
     "AddDemo", "Again", "AgainstOpponents", "Asked", "BestAgainstWorst", "Collector", "Condition", "ContinuationValue",
     "Demonstrations", "Drop", "Gate", "Guidance", "Guide", "Hint", "Judged", "KeepBest", "Mixture", "Pipe",
-    "Preferences", "Refill", "Refine", "Rollouts", "Score", "Steps", "Verify", "add_demo", "again", "against_opponents",
-    "best_against_worst", "continuation_value", "demonstrations", "drop", "gate", "judged", "keep_best", "mixed",
-    "mixture", "preferences", "rate", "refill", "refine", "right", "rollouts", "sample", "score", "steps", "tagged",
-    "verify",
+    "Preferences", "Refill", "Refine", "Rollouts", "Score", "Shown", "SiblingShown", "Steps", "TaggedBy", "Verify",
+    "add_demo", "again", "against_opponents", "best_against_worst", "continuation_value", "demonstrations", "drop",
+    "gate", "judged", "keep_best", "mixed", "mixture", "preferences", "rate", "refill", "refine", "right", "rollouts",
+    "sample", "score", "shown", "sibling_shown", "steps", "tagged", "tagged_by", "verify",
 ]  # fmt: skip

@@ -39,6 +39,31 @@ class Preferences(Collector):
 
 
 @dataclass(frozen=True)
+class TaggedBy(Collector):
+    """Each member gets the tag that a column of its item names, so that terms can tell several tasks of one data set
+    apart."""
+
+    column: str
+    requires = frozenset({"members"})
+
+    def check(self, prompts: Sequence[Group]) -> None:
+        without = sum(not group.item.columns.get(self.column) for group in prompts)
+        if without:
+            raise DataError(
+                f"{without} of {len(prompts)} rows have no {self.column!r}", fix=f"a column {self.column} in every row"
+            )
+
+    def __call__(self, context: Context, groups: list[Group]) -> list[Group]:
+        return [group.map(lambda member, group=group: self._tagged(member, group)) for group in groups]
+
+    def _tagged(self, member: Trajectory, group: Group) -> Trajectory:
+        return member.tagged(str(group.item.columns[self.column]))
+
+    def __str__(self) -> str:
+        return f"tagged_by({self.column})"
+
+
+@dataclass(frozen=True)
 class Library:
     """Demonstrations by the prompt they answer, found by its content: the same prompt tokens."""
 
@@ -107,4 +132,4 @@ def add_demo(data: Sequence[Group], n: int = 1) -> AddDemo:
     return AddDemo(Library(data), n)
 
 
-demonstrations, preferences = Demonstrations, Preferences
+demonstrations, preferences, tagged_by = Demonstrations, Preferences, TaggedBy

@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from offon.collect import Collector, demonstrations, rollouts
+from offon.collect import Collector, Hint, demonstrations, rollouts, shown, tagged_by
 from offon.methods.registry import method
-from offon.parts import Artefact, Stage, TopK, divergence, one, policy, policy_gradient
+from offon.parts import SELF_START, Artefact, Stage, TopK, divergence, one, policy, policy_gradient
 
 Count = Annotated[int, Ge(1)]
 Share = Annotated[float, Ge(0), Le(1)]
@@ -93,4 +93,56 @@ def topk_kd(teacher, task=None, data=None, *, top: Count = 64, kd_temperature: P
         prefixes(data, task),
         policy(divergence(to=TEACHER, temperature=kd_temperature, support=support)),
         recommends={"learning_rate": 2e-5},
+    )
+
+
+@method(
+    family="off-policy distillation", interface="token targets", usual_provenance="off-policy",
+    usual_role="consolidation", paper="2305.02301",
+)  # fmt: skip
+def rationale_distill(data, *, alpha: Share = 0.5) -> Stage:
+    """Distilling step by step: two tasks in one student, the answer and the teacher's rationale.
+
+        L = alpha * 1/D_label sum_t -log pi(y_t) + (1 - alpha) * 1/D_rationale sum_t -log pi(z_t)
+
+    Rows of `data` carry a column `tag`, "label" or "rationale", and a prompt that says which is asked for (the paper
+    writes [label] or [rationale] before the question). Each task is a mean over its own tokens of the step: long
+    rationales do not outweigh short answers. At deployment only the answer is asked for.
+    alpha 0.5: the authors' code; the paper writes L_label + lambda L_rationale with lambda 1, twice this loss. alpha 1
+    is sft on the labels.
+    Watch: loss/label and loss/rationale. Fails: rationales that are wrong, or that the answer does not depend on.
+    Deviations: the authors pair both tasks of a question in one step; here a step draws rows at random.
+    """
+    return Stage(
+        demonstrations(data) | tagged_by("tag"),
+        policy(
+            policy_gradient(advantage=one, on="tag:label", coef=alpha, name="label"),
+            policy_gradient(advantage=one, on="tag:rationale", coef=1 - alpha, name="rationale"),
+        ),
+        recommends={"learning_rate": 2e-5},
+    )
+
+
+@method(
+    family="off-policy distillation", interface="teacher targets", usual_provenance="off-policy",
+    usual_role="consolidation", paper="2112.00861",
+)  # fmt: skip
+def context_distill(task, *, view: str = "context", template: str | None = None,
+                    targets: Literal["logits", "traces"] = "logits") -> Stage:  # fmt: skip
+    """Context distillation: behave without a context as the model did with it.
+
+        logits   L = 1/D sum_t KL(pi_0(. | c, x, y_<t) || pi(. | x, y_<t)),  y ~ pi_0(. | c, x)
+        traces   L = 1/D sum_t -log pi(y_t | x, y_<t)  (arXiv:2209.15189)
+
+    pi_0 is the learner when the stage began, frozen, and reads the context; the learner never does. D counts tokens.
+    view: the items' own prompt with the context; template: or the text around {prompt} where they bring none.
+    Positions are compared by their place in the response, whatever the lengths of the two prompts.
+    Watch: divergence/forward_nats, 0 where the context is empty; off_policy/conditioned, 1 by design.
+    Fails: a context that adds facts the weights cannot hold; on its own prefixes the learner may drift (context_opd).
+    """
+    term = divergence(to=SELF_START, view=view) if targets == "logits" else policy_gradient(advantage=one)
+    return Stage(
+        shown(view, template) | rollouts(task, model=SELF_START, guide=Hint(view=view, drop=True)),
+        policy(term),
+        recommends={"learning_rate": 1e-5},
     )
