@@ -93,7 +93,7 @@ class Filled(Runtime):
         self.given: list[tuple[Learner, list[Group]]] = []
 
     def update(self, learner: Learner, batch: Batch) -> None:
-        self.given.append((learner, self.next_groups()))
+        self.given.append((learner, self.next_groups(learner)))
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,6 @@ class Ready:
     groups: list[Group]
     models: Callable[[Any], Any]
     parameters: Mapping[str, torch.nn.Parameter]
-
-    self_reference = SELF
 
     def batch(self, groups: Sequence[Group] | None = None) -> Batch:
         """Weighed and prepared."""
@@ -159,15 +157,17 @@ def runtime_of(case, settings: NodeSettings, kind: type[Runtime] = Runtime) -> t
     stage, prompts = stage_of(case, settings)
     directory = tempfile.mkdtemp(dir=folder())
     node = RunDirectory.create(directory, recipe_text="", overwrite=True).node("stage")
-    holdings = Holdings(saved(0), {name: saved(seed) for name, seed in MODELS.items()})
+    holdings = Holdings(stage, saved(0), {name: saved(seed) for name, seed in MODELS.items()})
     return stage, kind(node, holdings, prompts, settings)
 
 
-def move(parameters: Mapping[str, torch.nn.Parameter], seed: int, scale: float = 0.05) -> None:
+def move(runtime: Runtime, seed: int, scale: float = 0.05) -> None:
+    """Add noise to every parameter of every learner."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in parameters.values():
-            parameter.add_(scale * torch.randn(parameter.shape, generator=generator).to(parameter))
+        for parameters in runtime.parameters.values():
+            for parameter in parameters.values():
+                parameter.add_(scale * torch.randn(parameter.shape, generator=generator).to(parameter))
 
 
 @functools.cache
@@ -179,11 +179,12 @@ def ready_case(case: Case) -> tuple[Ready, ...]:
     """The learners of a case. The sampler is not the start, and the learner is neither."""
     torch.manual_seed(0)
     stage, runtime = runtime_of(case, settings_of(), Filled)
-    move(runtime.parameters, seed=1)
+    move(runtime, seed=1)
     run_stage(stage, runtime)
-    move(runtime.parameters, seed=2)
+    move(runtime, seed=2)
     return tuple(
-        Ready(case, stage, learner, groups, runtime.holdings, runtime.parameters) for learner, groups in runtime.given
+        Ready(case, stage, learner, groups, runtime.holdings.of(learner), runtime.parameters[learner.name])
+        for learner, groups in runtime.given
     )
 
 

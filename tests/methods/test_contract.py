@@ -78,8 +78,7 @@ def test_a_doubled_batch_has_the_same_gradient(index):
 @every_case
 def test_scores_are_exactly_the_declared_needs(index):
     for learner in ready(index):
-        batch = learner.batch()
-        declared = score(learner.models, batch, learner.learner.needs)
+        row, batch = learner.learner, learner.batch()
         read = set()
 
         class Watched(dict):
@@ -87,22 +86,25 @@ def test_scores_are_exactly_the_declared_needs(index):
                 read.add(need)
                 return super().__getitem__(need)
 
-        for term in learner.learner.terms:
-            term.units(batch, Watched(declared))
-        assert read == set(declared)
-        buffered = {need.column for need in learner.learner.needs if need.when == "buffer"}
+        scores = {when: score(learner.models, batch, row.needs, when=when) for when in ("step", "loss")}
+        for term in (term for term in row.terms if term.name in batch.weights):
+            term.prepare(batch, Watched(scores["step"]))
+            term.units(batch, Watched(scores["loss"]))
+        assert read == {*scores["step"], *scores["loss"]}
+        buffered = {need.column for need in row.needs if need.when == "buffer"}
         assert buffered <= set(batch.columns)
 
 
 @every_case
 def test_only_the_learner_receives_a_gradient(index):
     for learner in ready(index):
+        models = [learner.models(need.model) for need in learner.learner.needs]
+        own = {id(p) for p in learner.parameters.values()}
+        others = [p for m in models if hasattr(m, "hf") for p in m.hf.parameters() if id(p) not in own]
+        for parameter in others:
+            parameter.grad = None
         gradient_of(learner)
-        others = {need.model for need in learner.learner.needs} - {learner.self_reference}
-        for ref in others:
-            hf = getattr(learner.models(ref), "hf", None)
-            own = {id(p) for p in learner.parameters.values()}
-            assert hf is None or all(p.grad is None for p in hf.parameters() if id(p) not in own), ref
+        assert all(parameter.grad is None for parameter in others)
 
 
 # --- the gradient is the formula's ------------------------------------------------------------------------------------
