@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -75,6 +75,18 @@ class Step:
         return float(self.random(*parts).random())
 
 
+class Remembers(Protocol):
+    """What this stage generated before, up to the last buffer, as the ledger has it."""
+
+    def __call__(self, where: str) -> list[Group]:
+        """Trajectories that satisfy an SQL condition over `trajectories`, in their groups, as members."""
+        ...
+
+    def ask(self, sql: str) -> list[dict[str, Any]]:
+        """The rows of a SELECT, for what needs counts and not tokens."""
+        ...
+
+
 @dataclass(frozen=True)
 class Context:
     """generate: sample responses with a model; score: add log-probs under a model as token signals;
@@ -82,7 +94,7 @@ class Context:
 
     generate: Callable[[Sequence[Prompted], ModelRef], list[Trajectory]]
     score: Callable[[Sequence[Group], Need], list[Group]]
-    memory: Callable[[str], list[Trajectory]]
+    memory: Remembers
     step: Step
 
 

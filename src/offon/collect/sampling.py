@@ -113,6 +113,7 @@ class Hint(Guide):
 class Rollouts(Collector):
     """n fresh responses per prompt from a model (the learner unless written).
 
+    total        n counts members that are there already: only the rest is sampled
     sampling     how; a stage writes its node's settings here, except those that `fixed` names
     fixed        sampling settings of these members alone: {"temperature": 0.0} for a greedy baseline
     tag          on each of them, for terms and credits that treat them apart
@@ -123,6 +124,7 @@ class Rollouts(Collector):
 
     task: Any
     n: int = 1
+    total: bool = False
     model: ModelRef = SELF
     guide: Guide | None = None
     tag: str = ""
@@ -147,8 +149,11 @@ class Rollouts(Collector):
             self.guide.check(prompts)
 
     def __call__(self, context: Context, groups: list[Group]) -> list[Group]:
-        wanted = [(group, [self._asked(context.step, group, member) for member in range(self.n)]) for group in groups]
-        return sample(context, wanted, self.model)
+        def asked(group: Group) -> list[Asked]:
+            first = len(group.members) if self.total else 0
+            return [self._asked(context.step, group, member) for member in range(first, self.n)]
+
+        return sample(context, [(group, asked(group)) for group in groups], self.model)
 
     def _asked(self, step: Step, group: Group, member: int) -> Asked:
         tags = {self.tag} if self.tag else set()
@@ -161,7 +166,10 @@ class Rollouts(Collector):
         return Asked(guidance.prefix, left, guidance.begun, train, frozenset(tags | {"guided"}))
 
     def __str__(self) -> str:
-        words = [f"{self.n} by {self.model}", *(f"{name}={value:g}" for name, value in self.fixed)]
+        words = [
+            f"{self.n}{' in total' if self.total else ''} by {self.model}",
+            *(f"{name}={value:g}" for name, value in self.fixed),
+        ]
         words += [str(self.guide)] if self.guide else []
         return f"rollouts({', '.join([*words, *([self.tag] if self.tag else [])])})"
 
@@ -170,6 +178,7 @@ def rollouts(
     task,
     n: int = 1,
     *,
+    total: bool = False,
     model: ModelRef = SELF,
     tag: str = "",
     temperature: float | None = None,
@@ -177,4 +186,4 @@ def rollouts(
 ) -> Rollouts:
     """n responses per prompt by a model. temperature: of these members alone (0 is greedy: a baseline, say)."""
     fixed = () if temperature is None else (("temperature", temperature),)
-    return Rollouts(task=task, n=n, model=model, tag=tag, fixed=fixed, guide=guide)
+    return Rollouts(task=task, n=n, total=total, model=model, tag=tag, fixed=fixed, guide=guide)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -96,9 +97,27 @@ class Calls:
         self.cost["tokens_scored"] += sum(len(m) for g in groups for m in g.members)
         return score_buffer(self.holdings(need.model), groups, need, self.micro_batch_tokens)
 
-    def memory(self, where: str) -> list[Trajectory]:
-        """Trajectories of this run that satisfy an SQL condition over the ledger."""
-        table = ledger.query(self.node.path.parent.parent, f"select id from trajectories where {where}")
-        wanted = set(table.column("id").to_pylist())
-        shards = (self.node.read_buffer(index) for index in self.node.buffers())
-        return [m for shard in shards for group in shard for m in group.members if m.id in wanted]
+    @property
+    def memory(self) -> Memory:
+        return Memory(self.node)
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """What a stage generated before, read from its part of the ledger: the buffers it has filled. Whatever a stop would
+    lose is not in it, so that a resumed stage remembers the same."""
+
+    node: NodeDirectory
+
+    def __call__(self, where: str) -> list[Group]:
+        """The trajectories that satisfy an SQL condition, in the groups they were recorded in, as members whatever
+        became of them. Only the shards that hold any are read."""
+        found: dict[int, list[str]] = defaultdict(list)
+        for row in self.ask(f"select buffer, id from trajectories where {where} order by buffer"):
+            found[row["buffer"]].append(row["id"])
+        groups = (group for buffer, ids in found.items() for group in self.node.read_buffer(buffer, ids))
+        return [g.replace(members=(*g.members, *(m for m, _ in g.dropped)), dropped=()) for g in groups]
+
+    def ask(self, sql: str) -> list[dict[str, Any]]:
+        """The rows of one SELECT over the ledger's views, of this stage alone; probes are not among them."""
+        return ledger.query(self.node.run.path, sql, node=self.node.name).to_pylist()

@@ -367,8 +367,9 @@ class NodeDirectory:
         """All trajectories of one buffer, members and dropped. Writing an index again replaces it."""
         return trajectories.write(self._shard(index), groups, node=self.name, buffer=index)
 
-    def read_buffer(self, index: int) -> list[Group]:
-        return trajectories.read(self._shard(index))
+    def read_buffer(self, index: int, ids: Sequence[str] | None = None) -> list[Group]:
+        """One buffer as it was written, or only the trajectories with these ids, in their groups."""
+        return trajectories.read(self._shard(index), ids)
 
     def buffers(self) -> list[int]:
         return sorted(int(path.stem.split("-")[1]) for path in self.path.glob("trajectories/buffer-*.parquet"))

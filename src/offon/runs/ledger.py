@@ -68,10 +68,10 @@ def _table(rows: list[dict[str, Any]], empty: pa.Schema) -> pa.Table:
     return pa.table(columns)
 
 
-def _consumption(run: RunDirectory) -> list[dict[str, Any]]:
+def _consumption(run: RunDirectory, node: str) -> list[dict[str, Any]]:
     return [
         {"id": id, "node": node.name, "step": line["step"], "learner": line["learner"]}
-        for node in run.nodes()
+        for node in (run.nodes() if node == "*" else [run.node(node)])
         for line in node.consumption()
         for id in line["ids"]
     ]
@@ -83,11 +83,11 @@ def _quoted(path: Path) -> str:
 
 def connect(path: Path, node: str = "*") -> duckdb.DuckDBPyConnection:
     """An in-memory connection with the four views over a run. It reads files below the run directory and no others;
-    use `query` for SQL that somebody else wrote, which also refuses to write. `node`: read the shards of one only."""
+    use `query` for SQL that somebody else wrote, which also refuses to write. `node`: its shards only, no probes."""
     run = RunDirectory.open(path)
     root = run.path.resolve()
     connection = duckdb.connect(":memory:", config={"python_enable_replacements": "false"})
-    small = {"consumption": _consumption(run), "metrics": run.metrics(), "nodes": run.pipeline().get("nodes", [])}
+    small = {"consumption": _consumption(run, node), "metrics": run.metrics(), "nodes": run.pipeline().get("nodes", [])}
     for name, rows in small.items():
         connection.register("incoming", _table(rows, _EMPTY[name]))
         connection.execute(f"create table {name} as select * from incoming")
@@ -98,7 +98,10 @@ def connect(path: Path, node: str = "*") -> duckdb.DuckDBPyConnection:
     connection.execute("set enable_external_access = false")
     connection.execute("set lock_configuration = true")
 
-    for name, pattern in (("shards", f"nodes/{node}/trajectories/*.parquet"), ("probes", "probes/*.parquet")):
+    for name, pattern in (
+        ("shards", f"nodes/{node}/trajectories/*.parquet"),
+        ("probes", "probes/*.parquet" if node == "*" else "none"),
+    ):
         if files := ", ".join(map(_quoted, sorted(root.glob(pattern)))):
             source = f"read_parquet([{files}], hive_partitioning = false)"
             connection.execute(f"create view {name} as select * from {source}")
@@ -109,9 +112,9 @@ def connect(path: Path, node: str = "*") -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def query(path: Path, sql: str) -> pa.Table:
+def query(path: Path, sql: str, node: str = "*") -> pa.Table:
     """The result of one SELECT (or DESCRIBE, SHOW, SUMMARIZE) over the views of a run."""
-    with connect(path) as connection:
+    with connect(path, node) as connection:
         try:
             statements = connection.extract_statements(sql)
             if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:

@@ -328,8 +328,11 @@ def write(path: Path, groups: Iterable[Group], **where: Any) -> Path:
     return atomic.write_with(Path(path), lambda temporary: pq.write_table(table, temporary, compression="zstd"))
 
 
-def read(path: Path) -> list[Group]:
+def read(path: Path, ids: Sequence[str] | None = None) -> list[Group]:
+    """The groups that were written; with `ids` only those trajectories, without comparisons, which name positions."""
     try:
-        return from_table(pq.read_table(path, partitioning=None))
+        table = pq.read_table(path, partitioning=None, filters=None if ids is None else [("id", "in", list(ids))])
+        groups = from_table(table)
+        return groups if ids is None else [group.replace(comparisons=()) for group in groups]
     except (OSError, pa.ArrowInvalid) as error:
         raise StorageError(f"{Path(path).name} cannot be read", where=str(path), why=str(error)) from error

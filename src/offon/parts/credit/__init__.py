@@ -1,5 +1,6 @@
 """Credits: how signals become the advantage column. Declared here, computed by pure functions of `maths.credit`."""
 
+from offon.parts.credit.among import Among, PerView, among, per_view
 from offon.parts.credit.base import TOKEN_REWARD, Chain, Credit, signal_of, token_rewards, total_reward
 from offon.parts.credit.group import (
     GroupMeanStd,
@@ -27,8 +28,9 @@ from offon.parts.credit.tokens import (
 )
 
 __all__ = [
-    "TOKEN_REWARD", "Chain", "Credit", "GroupMeanStd", "PerRemaining", "PerResponse", "TeacherLogRatio", "add_reward",
-    "against_member", "batch_mean", "broadcast", "gae", "group_mean", "group_mean_std", "kept_mean_std", "kl_penalty",
-    "leave_one_out", "length_weighted_mean", "no_baseline", "overlong_penalty", "pass_at_k", "per_remaining",
-    "per_reward_mean_std", "return_to_go", "signal_of", "teacher_logratio", "token_rewards", "total_reward", "whiten",
+    "Among", "Chain", "Credit", "GroupMeanStd", "PerRemaining", "PerResponse", "PerView", "TOKEN_REWARD",
+    "TeacherLogRatio", "add_reward", "against_member", "among", "batch_mean", "broadcast", "gae", "group_mean",
+    "group_mean_std", "kept_mean_std", "kl_penalty", "leave_one_out", "length_weighted_mean", "no_baseline",
+    "overlong_penalty", "pass_at_k", "per_remaining", "per_reward_mean_std", "per_view", "return_to_go", "signal_of",
+    "teacher_logratio", "token_rewards", "total_reward", "whiten",
 ]  # fmt: skip
