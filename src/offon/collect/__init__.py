@@ -3,6 +3,15 @@
 from offon.collect.base import Collector, Pipe
 from offon.collect.continuation import ContinuationValue, continuation_value
 from offon.collect.data import (
+    AddDemo,
+    Demonstrations,
+    Preferences,
+    TaggedBy,
+    add_demo,
+    demonstrations,
+    preferences,
+    tagged_by,
+)
 from offon.collect.flow import Gate, Mixture, Refill, gate, mixture, refill
 from offon.collect.judged import AgainstOpponents, Judged, against_opponents, judged
 from offon.collect.pairs import BestAgainstWorst, best_against_worst
@@ -15,10 +24,11 @@ from offon.collect.steps import Steps, steps
 from offon.collect.views import Shown, SiblingShown, shown, sibling_shown
 
 __all__ = [
-    "(", "AddReplay", "Again", "AgainstOpponents", "Asked", "BestAgainstWorst", "Collector", "Condition",
-    "ContinuationValue", "Drop", "Experience", "Gate", "Guidance", "Guide", "Hint", "Judged", "KeepBest", "Mixture",
-    "Pipe", "QueueHardest", "Refill", "Refine", "Rollouts", "Score", "Shown", "SiblingShown", "Steps", "Verify",
-    "add_replay", "again", "against_opponents", "best_against_worst", "continuation_value", "drop", "experience",
-    "gate", "judged", "keep_best", "mixed", "mixture", "queue_hardest", "rate", "refill", "refine", "right", "rollouts",
-    "sample", "score", "shown", "sibling_shown", "steps", "tagged", "verify",
+    "AddDemo", "AddReplay", "Again", "AgainstOpponents", "Asked", "BestAgainstWorst", "Collector", "Condition",
+    "ContinuationValue", "Demonstrations", "Drop", "Experience", "Gate", "Guidance", "Guide", "Hint", "Judged",
+    "KeepBest", "Mixture", "Pipe", "Preferences", "QueueHardest", "Refill", "Refine", "Rollouts", "Score", "Shown",
+    "SiblingShown", "Steps", "TaggedBy", "Verify", "add_demo", "add_replay", "again", "against_opponents",
+    "best_against_worst", "continuation_value", "demonstrations", "drop", "experience", "gate", "judged", "keep_best",
+    "mixed", "mixture", "preferences", "queue_hardest", "rate", "refill", "refine", "right", "rollouts", "sample",
+    "score", "shown", "sibling_shown", "steps", "tagged", "tagged_by", "verify",
 ]  # fmt: skip
