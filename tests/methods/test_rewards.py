@@ -11,7 +11,7 @@ from offon.errors import ConfigError
 from offon.loops.scoring import prepare, weigh
 from offon.loops.stage import assign_credit
 from offon.methods import registry
-from offon.types import Sampling
+from offon.types import Producer, Sampling, Source, Trajectory
 from offon.types.batch import Batch
 from tests.methods.cases import difference
 from tests.methods.rewarded import REWARDS, advantages, gradient_of, groups, learner, pushes, same, world
@@ -130,7 +130,7 @@ def test_rows_that_compare_members_refuse_truncated_sampling():
     """top_p changes the distribution sampled: a ratio against it, or a KL, would be of something else."""
     from offon.collect import Pipe, Rollouts
 
-    for row in ("grpo", "gspo", "reinforce_pp", "rloo"):
+    for row in ("grpo", "dapo", "gspo", "reinforce_pp", "rloo"):
         stage = registry.get(row).function(task=ParityTask())
         cut = stage.replace(collect=Pipe(stage.collect.parts).replace(Rollouts, sampling=Sampling(top_p=0.9)))
         with pytest.raises(ConfigError, match="behavior_logp"):
@@ -138,6 +138,69 @@ def test_rows_that_compare_members_refuse_truncated_sampling():
 
 
 # --- ratios and trust ------------------------------------------------------------------------------------------------
+
+
+def test_a_response_that_is_as_good_as_the_greedy_one_has_no_gradient_and_the_greedy_one_never_has():
+    """remax: A = R - R(greedy); the first member of each group is tagged as the greedy one."""
+
+    def with_greedy(given):
+        return [g.replace(members=(g.members[0].tagged("baseline"), *g.members[1:])) for g in given]
+
+    equal = with_greedy(groups(rewards=(1.0, 1.0, 1.0)))
+    assert not any(g.any() for g in gradient_of("remax", equal).values())
+    given = with_greedy(groups())
+    assert advantages("remax", given)[:4] == [0.0, -1.0, -1.0, 0.0]
+    without = [g.replace(members=g.members[1:]) for g in groups(rewards=(1.0, -1.0, -1.0, 0.0))]
+    same(gradient_of("remax", given), gradient_of("reinforce", without, baseline="none"))
+
+
+def test_a_group_whose_greedy_response_could_not_be_scored_is_set_aside():
+    (first, *_) = assign_credit(learner("remax"), groups())
+    assert first.members == () and first.dropped[0][1] == "no baseline"
+
+
+def test_dapo_with_a_symmetric_clip_and_nothing_overlong_is_grpo_per_token():
+    """Lengths of 2 to 5 tokens under a limit of 100."""
+    far = [
+        g.map(lambda m: m.replace(producer=Producer(model="m", sampling=Sampling(max_tokens=100)))) for g in groups()
+    ]
+    near = groups()
+    expected = gradient_of("gfpo", near, keep=4, clip=(0.2, 0.2))
+    same(gradient_of("dapo", far, clip=(0.2, 0.2)), expected)
+    same(gradient_of("dapo", near, clip=(0.2, 0.2), overlong="none"), expected)
+    equal = groups(gap=0.3, equal_lengths=True)
+    same(gradient_of("dapo", equal, clip=(0.2, 0.2), overlong="none"), gradient_of("grpo", equal))
+
+
+def test_dapo_lets_a_rare_token_grow_further_than_it_may_shrink():
+    """Ratio 1.25 with A = 1 is inside 1 + .28 and outside 1 + .2; ratio .75 with A = -1 is outside 1 - .2."""
+    members, lp, old = [(1.0, 1.0), (-1.0, 0.0)], [[-1.0], [-1.0]], [[-1 - np.log(1.25)], [-1 - np.log(0.75)]]
+    assert pushes(learner("dapo"), members, lp, old=old) == pytest.approx([1.25, 0.0], rel=1e-6)
+    assert pushes(learner("grpo"), members, lp, old=old) == pytest.approx([0.0, 0.0], rel=1e-6)
+
+
+def test_overlong_responses_lose_reward_before_the_group_is_compared_and_equal_rewards_then_differ():
+    """All right, limit 6, the last token of it is the buffer: 5 tokens cost nothing, the member of 6 half a reward."""
+    one = groups(rewards=(1.0, 1.0), prompts=1)[0]
+    long = one.members[0]
+    grown = Trajectory.of(
+        [2] * 6, long.prefix(), Source.LEARNER, behavior_logp=[-1.0] * 6, signals=long.signals, producer=long.producer
+    )
+    given = [one.replace(members=(grown, one.members[1]))]
+    a = 0.25 / (np.std([0.5, 1.0], ddof=1) + 1e-4)
+    assert advantages("dapo", given) == pytest.approx([-a, a], rel=1e-5)
+    assert advantages("dapo", given, overlong="filter") == [0.0, 0.0]
+
+
+def test_filtered_overlong_responses_leave_the_loss_and_its_count_but_not_the_statistics():
+    given = groups(gap=0.1)
+    cut = [g.replace(members=(g.members[0].tagged("truncated"), *g.members[1:])) for g in given]
+    made = learner("dapo", overlong="filter")
+    done = assign_credit(made, cut)
+    assert advantages("dapo", cut, overlong="filter") == advantages("dapo", given, overlong="none")
+    (weight,) = weigh(Batch.of(done), made.terms).weights.values()
+    trained = sum(len(m) for g in given for m in g.members[1:])
+    assert weight[weight > 0].tolist() == pytest.approx([1 / trained] * trained)
 
 
 def test_at_ratio_one_every_trust_region_is_reinforce():

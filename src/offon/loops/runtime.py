@@ -331,7 +331,9 @@ def _group_metrics(groups: Sequence[Group]) -> dict[str, tuple[float, float]]:
     sampled = [m for members in everyone for m in members if m.behavior_logp is not None]
     if sampled:
         metrics["completions/mean_length"] = (sum(map(len, sampled)), len(sampled))
-        surprise = np.concatenate([-m.behavior_logp for m in sampled])
+        greedy = [m.producer.sampling is not None and m.producer.sampling.temperature == 0 for m in sampled]
+        drawn = [-m.behavior_logp for m, certain in zip(sampled, greedy, strict=True) if not certain]
+        surprise = np.concatenate([np.zeros(0), *drawn])
         surprise = surprise[np.isfinite(surprise)]  # a beginning that somebody else wrote has none
         metrics["entropy"] = (float(surprise.sum()), len(surprise))  # nats per token, estimated from what was sampled
         metrics["completions/clipped_ratio"] = (sum("truncated" in m.tags for m in sampled), len(sampled))

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from offon.collect import rollouts, verify
+from offon.collect import mixed, refill, rollouts, verify
 from offon.methods.registry import method
 from offon.parts import (
     AbsoluteLogRatio,
@@ -36,6 +36,7 @@ from offon.parts import (
     policy_gradient,
 )
 from offon.parts.credit import (
+    against_member,
     batch_mean,
     group_mean,
     kept_mean_std,
@@ -43,6 +44,7 @@ from offon.parts.credit import (
     leave_one_out,
     length_weighted_mean,
     no_baseline,
+    overlong_penalty,
     per_reward_mean_std,
     return_to_go,
     whiten,
@@ -102,6 +104,30 @@ def rloo(task, *, group_size: GroupSize = 4, kl: float = 0.03, clip: Bounds | No
     )
 
 
+@method(family="rl", interface="reward", usual_provenance="on-policy", usual_role="reshaping", paper="2310.10505")
+def remax(task, *, kl: float = 0.0) -> Stage:
+    """ReMax: each response is compared with the one the learner gives greedily.
+
+        A = R(y) - r(y_greedy),   R(y) = r(y) - kl * sum_t (log pi_sampled - log pi_start)(y_t)
+        L = -1/N sum_i A_i sum_t log pi(y_it)
+
+    One sampled and one greedy response per prompt, both by the current weights; the greedy one is never trained and
+    never counted. A is detached. y = y_greedy gives nothing.
+    Watch: reward (of both), entropy.
+    Fails: prompts whose greedy answer is right push down every wrong sample and never up; half of the decoding is spent
+    on baselines.
+    Deviations: the RLHF version of the paper takes the KL penalty token by token; here a response is one action.
+    """
+    return Stage(
+        rollouts(task) | rollouts(task, temperature=0.0, tag="baseline") | verify(task),
+        policy(
+            policy_gradient(advantage=credit, on="!tag:baseline", reduce=per_sequence_sum),
+            credit=kl_penalty(kl) >> against_member(tag="baseline"),
+        ),
+        recommends=LEARNING_RATE,
+    )
+
+
 @method(family="rl", interface="reward", usual_provenance="on-policy", usual_role="reshaping", paper="2402.03300")
 def grpo(task, *, group_size: GroupSize = 8, clip: Bounds = (0.2, 0.2), scale_rewards: bool = True) -> Stage:
     """Group relative policy optimisation: a group's own rewards are its baseline.
@@ -146,6 +172,37 @@ def dr_grpo(task, *, group_size: GroupSize = 8, clip: Bounds = (0.2, 0.2), lengt
         ),
         recommends=LEARNING_RATE,
     )
+
+
+@method(family="rl", interface="reward", usual_provenance="on-policy", usual_role="reshaping", paper="2503.14476")
+def dapo(
+    task, *, group_size: GroupSize = 16, clip: Bounds = (0.2, 0.28), max_rounds: Samples = 4,
+    overlong: Literal["punish", "filter", "none"] = "punish", buffer: Share = 0.2, punishment: float = 0.5,
+) -> Stage:  # fmt: skip
+    """Decoupled clip and dynamic sampling: GRPO with four changes.
+
+        L = -1/M sum_i sum_t min(r_t A_i, clip(r_t, 1 - low, 1 + high) A_i),   r_t = pi(y_t) / pi_sampled(y_t)
+        A_i = (R_i - mean_G R) / (std_G R + 1e-4),   R_i = reward + punishment * overlong(|y_i|)
+
+    1 clip-higher: rare tokens may grow by more than they may shrink. 2 a mean over the batch's M tokens. 3 dynamic
+    sampling: prompts whose group all passes or all fails are drawn again, up to max_rounds times, by the reward alone.
+    4 overlong responses: punish takes off up to `punishment` over the last `buffer` of the token limit, before groups
+    are compared; filter leaves truncated responses out of loss and count, but in their group's statistics.
+    Watch: reward, frac_reward_zero_std (groups drawn in vain included), completions/clipped_ratio, entropy.
+    Fails: drawing until groups are mixed shifts the prompts trained on towards middling difficulty, and costs rounds.
+    Deviations: rewards here are 0 and 1, the paper's -1 and 1: punishment 0.5 is its 1. verl adds a dual clip at 10.
+    """
+    return Stage(
+        refill(rollouts(task, group_size) | verify(task), keep=mixed, max_rounds=max_rounds),
+        policy(
+            policy_gradient(
+                advantage=credit, ratio=behavior, trust=Clip(*clip), reduce=per_token,
+                on="!tag:truncated" if overlong == "filter" else "trainable",
+            ),
+            credit=overlong_penalty(buffer=buffer, scale=punishment * (overlong == "punish")) >> group_mean_std(),
+        ),
+        recommends=LEARNING_RATE,
+    )  # fmt: skip
 
 
 @method(family="rl", interface="reward", usual_provenance="on-policy", usual_role="reshaping", paper="2507.18071")

@@ -80,6 +80,32 @@ def dr_grpo(groups, group_size=8, clip=(0.2, 0.2), length=3000):
     return per_response(groups, lambda g: rewards(g) - rewards(g).mean(), lambda r, a: objective(r, a).sum() / length)
 
 
+def dapo(groups, group_size=16, clip=(0.2, 0.28), max_rounds=4, overlong="punish", buffer=0.2, punishment=0.5):
+    def advantages(g):
+        limit = g.responses[0].member.producer.sampling.max_tokens
+        fall = max(round(buffer * limit), 1)
+        late = torch.tensor([min(max(len(r.lp) - (limit - fall), 0) / fall, 1.0) for r in g.responses])
+        return mean_std(rewards(g) - (punishment * late if overlong == "punish" else 0))
+
+    read = [[r for r in g.responses if overlong != "filter" or "truncated" not in r.tags] for g in groups]
+    total = count = 0
+    for g, kept in zip(groups, read, strict=True):
+        for r, a in zip(g.responses, advantages(g), strict=True):
+            if any(r is k for k in kept):
+                total, count = total + ppo(token_ratios(r), a, *clip).sum(), count + len(r.lp)
+    return -total / count
+
+
+def remax(groups, kl=0.0):
+    total = count = 0
+    for g in groups:
+        greedy = next(r.reward for r in g.responses if "baseline" in r.tags)
+        for r, reward in zip(g.responses, rewards(g, kl=kl), strict=True):
+            if "baseline" not in r.tags:
+                total, count = total + (reward - greedy) * r.lp.sum(), count + 1
+    return -total / count
+
+
 def gspo(groups, group_size=8, clip=(3e-4, 4e-4)):
     return per_response(groups, group_std, lambda r, a: ppo(geometric_ratio(r), a, *clip))
 
@@ -194,13 +220,19 @@ def gdpo(groups, rewards={"reward": 1.0}, group_size=8, over="samples", clip=(0.
 
 
 SURROGATES = {
-    f.__name__: f for f in (reinforce, rloo, grpo, dr_grpo, gspo, opo, reinforce_pp, reinforce_pp_baseline, gfpo, gdpo)
-}
+    f.__name__: f
+    for f in (
+        reinforce, rloo, remax, grpo, dr_grpo, dapo, gspo, gspo_token, gmpo, cispo, sapo, clip_cov, kl_cov, opo,
+        reinforce_pp, reinforce_pp_baseline, gfpo, gdpo,
+    )
+}  # fmt: skip
 
 VARIANTS = {
     "grpo": [{}, {"scale_rewards": False}],
     "reinforce": [{}, {"baseline": "none"}, {"group_size": 3, "kl": 0.1}],
     "rloo": [{}, {"clip": (0.2, 0.2), "kl": 0.0}],
+    "remax": [{}, {"kl": 0.1}],
+    "dapo": [{"group_size": 6}, {"group_size": 6, "overlong": "filter", "max_rounds": 1}],
     "gspo": [{"clip": (0.2, 0.2)}],  # the sampler of these tests is another model: at 3e-4 everything is clipped
     "gspo_token": [{"clip": (0.2, 0.2)}],
     "cispo": [{"high": 0.1}, {"high": 1.1, "low": 0.9, "cap": "absolute"}],

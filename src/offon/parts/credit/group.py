@@ -71,13 +71,20 @@ class LengthWeightedMean(PerResponse):
 
 @dataclass(frozen=True, kw_only=True)
 class AgainstMember(PerResponse):
-    """A_i = R_i - R_b, b the member with a tag (ReMax: the greedy response). b itself gets 0."""
+    """A_i = R_i - r_b, r_b the own reward of the member with a tag (ReMax: the greedy response), without what was taken
+    off its tokens. That member itself gets 0. Where it was set aside, the group has no baseline and goes with it."""
 
     tag: str = "baseline"
 
+    def __call__(self, group: Group) -> Group:
+        if any(self.tag in member.tags for member in group.members):
+            return super().__call__(group)
+        return group.drop([False] * len(group.members), f"no {self.tag}")
+
     def advantages(self, reward_G: np.ndarray, group: Group) -> np.ndarray:
-        (baseline,) = (reward for reward, m in zip(reward_G, group.members, strict=True) if self.tag in m.tags)
-        return reward_G - baseline
+        (baseline,) = (member for member in group.members if self.tag in member.tags)
+        is_baseline = [member is baseline for member in group.members]
+        return np.where(is_baseline, 0.0, reward_G - signal_of(baseline, self.signal))
 
 
 @dataclass(frozen=True, kw_only=True)
