@@ -76,12 +76,12 @@ class ClipCovariance(Covariance):
 
 @dataclass(frozen=True)
 class TopCovariance(Covariance):
-    """Only the `share` of tokens with the highest covariance (KL-Cov, arXiv:2505.22617)."""
+    """Only the `share` of tokens with the highest covariance, ties included (KL-Cov, arXiv:2505.22617)."""
 
     def __call__(self, reading: Reading, stopped_M: Tensor) -> Tensor:
         cov = torch.where(reading.selected, self.covariance(reading), -torch.inf)
-        chosen = cov.argsort(descending=True, stable=True)[: self.count(reading)]
-        return torch.zeros_like(reading.selected).index_fill(0, chosen, True)
+        least = cov.topk(min(self.count(reading), len(cov))).values.amin() if len(cov) else 0.0
+        return reading.selected & (cov >= least)
 
 
 def token_lots(batch: Batch) -> Tensor:
