@@ -27,6 +27,13 @@ def run(recipe: str | Path | Mapping[str, Any], output: str | Path, *, resume: b
     return run_recipe(resolve(recipe), output, resume=resume, progress=progress, command="offon.run")
 
 
+def compare(before: str | Path, after: str | Path, task: Any, **options: Any) -> dict[str, Any]:
+    """What changed between two checkpoints? See `offon.loops.compare.compare_models` for the options."""
+    from offon.loops.compare import compare_models
+
+    return compare_models(str(before), str(after), task, **options)
+
+
 def diagnose(model: str | Path, task: Any, **options: Any) -> dict[str, Any]:
     """Why does a model fail a task, prompt by prompt? See `offon.loops.diagnose.diagnose_model` for the options."""
     from offon.loops.diagnose import diagnose_model

@@ -50,7 +50,7 @@ def test_help_answers_within_a_second_of_cpu_and_without_torch():
     shown = offon("--help")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert shown.returncode == 0
-    for command in ("demo", "run", "check", "diagnose", "report", "methods", "ledger", "doctor"):
+    for command in ("demo", "run", "check", "diagnose", "compare", "report", "methods", "ledger", "doctor"):
         assert f"\n  {command} " in shown.stdout
     assert (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime) < 1.0
 

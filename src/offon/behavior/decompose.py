@@ -96,13 +96,7 @@ def decompose(
     if len(before.scored) != len(after.scored):
         raise DataError(f"{len(before.scored)} prompts before, {len(after.scored)} after", why="prompts are compared")
 
-    def certified(half: Counts) -> np.ndarray:
-        calls = support_calls(half, k, zeta=zeta, alpha=alpha)
-        return np.stack([calls == state for state in (IN, OUT, UNDECIDED)], axis=1).astype(float)
-
-    certified_PSS = cross_fitted_cells(before, after, certified)
-    soft_PSS = cross_fitted_cells(before, after, lambda half: jeffreys_states(half, k, zeta=zeta))
-    named = {"certified": _named_terms(certified_PSS), "soft": _named_terms(soft_PSS)}
+    named = prompt_terms(before, after, k, zeta=zeta, alpha=alpha)
     change_P = after.rate - before.rate
 
     columns = [change_P, *(values for terms in named.values() for values in terms.values())]
@@ -124,6 +118,21 @@ def decompose(
         can_certify_out=all(OUT in calls for calls in possible),
         note=_what_cannot_be_certified(n_half, possible, k, zeta=zeta, alpha=alpha),
     )
+
+
+def prompt_terms(
+    before: Counts, after: Counts, k: int, *, zeta: float = ZETA, alpha: float = ALPHA
+) -> dict[str, dict[str, np.ndarray]]:
+    """Each prompt's terms, weighting -> term -> [P]; their means are the decomposition."""
+
+    def certified(half: Counts) -> np.ndarray:
+        calls = support_calls(half, k, zeta=zeta, alpha=alpha)
+        return np.stack([calls == state for state in (IN, OUT, UNDECIDED)], axis=1).astype(float)
+
+    return {
+        "certified": _named_terms(cross_fitted_cells(before, after, certified)),
+        "soft": _named_terms(cross_fitted_cells(before, after, lambda half: jeffreys_states(half, k, zeta=zeta))),
+    }
 
 
 def cross_fitted_cells(before: Counts, after: Counts, states: Callable[[Counts], np.ndarray]) -> np.ndarray:

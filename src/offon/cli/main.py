@@ -15,7 +15,7 @@ import typer.core
 
 from offon.cli.folder import as_bug, make_way, recorded
 from offon.cli.output import only_results_on_stdout, plain, print_json, table
-from offon.cli.pages import catalogue, diagnosis_page, in_full, page, plan_page
+from offon.cli.pages import catalogue, comparison_page, diagnosis_page, in_full, page, plan_page
 from offon.cli.progress import Progress
 from offon.errors import ConfigError, OffonError
 
@@ -165,6 +165,34 @@ def diagnose(
         print_json(diagnosis)
         return
     print(diagnosis_page(diagnosis))
+
+
+@app.command()
+def compare(
+    before: Annotated[str, typer.Argument(metavar="BEFORE", help="A folder, a Hub id or testbed:base.")],
+    after: Annotated[str, typer.Argument(metavar="AFTER")],
+    task: Annotated[str, typer.Option(metavar="SPEC", help="gym:chain_sum,max_terms=2 or {jsonl: FILE, ...}.")],
+    prompts: Annotated[int, typer.Option(min=1, help="Held-out prompts.")] = 64,
+    samples: Annotated[int, typer.Option(min=2, help="Samples of each prompt by each model.")] = 128,
+    k: Annotated[int, typer.Option(min=1, help="Rollouts a later on-policy stage could spend on a prompt.")] = 32,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest response, in tokens.")] = 512,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """What changed between two checkpoints: gained, lost, and what kind of change it was."""
+    from offon.recipe import located_model, located_task
+
+    places, what = [located_model(model) for model in (before, after)], located_task(task)
+    progress = Progress(quiet=quiet)
+    with only_results_on_stdout():
+        from offon.loops.compare import compare_models
+
+        compared = compare_models(
+            *places, what, prompts=prompts, samples=samples, k=k, max_tokens=max_tokens, seed=seed, progress=progress
+        )
+    progress.close()
+    print_json(compared) if json else print(comparison_page(compared))
 
 
 @app.command()

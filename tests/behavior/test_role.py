@@ -1,0 +1,32 @@
+"""Roles of planted changes, and of none."""
+
+import numpy as np
+
+from offon.behavior.counts import Counts
+from offon.behavior.role import stage_role
+
+N, K = 256, 64
+
+
+def change(before, after, seed=0):
+    rng = np.random.default_rng(seed)
+    return stage_role(*(Counts.of(rng.binomial(N, np.asarray(rates)), N) for rates in (before, after)), K)
+
+
+def test_planted_roles():
+    rare, common, absent = np.full(40, 0.2), np.full(40, 0.7), np.full(40, 0.0)
+    assert change(absent, common).name == "expansion"
+    assert change(rare, common).name == "reshaping"
+    assert change(np.r_[absent, rare], np.r_[np.full(40, 0.5), common]).name == "mixed"
+
+
+def test_the_same_checkpoint_twice_has_no_role():
+    """100 repetitions at the 5% level: 11 or more have probability .01."""
+    rng = np.random.default_rng(1)
+    names = [change(rates, rates, seed).name for seed in range(100) for rates in [rng.beta(0.3, 0.8, 60)]]
+    assert names.count("no change") >= 90
+
+
+def test_attrition_is_told_beside_the_role():
+    found = change(np.r_[np.full(30, 0.2), np.full(10, 0.5)], np.r_[np.full(30, 0.9), np.full(10, 0.0)])
+    assert found.name == "reshaping" and found.attrition.low > 0.05
