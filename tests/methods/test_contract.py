@@ -9,6 +9,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from torch import distributed, multiprocessing
 
 from offon.loops.handoff import provenance
 from offon.loops.scoring import score, step_loss
@@ -70,6 +71,36 @@ def test_a_doubled_batch_has_the_same_gradient(index):
     """Every reduction is a mean over its population: seeing each group twice changes nothing."""
     for learner in ready(index):
         assert difference(gradient_of(learner, [*learner.groups, *learner.groups]), gradient_of(learner)) < 1e-5
+
+
+@pytest.fixture(scope="module")
+def by_two_processes(request, tmp_path_factory):
+    """The gradients of the selected cases as two processes compute them together, by case: forked once for all."""
+    chosen = [
+        item.callspec.params["index"]
+        for item in request.session.items
+        if getattr(item, "originalname", "") == "test_gradient_does_not_depend_on_the_number_of_processes"
+    ]
+    for index in chosen:
+        ready(index)  # made before the fork, so that the processes share it
+    directory = tmp_path_factory.mktemp("ranks")
+    multiprocessing.start_processes(one_of_two, args=(str(directory), chosen), nprocs=2, start_method="fork")
+    return torch.load(directory / "0.pt", weights_only=False)
+
+
+def one_of_two(rank: int, directory: str, chosen: list[int]) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{directory}/meet", rank=rank, world_size=2)
+    found = {index: [gradient_of(learner, max_tokens=60) for learner in ready(index)] for index in chosen}
+    if rank == 0:
+        torch.save(found, f"{directory}/0.pt")
+    distributed.destroy_process_group()
+
+
+@every_case
+def test_gradient_does_not_depend_on_the_number_of_processes(index, by_two_processes):
+    for learner, found in zip(ready(index), by_two_processes[index], strict=True):
+        assert difference(found, gradient_of(learner)) < 1e-5
 
 
 # --- scores ---------------------------------------------------------------------------------------------------------
@@ -230,6 +261,10 @@ def test_a_ratio_of_1_from_scoring_the_sampler_under_the_trained_prompt_would_sh
 
 
 # --- what its page says -----------------------------------------------------------------------------------------------
+
+
+def test_every_modifier_has_a_case():
+    assert {case.modifier[0] for case in CASES if case.modifier} == set(registry.modifiers())
 
 
 @every_row
