@@ -102,7 +102,33 @@ def preference_pairs() -> list[Group]:
     return groups
 
 
-DATA = {"demonstrations": demonstrations, "pairs": preference_pairs}  # a data set of each kind a collector may read
+def labelled_responses() -> list[Group]:
+    """Demonstrations, two of three desirable."""
+    return [
+        group.map(lambda m, i=index: m.tagged("undesirable" if i % 3 == 1 else "desirable"))
+        for index, group in enumerate(demonstrations())
+    ]
+
+
+def ranked_responses() -> list[Group]:
+    """Two to four responses a prompt, from best to worst."""
+    groups = []
+    for index, group in enumerate(demonstrations()):
+        members = [group.members[0]]
+        for k in range(1 + index % 3):
+            tokens = [2 + (index + 3 * k + t) % len(WORDS) for t in range(1 + k)] + [1]
+            members.append(Trajectory.of(tokens, group.prompt, Source.EXTERNAL, id=f"rank/{index}/{k}"))
+        order = tuple(Comparison(i, j) for i in range(len(members)) for j in range(i + 1, len(members)))
+        groups.append(group.replace(members=tuple(members), comparisons=order))
+    return groups
+
+
+DATA = {
+    "demonstrations": demonstrations,
+    "pairs": preference_pairs,
+    "labelled": labelled_responses,
+    "rankings": ranked_responses,
+}  # a data set of each kind a collector may read
 
 
 @dataclass

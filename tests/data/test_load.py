@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from offon.data import load_demonstrations, load_preferences
+from offon.data import load_demonstrations, load_labelled, load_preferences, load_rankings
 from offon.errors import ConfigError, DataError
 from offon.types import Comparison, Source
 from tests.data import tokenizing
@@ -194,6 +194,41 @@ def test_a_pair_that_cannot_be_compared_is_an_error_with_its_row(tokenizer, row,
     with pytest.raises(DataError) as caught:
         load_preferences([row], tokenizer)
     assert "row 0: " in str(caught.value) and why in str(caught.value)
+
+
+def test_labelled_answers_are_tagged_by_their_label(tokenizer):
+    rows = [
+        {"prompt": MESSAGES[:1], "completion": "7", "label": True},
+        {"prompt": "a", "completion": "b", "label": False},
+    ]
+    groups = load_labelled(rows, tokenizer)
+    assert [member.tags for group in groups for member in group.members] == [{"desirable"}, {"undesirable"}]
+    assert [group.members[0].text for group in groups] == ["7", "b"] and not groups[0].item.columns
+
+
+def test_a_label_is_true_or_false(tokenizer):
+    with pytest.raises(DataError, match="label is 'yes', neither true nor false"):
+        load_labelled([{"prompt": "a", "completion": "b", "label": "yes"}], tokenizer)
+
+
+def test_labelled_and_ranked_answers_are_dropped_and_counted_never_cut(tokenizer):
+    labelled = [{"prompt": "xy", "completion": answer, "label": True} for answer in ("z", "zwzwzwzw")]
+    ranked = [{"prompt": "xy", "completions": answers} for answers in (["z", "w"], ["z", "zwzwzwzw"])]
+    for groups in (load_labelled(labelled, tokenizer, max_length=6), load_rankings(ranked, tokenizer, max_length=6)):
+        assert len(groups) == 1 and dict(groups.report.dropped) == {"an answer exceeds max_length": 1}
+
+
+def test_a_ranking_compares_every_two_of_its_answers(tokenizer):
+    [group] = load_rankings([{"prompt": MESSAGES[:1], "completions": ["7", "8", "9"]}], tokenizer)
+    assert [member.text for member in group.members] == ["7", "8", "9"]
+    assert group.comparisons == (Comparison(0, 1), Comparison(0, 2), Comparison(1, 2))
+    assert all(member.prefix() == group.prompt for member in group.members)
+
+
+@pytest.mark.parametrize("completions", ["7", ["7"]])
+def test_a_ranking_of_one_is_refused(tokenizer, completions):
+    with pytest.raises(DataError, match="two completions or more"):
+        load_rankings([{"prompt": "a", "completions": completions}], tokenizer)
 
 
 def test_columns_are_read_only_arrays_of_the_promised_types(tokenizer):

@@ -14,6 +14,7 @@ from offon.collect.data import (
 )
 from offon.collect.flow import Gate, Mixture, Refill, gate, mixture, refill
 from offon.collect.judged import AgainstOpponents, Judged, against_opponents, judged
+from offon.collect.labelled import Labelled, Mismatched, Rankings, labelled, mismatched, rankings
 from offon.collect.pairs import BestAgainstWorst, best_against_worst
 from offon.collect.refine import Again, Refine, again, refine
 from offon.collect.replay import AddReplay, Experience, QueueHardest, add_replay, experience, queue_hardest
@@ -26,9 +27,10 @@ from offon.collect.views import Shown, SiblingShown, shown, sibling_shown
 __all__ = [
     "AddDemo", "AddReplay", "Again", "AgainstOpponents", "Asked", "BestAgainstWorst", "Collector", "Condition",
     "ContinuationValue", "Demonstrations", "Drop", "Experience", "Gate", "Guidance", "Guide", "Hint", "Judged",
-    "KeepBest", "Mixture", "Pipe", "Preferences", "QueueHardest", "Refill", "Refine", "Rollouts", "Score", "Shown",
-    "SiblingShown", "Steps", "TaggedBy", "Verify", "add_demo", "add_replay", "again", "against_opponents",
-    "best_against_worst", "continuation_value", "demonstrations", "drop", "experience", "gate", "judged", "keep_best",
-    "mixed", "mixture", "preferences", "queue_hardest", "rate", "refill", "refine", "right", "rollouts", "sample",
-    "score", "shown", "sibling_shown", "steps", "tagged", "tagged_by", "verify",
+    "KeepBest", "Labelled", "Mismatched", "Mixture", "Pipe", "Preferences", "QueueHardest", "Rankings", "Refill",
+    "Refine", "Rollouts", "Score", "Shown", "SiblingShown", "Steps", "TaggedBy", "Verify", "add_demo", "add_replay",
+    "again", "against_opponents", "best_against_worst", "continuation_value", "demonstrations", "drop",
+    "experience", "gate", "judged", "keep_best", "labelled", "mismatched", "mixed", "mixture", "preferences",
+    "queue_hardest", "rankings", "rate", "refill", "refine", "right", "rollouts", "sample", "score", "shown",
+    "sibling_shown", "steps", "tagged", "tagged_by", "verify",
 ]  # fmt: skip

@@ -1,8 +1,24 @@
 """Data as groups: demonstrations, preferences and prompts, rendered once and with verified loss masks."""
 
-from offon.data.load import DataReport, Loaded, load_demonstrations, load_preferences, prompt_groups
+from offon.data.load import (
+    DataReport,
+    Loaded,
+    load_demonstrations,
+    load_labelled,
+    load_preferences,
+    load_rankings,
+    prompt_groups,
+)  # fmt: skip
 from offon.data.render import Renderer
 
-LOADERS = {"demonstrations": load_demonstrations, "pairs": load_preferences}  # by what a collector says it reads
+LOADERS = {
+    "demonstrations": load_demonstrations,
+    "pairs": load_preferences,
+    "labelled": load_labelled,
+    "rankings": load_rankings,
+}  # by what a collector says it reads
 
-__all__ = ["LOADERS", "DataReport", "Loaded", "Renderer", "load_demonstrations", "load_preferences", "prompt_groups"]
+__all__ = [
+    "LOADERS", "DataReport", "Loaded", "Renderer", "load_demonstrations", "load_labelled", "load_preferences",
+    "load_rankings", "prompt_groups",
+]  # fmt: skip

@@ -2,9 +2,11 @@
 
     demonstrations   messages | prompt + completion | text | conversations (ShareGPT) | instruction + output (Alpaca)
     preferences      prompt + chosen + rejected | chosen + rejected (whole conversations with a common beginning)
+    labelled         prompt + completion + label (true or false)
+    rankings         prompt + completions, from best to worst
 
-Prompt, completion, chosen and rejected are text or lists of messages. Other columns travel with the item; `tools` and
-`chat_template_kwargs` go to the chat template.
+Prompt, completion(s), chosen and rejected are text or lists of messages. Other columns travel with the item; `tools`
+and `chat_template_kwargs` go to the chat template.
 """
 
 from __future__ import annotations
@@ -22,11 +24,15 @@ from offon.types import Comparison, Group, Item, Producer, Source, Span, Traject
 
 DEMONSTRATIONS = (("messages",), ("prompt", "completion"), ("conversations",), ("instruction", "output"), ("text",))
 PREFERENCES = (("prompt", "chosen", "rejected"), ("chosen", "rejected"))
-READ_COLUMNS = {name for names in DEMONSTRATIONS + PREFERENCES for name in names} | {"input", "margin"}
+LABELLED = ("prompt", "completion", "label")
+RANKINGS = ("prompt", "completions")
+CONVENTIONS = (*DEMONSTRATIONS, *PREFERENCES, LABELLED, RANKINGS)
+READ_COLUMNS = {name for names in CONVENTIONS for name in names} | {"input", "margin"}
 SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "system": "system", "tool": "tool", "function": "tool"}
 
 FILLED = "truncated before its first supervised token"
 CUT_PAIR = "a member exceeds max_length"
+CUT_ANSWER = "an answer exceeds max_length"
 IDENTICAL = "chosen equals rejected"
 
 
@@ -131,15 +137,78 @@ def load_preferences(
 
     groups = []
     for row, chosen, rejected in convert_rows(source, rows, pair):
-        longest = max(len(chosen.response), len(rejected.response)) + len(chosen.prefix)
         if chosen.response == rejected.response:
             report.dropped[IDENTICAL] += 1
-        elif max_length is not None and longest > max_length:
+        elif _too_long([chosen, rejected], max_length):
             report.dropped[CUT_PAIR] += 1
         else:
             members = [_trajectory(renderer, chosen, report).tagged("chosen")]
             members += [_trajectory(renderer, rejected, report).tagged("rejected")]
             groups.append(_group(row, chosen, members, (Comparison(0, 1, row.get("margin")),)))
+    return _loaded(groups, report, max_length)
+
+
+def load_labelled(
+    source: Any,
+    tokenizer: Any,
+    *,
+    columns: Mapping[str, str] | None = None,
+    max_length: int | None = None,
+    allow_control_tokens: bool = False,
+) -> Loaded:
+    """One group with one EXTERNAL member per row, tagged desirable where its label is true, else undesirable.
+
+    Members over `max_length` tokens are dropped and counted: a label is about a whole answer.
+    """
+    renderer = Renderer(tokenizer, allow_control_tokens)
+    rows = read_rows(source, columns, LABELLED)
+    report = DataReport(source_name(source), " + ".join(LABELLED), rows=len(rows))
+
+    def judged(row: Columns) -> tuple[Columns, Rendered]:
+        _require(row, LABELLED)
+        if row["label"] not in (True, False):
+            raise BadRow(f"label is {row['label']!r:.40}, neither true nor false")
+        [rendered] = _answers(renderer, row, [row["completion"]])
+        return row, rendered
+
+    groups = []
+    for row, rendered in convert_rows(source, rows, judged):
+        if _too_long([rendered], max_length):
+            report.dropped[CUT_ANSWER] += 1
+        else:
+            member = _trajectory(renderer, rendered, report).tagged("desirable" if row["label"] else "undesirable")
+            groups.append(_group(row, rendered, [member]))
+    return _loaded(groups, report, max_length)
+
+
+def load_rankings(
+    source: Any,
+    tokenizer: Any,
+    *,
+    columns: Mapping[str, str] | None = None,
+    max_length: int | None = None,
+    allow_control_tokens: bool = False,
+) -> Loaded:
+    """One group per row with an EXTERNAL member per completion, in the row's order from best to worst, and a comparison
+    of every two. Groups with a member over `max_length` tokens are dropped and counted."""
+    renderer = Renderer(tokenizer, allow_control_tokens)
+    rows = read_rows(source, columns, RANKINGS)
+    report = DataReport(source_name(source), " + ".join(RANKINGS), rows=len(rows))
+
+    def ranked(row: Columns) -> tuple[Columns, list[Rendered]]:
+        _require(row, RANKINGS)
+        if isinstance(row["completions"], str) or len(row["completions"]) < 2:
+            raise BadRow("a ranking needs two completions or more")
+        return row, _answers(renderer, row, list(row["completions"]))
+
+    groups = []
+    for row, answers in convert_rows(source, rows, ranked):
+        if _too_long(answers, max_length):
+            report.dropped[CUT_ANSWER] += 1
+            continue
+        members = [_trajectory(renderer, rendered, report) for rendered in answers]
+        order = tuple(Comparison(i, j) for i in range(len(members)) for j in range(i + 1, len(members)))
+        groups.append(_group(row, answers[0], members, order))
     return _loaded(groups, report, max_length)
 
 
@@ -221,13 +290,22 @@ def _pair(renderer: Renderer, row: Columns) -> tuple[Rendered, Rendered]:
             prompt, answers = answers[0][:shared], [answer[shared:] for answer in answers]
     if prompt is None:
         raise BadRow("no prompt, and chosen and rejected are not whole conversations")
-    found = [_continuations(renderer, row, prompt, answer) for answer in answers]
+    chosen, rejected = _answers(renderer, {**row, "prompt": prompt}, answers)
+    return chosen, rejected
+
+
+def _answers(renderer: Renderer, row: Columns, answers: Sequence[Any]) -> list[Rendered]:
+    """One sequence for each answer to a row's prompt."""
+    found = [_continuations(renderer, row, row["prompt"], answer) for answer in answers]
     if any(len(rendered) > 1 for rendered in found):
         raise BadRow("the chat template rewrites earlier turns, so an answer of several turns is no one sequence")
-    [chosen], [rejected] = found
-    if chosen.prefix != rejected.prefix:
-        raise BadRow("chosen and rejected do not follow the same prompt tokens")
-    return chosen, rejected
+    if len({rendered.prefix for [rendered] in found}) > 1:
+        raise BadRow("the answers do not follow the same prompt tokens")
+    return [rendered for [rendered] in found]
+
+
+def _too_long(answers: Sequence[Rendered], max_length: int | None) -> bool:
+    return max_length is not None and max(len(a.prefix) + len(a.response) for a in answers) > max_length
 
 
 def _common_prefix(chosen: Sequence[Message], rejected: Sequence[Message]) -> int:

@@ -53,6 +53,11 @@ def savage(margin_P: Tensor) -> Tensor:
     return (-margin_P).sigmoid().square()
 
 
+def prospect(margin_P: Tensor) -> Tensor:
+    """1 - sigmoid(h). [P]. f'(0) = -1/4. Ethayarajh et al. 2024, arXiv:2402.01306, eq. 8, in losses."""
+    return (-margin_P).sigmoid()
+
+
 def plackett_luce(score_K: Tensor) -> Tensor:
     """-log P(ranking) of scores listed from best to worst: -sum_{k<K} [s_k - logsumexp_{j>=k} s_j]. Scalar.
 

@@ -10,6 +10,9 @@ import math
 import torch
 from torch import Tensor
 
+from offon.maths.vocabulary import log1mexp
+
+LOG_NEARLY_SURE = math.log1p(-1e-5)
 LOG_RATIO_BOUND = 20.0  # exp(20) is 5e8: beyond it a ratio carries no information and only overflows
 
 
@@ -95,6 +98,16 @@ def token_covariance(advantage_M: Tensor, logp_M: Tensor, mask_M: Tensor) -> Ten
     advantage, logp = advantage_M[mask_M], logp_M[mask_M]
     product = (advantage - advantage.mean()) * (logp - logp.mean())
     return torch.zeros_like(logp_M).masked_scatter(mask_M, product)
+
+
+def unlikelihood(logp_MK: Tensor, candidate_MK: Tensor) -> Tensor:
+    """-sum_k log(1 - p_k) over the candidates, [M]. Above p = 1 - 1e-5 the value stays and the gradient is 0.
+
+    Its gradient by log p is p / (1 - p). Reference: Welleck et al. 2019, arXiv:1908.04319, eq. 4; the bound is the
+    authors' clamp of 1 - p at 1e-5.
+    """
+    bounded = torch.where(candidate_MK, logp_MK, -1.0).clamp(max=LOG_NEARLY_SURE)
+    return -torch.where(candidate_MK, log1mexp(bounded), 0.0).sum(-1)
 
 
 def policy_gradient(logp_M: Tensor, coefficient_M: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from offon.parts.terms import (
     Kl,
     LabelCrossEntropy,
     Likelier,
+    Listwise,
     Logistic,
     LogProb,
     LogRatio,
@@ -29,6 +30,7 @@ from offon.parts.terms import (
     ParameterPenalty,
     PolicyGradient,
     PowerOfP,
+    Prospect,
     Ratio,
     Reduce,
     Robust,
@@ -42,6 +44,8 @@ from offon.parts.terms import (
     Truncate,
     TruncatedSquare,
     Uncertainty,
+    Unlikelihood,
+    Unpaired,
     behavior,
     constant,
     credit,
@@ -53,14 +57,16 @@ from offon.parts.terms import (
 )  # fmt: skip
 
 contrast, divergence, policy_gradient = Contrast, Divergence, PolicyGradient
+listwise, unpaired = Listwise, Unpaired
 
 __all__ = [
     "P", "SELF", "SELF_START", "AbsoluteLogRatio", "Artefact", "CapWeight", "Clip", "ClipCovariance", "Ema",
     "EntropyWeight", "Exponential", "Fade", "Head", "HighEntropy", "Hinge", "ImportanceWeight", "Jsd", "Kl",
-    "LabelCrossEntropy", "Learner", "Likelier", "Live", "LogProb", "LogRatio", "Logistic", "Mask", "Mix", "ModelRef",
-    "Need", "Odds", "ParameterPenalty", "PowerOfP", "Ratio", "Reduce", "Robust", "Route", "Savage", "Shaped",
-    "ShapedRatio", "Skew", "SoftGate", "Square", "SquaredError", "Stage", "Start", "TopCovariance", "TopK", "Truncate",
-    "TruncatedSquare", "Uncertainty", "Updates", "behavior", "constant", "contrast", "credit", "divergence",
-    "group_mean_std", "jsd", "one", "per_remaining", "per_sequence", "per_sequence_sum", "per_token", "policy",
-    "policy_gradient", "proximal", "teacher_logratio",
+    "LabelCrossEntropy", "Learner", "Likelier", "Live", "LogProb", "LogRatio", "Logistic", "Mask", "Mix",
+    "ModelRef", "Need", "Odds", "ParameterPenalty", "PowerOfP", "Prospect", "Ratio", "Reduce", "Robust", "Route",
+    "Savage", "Shaped", "ShapedRatio", "Skew", "SoftGate", "Square", "SquaredError", "Stage", "Start",
+    "TopCovariance", "TopK", "Truncate", "TruncatedSquare", "Uncertainty", "Unlikelihood", "Updates", "behavior",
+    "constant", "contrast", "credit", "divergence", "group_mean_std", "jsd", "listwise", "one", "per_remaining",
+    "per_sequence", "per_sequence_sum", "per_token", "policy", "policy_gradient", "proximal", "teacher_logratio",
+    "unpaired",
 ]  # fmt: skip

@@ -2,22 +2,13 @@
 unit; the loop binds it to tensors.
 
     PolicyGradient                      minus weight * coefficient * logp: gains, ratios, trust, corrections, what keeps
-    Contrast                            a link of a margin between sequence scores
+    Contrast, Unpaired, Listwise        links of margins between sequence scores, and rankings
     SquaredError, LabelCrossEntropy     supervised losses of a head
+    Unlikelihood                        away from ids that should not come next
     ParameterPenalty                    on the parameters themselves
 """
 
-from offon.parts.terms.contrast import (
-    Contrast,
-    Exponential,
-    Hinge,
-    Link,
-    Logistic,
-    Robust,
-    Savage,
-    Square,
-    TruncatedSquare,
-)  # fmt: skip
+from offon.parts.terms.contrast import MISMATCHED, Contrast, Listwise, Unpaired
 from offon.parts.terms.gains import (
     AbsoluteLogRatio,
     EntropyWeight,
@@ -32,6 +23,17 @@ from offon.parts.terms.gains import (
 )  # fmt: skip
 from offon.parts.terms.heads import LabelCrossEntropy, SquaredError
 from offon.parts.terms.keep import ClipCovariance, HighEntropy, Keep, TopCovariance
+from offon.parts.terms.links import (
+    Exponential,
+    Hinge,
+    Link,
+    Logistic,
+    Prospect,
+    Robust,
+    Savage,
+    Square,
+    TruncatedSquare,
+)
 from offon.parts.terms.penalty import ParameterPenalty
 from offon.parts.terms.policy_gradient import PolicyGradient, credit, one
 from offon.parts.terms.protocol import (
@@ -60,13 +62,14 @@ from offon.parts.terms.ratio import (
     proximal,
 )  # fmt: skip
 from offon.parts.terms.scores import Head, LogProb, LogRatio, Odds, SequenceScore
+from offon.parts.terms.unlikelihood import Unlikelihood
 
 __all__ = [
-    "P", "PROXIMAL", "AbsoluteLogRatio", "CapWeight", "Clip", "ClipCovariance", "Contrast", "Correction",
-    "EntropyWeight", "Exponential", "Gain", "Head", "HighEntropy", "Hinge", "ImportanceWeight", "Keep", "Kl",
-    "LabelCrossEntropy", "Likelier", "Link", "LogProb", "LogRatio", "Logistic", "Mask", "Metrics", "Odds",
-    "ParameterPenalty", "PolicyGradient", "PowerOfP", "Ratio", "Reading", "Reduce", "Robust", "Savage", "Scores",
-    "SequenceScore", "Shaped", "ShapedRatio", "SoftGate", "Square", "SquaredError", "Term", "TopCovariance",
-    "Truncate", "TruncatedSquare", "Trust", "Uncertainty", "behavior", "constant", "credit", "one", "per_sequence",
-    "per_sequence_sum", "per_token", "proximal",
+    "MISMATCHED", "P", "PROXIMAL", "AbsoluteLogRatio", "CapWeight", "Clip", "ClipCovariance", "Contrast",
+    "Correction", "EntropyWeight", "Exponential", "Gain", "Head", "HighEntropy", "Hinge", "ImportanceWeight",
+    "Keep", "Kl", "LabelCrossEntropy", "Likelier", "Link", "Listwise", "LogProb", "LogRatio", "Logistic", "Mask",
+    "Metrics", "Odds", "ParameterPenalty", "PolicyGradient", "PowerOfP", "Prospect", "Ratio", "Reading", "Reduce",
+    "Robust", "Savage", "Scores", "SequenceScore", "Shaped", "ShapedRatio", "SoftGate", "Square", "SquaredError",
+    "Term", "TopCovariance", "Truncate", "TruncatedSquare", "Trust", "Uncertainty", "Unlikelihood", "Unpaired",
+    "behavior", "constant", "credit", "one", "per_sequence", "per_sequence_sum", "per_token", "proximal",
 ]  # fmt: skip
