@@ -89,7 +89,8 @@ def test_asks_name_the_verdict_and_the_reference(sampler):
     members = tuple(Trajectory.of([4], [2], Source.LEARNER, behavior_logp=[0.0], signals={"reward": r}) for r in (1, 0))
     item = Item(id="x", prompt="w0", reference="w7")
     group = Group(item=item, views={"prompt": (2,)}, members=members, draw=0)
-    again("{verdict}: {reference}")(dataclasses.replace(context, step=step), [group])
+    asked = again("{verdict}: {reference}").given(sampling=Sampling(max_tokens=4))
+    asked(dataclasses.replace(context, step=step), [group])
     assert written == ["correct: w7", "incorrect: w7"]
     assert again(" {verdict}").requires == {"members", "reward"} and again(" w1").requires == {"members"}
 
