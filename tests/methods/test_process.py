@@ -7,6 +7,8 @@ from offon.collect import continuation_value, rollouts, steps, verify
 from offon.collect.steps import with_steps, with_values
 from offon.parts.credit import leave_one_out, return_to_go
 from offon.parts.credit.steps import (
+    ByModel,
+    OfSpans,
     implicit_reward,
     leave_one_out_reward,
     min_form,
@@ -69,7 +71,7 @@ def test_without_alpha_progress_rewards_are_rloo():
 
 # --- grpo with process rewards ----------------------------------------------------------------------------------------
 
-PROCESS = normalised_steps(signal="value", epsilon=0.0) >> return_to_go(signal=None)
+PROCESS = normalised_steps(reward=OfSpans(), epsilon=0.0) >> return_to_go(signal=None)
 
 
 def test_process_rewards_are_normalised_together_and_summed_from_a_step_on():
@@ -90,14 +92,14 @@ def test_pure_rewards_the_worst_step_against_what_the_others_earn_per_token():
     """T -> 0. First: steps of 2 and 1 tokens, rewards (0.5, -1): r* = (0, -1). Second: one step of 2 tokens, r* = 0.5.
     Others per token: 0.25 for the first, -1/3 for the second. First: (0 - 0.5, -1 - 0.25), summed to go -1.75, -1.25;
     second 0.5 + 2/3."""
-    pure = min_form(signal="value", temperature=1e-4) >> return_to_go(signal=None)
+    pure = min_form(reward=OfSpans(), temperature=1e-4) >> return_to_go(signal=None)
     found = advantage(pure, response([2, 3], [0.5, -1.0]), response([2], [0.5]))
     assert found == [[-1.75, -1.75, -1.25], pytest.approx([7 / 6, 7 / 6])]
 
 
 def test_pure_of_one_step_each_is_leave_one_out_on_scores():
     """baseline per step: the others' mean score."""
-    pure = min_form(signal="value", baseline="step") >> return_to_go(signal=None)
+    pure = min_form(reward=OfSpans(), baseline="step") >> return_to_go(signal=None)
     members = [response([n], [r]) for n, r in ((2, 0.9), (1, -0.4), (2, 0.1))]
     outcome = [m.with_signals(reward=r) for m, r in zip(members, (0.9, -0.4, 0.1), strict=True)]
     for found, expected in zip(advantage(pure, *members), advantage(leave_one_out(), *outcome), strict=True):
@@ -107,7 +109,7 @@ def test_pure_of_one_step_each_is_leave_one_out_on_scores():
 def test_the_verifiers_reward_joins_at_the_last_token_against_the_others():
     """Leave-one-out of 1, 0: +-1 at the end, so that every token before it sees it too."""
     both = (
-        min_form(signal="value", baseline="none", temperature=1e-4)
+        min_form(reward=OfSpans(), baseline="none", temperature=1e-4)
         >> leave_one_out_reward()
         >> return_to_go(signal=None)
     )
@@ -119,7 +121,7 @@ def test_steps_and_rewards_of_what_is_not_trained_stay_silent():
     """A step that ends on a token of the environment is rewarded at its last trainable one."""
     tokens = Trajectory.of([4, 5, 6], [2], [2, 3, 2], signals={"reward": 0.0})
     member = with_values(with_steps(tokens, [2, 3]), "value", [1.0, 3.0])
-    credited = normalised_steps(signal="value", epsilon=0.0)(group_of(member, response([1], [2.0])))
+    credited = normalised_steps(reward=OfSpans(), epsilon=0.0)(group_of(member, response([1], [2.0])))
     assert credited.members[0].token_signals["token_reward"].tolist() == [-1.0, 0.0, 1.0]
 
 

@@ -21,16 +21,16 @@ from offon.collect.replay import AddReplay, Experience, QueueHardest, add_replay
 from offon.collect.sampling import Asked, Guidance, Guide, Hint, Rollouts, rollouts, sample
 from offon.collect.select import Condition, Drop, KeepBest, drop, keep_best, mixed, rate, right, tagged
 from offon.collect.signals import Score, Verify, score, verify
-from offon.collect.steps import Steps, steps
+from offon.collect.steps import LabelledSteps, Steps, labelled_steps, steps
 from offon.collect.views import Shown, SiblingShown, shown, sibling_shown
 
 __all__ = [
     "AddDemo", "AddReplay", "Again", "AgainstOpponents", "Asked", "BestAgainstWorst", "Collector", "Condition",
     "ContinuationValue", "Demonstrations", "Drop", "Experience", "Gate", "Guidance", "Guide", "Hint", "Judged",
-    "KeepBest", "Labelled", "Mismatched", "Mixture", "Pipe", "Preferences", "QueueHardest", "Rankings", "Refill",
-    "Refine", "Rollouts", "Score", "Shown", "SiblingShown", "Steps", "TaggedBy", "Verify", "add_demo", "add_replay",
-    "again", "against_opponents", "best_against_worst", "continuation_value", "demonstrations", "drop",
-    "experience", "gate", "judged", "keep_best", "labelled", "mismatched", "mixed", "mixture", "preferences",
-    "queue_hardest", "rankings", "rate", "refill", "refine", "right", "rollouts", "sample", "score", "shown",
-    "sibling_shown", "steps", "tagged", "tagged_by", "verify",
+    "KeepBest", "Labelled", "LabelledSteps", "Mismatched", "Mixture", "Pipe", "Preferences", "QueueHardest", "Rankings",
+    "Refill", "Refine", "Rollouts", "Score", "Shown", "SiblingShown", "Steps", "TaggedBy", "Verify", "add_demo",
+    "add_replay", "again", "against_opponents", "best_against_worst", "continuation_value", "demonstrations", "drop",
+    "experience", "gate", "judged", "keep_best", "labelled", "labelled_steps", "mismatched", "mixed", "mixture",
+    "preferences", "queue_hardest", "rankings", "rate", "refill", "refine", "right", "rollouts", "sample", "score",
+    "shown", "sibling_shown", "steps", "tagged", "tagged_by", "verify",
 ]  # fmt: skip

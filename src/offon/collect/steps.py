@@ -10,6 +10,9 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
+
+import numpy as np
 
 from offon.collect.base import Collector
 from offon.collect.context import Context
@@ -92,4 +95,33 @@ class Steps(Collector):
         return f"steps({self.by!r})"
 
 
-steps = Steps
+@dataclass(frozen=True)
+class LabelledSteps(Collector):
+    """Solutions whose steps carry a label in [0, 1], or None: also the token signal "label", on each step's last token.
+
+    last_only    only the last step keeps its label
+    after_error  "mask": steps after the first one with a label under 1/2 lose theirs
+    """
+
+    data: Sequence[Group]
+    last_only: bool = False
+    after_error: Literal["train", "mask"] = "train"
+    reads = "steps"
+    provides = frozenset({"members", "steps", "label"})
+
+    def __call__(self, context: Context, groups: list[Group]) -> list[Group]:
+        return [group.map(self._marked) for group in groups]
+
+    def _marked(self, member: Trajectory) -> Trajectory:
+        labels, column = values_of(member, "label"), np.full(len(member), np.nan)
+        wrong = next((k for k, label in enumerate(labels) if label is not None and label < 0.5), len(labels))
+        for k, (step, label) in enumerate(zip(steps_of(member), labels, strict=True)):
+            asked = (not self.last_only or k == len(labels) - 1) and (self.after_error == "train" or k <= wrong)
+            column[step.end - 1] = label if asked and label is not None else np.nan
+        return member.with_token_signals(label=column)
+
+    def __str__(self) -> str:
+        return "labelled_steps"
+
+
+steps, labelled_steps = Steps, LabelledSteps

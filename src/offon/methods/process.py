@@ -2,18 +2,47 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from annotated_types import Ge
+from annotated_types import Ge, Gt
 
-from offon.collect import continuation_value, rollouts, steps, verify
+from offon.collect import continuation_value, labelled_steps, rate, refill, rollouts, steps, verify
 from offon.methods.registry import method
-from offon.parts import SELF_START, Clip, Kl, Stage, behavior, credit, one, policy, policy_gradient
-from offon.parts.credit import leave_one_out, whiten
-from offon.parts.credit.steps import progress
+from offon.parts import (
+    SELF_START,
+    Artefact,
+    Clip,
+    Kl,
+    LabelCrossEntropy,
+    Learner,
+    Live,
+    Logistic,
+    Stage,
+    Start,
+    behavior,
+    credit,
+    one,
+    per_sequence,
+    per_token,
+    policy,
+    policy_gradient,
+    unpaired,
+)
+from offon.parts.credit import kl_penalty, leave_one_out, return_to_go, whiten
+from offon.parts.credit.steps import (
+    ByModel,
+    implicit_reward,
+    leave_one_out_reward,
+    min_form,
+    normalised_steps,
+    progress,
+)
+from offon.recipe.arguments import RewardArg
 
 Count = Annotated[int, Ge(1)]
 GroupSize = Annotated[int, Ge(2)]
+Positive = Annotated[float, Gt(0)]
+Bounds = tuple[float, float]
 
 
 @method(
@@ -77,4 +106,131 @@ def pav(
         rollouts(task, group_size) | verify(task) | steps(separator) | prover,
         policy(policy_gradient(advantage=credit, ratio=behavior), credit=leave_one_out() >> progress(coef=alpha)),
         recommends={"learning_rate": 1e-6},
+    )
+
+
+@method(
+    family="process supervision", interface="process reward", usual_provenance="on-policy", usual_role="reshaping",
+    paper="2402.03300",
+)  # fmt: skip
+def grpo_process(
+    task, *, prm: RewardArg, group_size: GroupSize = 8, clip: Bounds = (0.2, 0.2), separator: str | int = "\n"
+) -> Stage:
+    """GRPO with process supervision: every step is rewarded, all steps of a group are normalised together.
+
+        r_ik = sigma(score of the process reward model at the last token of step k)
+        r~ = (r - mean) / (std + 1e-4) over every step of every member of the group,   std unbiased
+        A_it = sum over steps k that end at or after t of r~_ik
+        L = -1/N sum_i 1/|y_i| sum_t min(r_t A_it, clip(r_t, 1 - low, 1 + high) A_it),   r_t = pi(y_t) / pi_sampled(y_t)
+
+    Detached: everything but log pi. One step at the end is grpo on the model's score. prm: a model that prm trained.
+    Watch: reward (the checker's, which is not trained on here), completions/mean_length.
+    Fails: a good step adds to |A| whatever it brings, so splitting steps pays; the checker's reward can fall meanwhile.
+    Deviations: the paper adds 0.04 KL to the loss (`with: [kl_loss]`) and leaves std and epsilon open.
+    """
+    rewards = ByModel(Artefact(prm))
+    return Stage(
+        rollouts(task, group_size) | verify(task) | steps(separator),
+        policy(
+            policy_gradient(advantage=credit, ratio=behavior, trust=Clip(*clip), reduce=per_sequence),
+            credit=normalised_steps(reward=rewards) >> return_to_go(signal=None),
+        ),
+        recommends={"learning_rate": 1e-6},
+    )
+
+
+@method(
+    family="process supervision", interface="process reward", usual_provenance="on-policy", usual_role="reshaping",
+    paper="2504.15275",
+)  # fmt: skip
+def pure(
+    task, *, prm: RewardArg, group_size: GroupSize = 4, min_temperature: Positive = 0.1, verifiable: float = 1.0,
+    baseline: Literal["token", "step"] = "token", kl: float = 1e-3, clip: float = 0.2, separator: str | int = "\n",
+) -> Stage:  # fmt: skip
+    """PURE: a response is worth its worst step, so that good steps cannot make up for a bad one.
+
+        r_k = 2 sigma(score at the last token of step k) - 1,   r*_k = r_k softmax_k(-r / min_temperature)
+        A_t = sum over steps k that end at or after t of (r*_k - b_k) + verifiable (R - mean of the others' R)
+              - kl * sum_{s >= t} (log pi_sampled - log pi_start)(y_s)
+        L = -1/N sum_i 1/|y_i| sum_t min(r_t A_t, clip(r_t, 1 - clip, 1 + clip) A_t),   r_t = pi(y_t) / pi_sampled(y_t)
+
+    sum_k r*_k is a soft minimum of the r_k; after the worst step nothing is left to earn. b_k is what the other
+    members earn per token times the tokens of step k, or per step (baseline). min_temperature -> 0: the minimum; ->
+    infinity: the mean. Detached: everything but log pi. prm: a model that prm trained.
+    Watch: reward; advantage/mean. Fails: a process reward model that dislikes one harmless phrase decides everything.
+    Deviations: the released code gives separator tokens no advantage. Its constants: 0.1, 1, 1e-3, token.
+    """
+    worst = min_form(reward=ByModel(Artefact(prm), "signed"), temperature=min_temperature, baseline=baseline)
+    earned = kl_penalty(kl) >> worst >> leave_one_out_reward(coef=verifiable) >> return_to_go(signal=None)
+    return Stage(
+        rollouts(task, group_size) | verify(task) | steps(separator),
+        policy(
+            policy_gradient(advantage=credit, ratio=behavior, trust=Clip(clip, clip), reduce=per_sequence),
+            credit=earned,
+        ),
+        recommends={"learning_rate": 5e-7, "temperature": 0.5},
+    )
+
+
+@method(
+    family="process supervision", interface="reward", usual_provenance="on-policy", usual_role="reshaping",
+    paper="2502.01456",
+)  # fmt: skip
+def prime(
+    task, *, group_size: GroupSize = 4, beta: Positive = 0.05, process: float = 5.0, outcome: float = 5.0,
+    clip: float = 0.2, keep: Bounds = (0.2, 0.8), max_rounds: Count = 4, prm_learning_rate: Positive = 1e-6,
+) -> Stage:  # fmt: skip
+    """PRIME: a process reward model that is a language model, trained by outcomes beside the policy it rewards.
+
+        prm      L = 1/N sum_i -log sigma(+-beta sum_t d_it),   + if the response is right,   d = log pi_prm - log pi_ref
+        policy   r_it = beta d_it;   A_it = sum_{s >= t} process (G r_is - sum_j mean_t r_jt) / (G - 1)
+                        + outcome (R_i - mean of the others),   then whitened over the buffer's tokens
+                 L = -1/N sum_t min(r_t A_t, clip(r_t, 1 - clip, 1 + clip) A_t),   r_t = pi(y_t) / pi_sampled(y_t)
+
+    Both begin as the node's model, which stays as ref. Each step the reward model is updated first and then scores the
+    policy's responses. Prompts of a mean reward outside `keep` are drawn again. Detached: A; the reward model learns by
+    its own loss alone, through logits (the released code takes a sigmoid first). While prm = ref this is RLOO.
+    Watch: rewards/chosen against rewards/rejected (of the reward model); reward. Fails: with all right or all wrong
+    prompts the reward model sees no difference.
+    Deviations: the policy's learning rate 5e-7 is unverified.
+    """
+    outcomes = unpaired(link=Logistic(), z="zero", beta=beta, good="right", bad="wrong")
+    implicit = implicit_reward(prm=Live("prm"), reference=Start("prm"), beta=beta, coef=process)
+    earned = implicit >> leave_one_out_reward(coef=outcome) >> return_to_go(signal=None) >> whiten()
+    return Stage(
+        refill(rollouts(task, group_size) | verify(task), keep=rate(*keep), max_rounds=max_rounds),
+        (
+            Learner("prm", (outcomes,), learning_rate=prm_learning_rate),
+            policy(policy_gradient(advantage=credit, ratio=behavior, trust=Clip(clip, clip)), credit=earned),
+        ),
+        recommends={"learning_rate": 5e-7},
+    )
+
+
+@method(
+    family="process supervision", interface="step labels", usual_provenance="off-policy", usual_role="consolidation",
+    paper="2211.14275",
+)  # fmt: skip
+def prm(
+    data, *, last_step_only: bool = False, after_error: Literal["train", "mask"] = "train",
+    per: Literal["label", "solution"] = "label",
+) -> Stage:  # fmt: skip
+    """A process reward model: one number after each step, trained to say whether the step is right.
+
+        L = 1/D sum over labelled steps k of  -y_k log sigma(s_k) - (1 - y_k) log sigma(-s_k)
+
+    s_k is the score head at the last token of step k itself (no next-token shift); y_k in [0, 1], so that soft labels
+    are targets too. D counts labels, so that long solutions weigh more, or per="solution" averages within each first.
+    data: rows of prompt, completions (the steps), labels and perhaps separator (what follows each step; a line break
+    unless written), as TRL has them; math_shepherd and omegaprm make them. A label of null is not trained.
+    last_step_only: only the last step's label, an outcome reward model. after_error: "mask" leaves out the steps after
+    the first wrong one, whose labels mean little. The head starts at 0.
+    Watch: label/accuracy against label/positive. Fails: labels of a weak completer call good steps wrong.
+    Deviations: TRL has two classes, whose softmax is this sigmoid of their difference, and no end token.
+    """
+    reduce = {"label": per_token, "solution": per_sequence}[per]
+    return Stage(
+        labelled_steps(data, last_step_only, after_error),
+        Learner("prm", (LabelCrossEntropy(reduce=reduce),), head="score"),
+        recommends={"learning_rate": 1e-5},
     )

@@ -5,6 +5,7 @@ Signals of steps and turns are read from spans; a span's reward is put on its la
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -32,19 +33,72 @@ def at_ends(member: Trajectory, spans: Sequence[Span], reward_K: np.ndarray) -> 
     return reward
 
 
-@dataclass(frozen=True, kw_only=True)
-class StepCredit(Credit):
-    """Base of credits that turn the rewards of all steps of a group into token rewards."""
+class StepReward(ABC):
+    """Where the reward of a step comes from."""
 
-    signal: str
-    min_group = 2
+    needs: tuple[Need, ...] = ()
+    requires: frozenset[str] = frozenset({"steps"})
+
+    @abstractmethod
+    def __call__(self, member: Trajectory) -> np.ndarray:
+        """One number per step, [K]."""
+
+
+@dataclass(frozen=True)
+class OfSpans(StepReward):
+    """A signal that the steps carry: `continuation_value` writes "value"."""
+
+    signal: str = "value"
 
     @property
     def requires(self) -> frozenset[str]:
         return frozenset({"steps", self.signal})
 
+    def __call__(self, member: Trajectory) -> np.ndarray:
+        return np.array([span.signals[self.signal] for span in spans_of(member, "step")], dtype=float)
+
+
+@dataclass(frozen=True)
+class ByModel(StepReward):
+    """A process reward model's score s at the last token of the step: probability sigma(s), signed 2 sigma(s) - 1 (good
+    less bad), or the score itself."""
+
+    model: ModelRef
+    form: Literal["probability", "signed", "score"] = "probability"
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return (Need("score", self.model, when="buffer"),)
+
+    def __call__(self, member: Trajectory) -> np.ndarray:
+        ends = [span.end - 1 for span in spans_of(member, "step")]
+        score = member.token_signals[self.needs[0].column][ends].astype(float)
+        match self.form:
+            case "probability":
+                return (1 + np.tanh(score / 2)) / 2
+            case "signed":
+                return np.tanh(score / 2)
+            case "score":
+                return score
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepCredit(Credit):
+    """Base of credits that turn the rewards of all steps of a group into token rewards."""
+
+    reward: StepReward
+    min_group = 2
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return self.reward.needs
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return self.reward.requires
+
     def rewards(self, group: Group) -> list[np.ndarray]:
-        return [np.array([s.signals[self.signal] for s in spans_of(m, "step")], dtype=float) for m in group.members]
+        return [self.reward(member) for member in group.members]
 
     def given(self, group: Group, reward_G_K: Sequence[np.ndarray]) -> Group:
         members = (
