@@ -33,6 +33,7 @@ from offon.loops.scoring import prepare, score, step_loss, weigh
 from offon.loops.stage import run_stage
 from offon.loops.update import accumulate
 from offon.methods import registry
+from offon.models.model import Model
 from offon.parts.models import SELF
 from offon.parts.schedules import value_at
 from offon.parts.stage import Learner, Stage
@@ -82,6 +83,18 @@ def saved(seed: int) -> Path:
     """A tiny model's directory."""
     path = folder() / f"model-{seed}"
     model(seed).save(path)
+    return path
+
+
+@functools.cache
+def scorer(seed: int) -> Path:
+    """A tiny reward model's directory: the body of one of the models, and a head of its own."""
+    path = folder() / f"scorer-{seed}"
+    torch.manual_seed(seed)
+    reward = Model.load(saved(seed), head="score", device="cpu")
+    with torch.no_grad():
+        reward.core.score.weight.normal_(std=0.3)
+    reward.save(path)
     return path
 
 
@@ -144,7 +157,8 @@ def named(info: registry.MethodInfo, arguments: Mapping[str, Any]) -> dict[str, 
     for name, parameter in info.arguments.items():
         names = names_of(annotation_of(parameter))
         if names and parameter.default is parameter.empty and name not in arguments:
-            found[name] = "teacher" if names.what == "model" else DATA[names.what]()
+            model = "reward" if names.edge == "reward" else "teacher"
+            found[name] = model if names.what == "model" else DATA[names.what]()
     return found
 
 
@@ -157,7 +171,8 @@ def runtime_of(case, settings: NodeSettings, kind: type[Runtime] = Runtime) -> t
     stage, prompts = stage_of(case, settings)
     directory = tempfile.mkdtemp(dir=folder())
     node = RunDirectory.create(directory, recipe_text="", overwrite=True).node("stage")
-    holdings = Holdings(stage, saved(0), {name: saved(seed) for name, seed in MODELS.items()})
+    models = {"reward": scorer(4), **{name: saved(seed) for name, seed in MODELS.items()}}
+    holdings = Holdings(stage, saved(0), models)
     return stage, kind(node, holdings, prompts, settings)
 
 

@@ -8,9 +8,10 @@ import torch
 from offon.collect import against_opponents, judged
 from offon.collect.context import Context, Step
 from offon.loops.scoring import step_loss, weigh
-from offon.methods.online_preference import online_dpo, online_ipo, xpo
+from offon.methods.online_preference import nash_md, online_dpo, online_ipo, xpo
 from offon.methods.preferences import dpo
-from offon.parts import SELF, SELF_START, Need
+from offon.parts import SELF, SELF_START, Mix, Need
+from offon.parts.credit import no_baseline
 from offon.types import Group, Item, Source, Trajectory
 from offon.types.batch import Batch
 from tests.support import ParityTask
@@ -116,3 +117,38 @@ def test_a_reward_model_prefers_with_the_probability_of_its_difference():
 def test_without_an_opponent_nothing_is_learned():
     [group] = against_opponents()(CONTEXT, [group_of(1.0)])
     assert not group.members and group.dropped[0][1] == "no opponent was scored"
+
+
+def test_the_opponent_is_the_learner_or_the_reference_at_the_ends():
+    """mixture 0 is self-play, 1 plays against the reference."""
+
+    def opponent(mixture: float) -> Mix:
+        own, other = (p for p in nash_md(ParityTask(), mixture=mixture).collect.parts if hasattr(p, "model"))
+        assert own.model == SELF and other.tag == "opponent"
+        return other.model
+
+    assert opponent(0.0) == Mix((SELF, SELF_START), (1.0, 0.0), "logit")
+    assert opponent(1.0) == Mix((SELF, SELF_START), (0.0, 1.0), "logit")
+
+
+def test_the_sequence_kl_is_paid_by_the_response_as_one_action():
+    """P - 1/2 = 1/2, d = (1, -0.5): A = 1/2 - 0.1 * 0.5 on both tokens."""
+    learner = nash_md(ParityTask(), kl="sequence").learners[0]
+    member = Trajectory.of([4, 1], [2], Source.LEARNER, behavior_logp=[0.0, -1.0], signals={"preference": 0.5})
+    member = member.with_token_signals(**{"logp@start": [-1.0, -0.5]})
+    group = Group(item=Item(id="x", prompt="w0"), views={"prompt": (2,)}, members=(member,))
+    [credited] = learner.credit(group).members
+    assert credited.token_signals["advantage"].tolist() == pytest.approx([0.45, 0.45])
+
+
+def test_the_token_kl_pulls_each_token_by_its_own_log_ratio():
+    """Gradient of the KL term by lp_t: beta d_t, with d = (2, -1)."""
+    learner = nash_md(ParityTask(), kl="token", beta=0.1).learners[0]
+    held = learner.terms[1]
+    batch = weigh(Batch.of([group_of(1.0)]), [held])
+    own = torch.tensor([0.0, -3.0], requires_grad=True)
+    scores = {Need("logp", SELF): own, Need("logp", SELF_START): torch.tensor([-2.0, -2.0])}
+    loss, _ = step_loss([held], batch, scores, {held.name: held.coef})
+    loss.backward()
+    assert own.grad.tolist() == pytest.approx([0.2, -0.1])
+    assert learner.credit == no_baseline(signal="preference")

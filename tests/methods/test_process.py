@@ -7,7 +7,6 @@ from offon.collect import continuation_value, rollouts, steps, verify
 from offon.collect.steps import with_steps, with_values
 from offon.parts.credit import leave_one_out, return_to_go
 from offon.parts.credit.steps import (
-    ByModel,
     OfSpans,
     implicit_reward,
     leave_one_out_reward,

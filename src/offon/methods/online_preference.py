@@ -4,11 +4,26 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from annotated_types import Gt
+from annotated_types import Ge, Gt, Le
 
-from offon.collect import judged, rollouts, verify
+from offon.collect import against_opponents, judged, rollouts, verify
 from offon.methods.registry import method
-from offon.parts import SELF_START, LogRatio, Square, Stage, contrast, one, per_sequence_sum, policy, policy_gradient
+from offon.parts import (
+    SELF,
+    SELF_START,
+    Kl,
+    LogRatio,
+    Mix,
+    Square,
+    Stage,
+    contrast,
+    credit,
+    one,
+    per_sequence_sum,
+    policy,
+    policy_gradient,
+)
+from offon.parts.credit import kl_penalty, no_baseline
 
 Beta = Annotated[float, Gt(0)]
 
@@ -83,4 +98,35 @@ def xpo(task, *, beta: Beta = 0.1, alpha: float = 1e-5, ties: Literal["drop", "r
             policy_gradient(advantage=one, on="tag:reference", coef=-alpha, reduce=per_sequence_sum, name="optimism"),
         ),
         recommends={"learning_rate": 1e-6},
+    )
+
+
+@method(
+    family="online preference", interface="judge", usual_provenance="on-policy", usual_role="reshaping",
+    paper="2312.00886",
+)  # fmt: skip
+def nash_md(
+    task, *, beta: float = 0.1, mixture: Annotated[float, Ge(0), Le(1)] = 0.5,
+    kl: Literal["sequence", "token"] = "sequence", by: Literal["sign", "logistic"] = "sign",
+) -> Stage:  # fmt: skip
+    """Nash learning from human feedback (Nash-MD): win against a mixture of oneself and the reference.
+
+        y ~ pi,   y' ~ pi_mix proportional to pi^(1 - mixture) ref^mixture, token by token;   ref = the learner's start
+        sequence   A = P(y > y') - 1/2 - beta sum_t d_t,   d = log pi_sampled - log pi_start;   L = -1/N sum A S(y)
+        token      A = P(y > y') - 1/2;   L = -1/N sum [A S(y) - beta sum_t d_t log pi(y_t)],   d = log pi - log pi_start
+
+    S = sum_t log pi(y_t); A and d are detached. "sequence" is the paper's gradient, the KL of whole responses; "token" is
+    TRL's, which keeps each position's share to itself (discount 0). mixture 0 is self-play, 1 plays against ref; y' is
+    judged and not trained. by: how the judge's numbers give P, the sign of a verdict or the sigmoid of a reward.
+    Watch: advantage/mean, the share of opponents that win. Fails: a verifier that ties y and y' says nothing.
+    Deviations: mixture 0.5 is TRL's; unverified: the paper's 0.125.
+    """
+    opponent = Mix((SELF, SELF_START), (1 - mixture, mixture), "logit")
+    wins = no_baseline(signal="preference")
+    held = policy_gradient(advantage=one, gain=Kl("k2"), coef=beta, reduce=per_sequence_sum, name="kl")
+    terms = (policy_gradient(advantage=credit, reduce=per_sequence_sum), *((held,) if kl == "token" else ()))
+    return Stage(
+        rollouts(task) | rollouts(task, model=opponent, tag="opponent") | verify(task) | against_opponents(by=by),
+        policy(*terms, credit=kl_penalty(beta) >> wins if kl == "sequence" else wins),
+        recommends={"learning_rate": 5e-7},
     )

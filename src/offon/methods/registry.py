@@ -75,8 +75,10 @@ class MethodInfo:
         }
 
     def example(self) -> Any:
-        """The row at its defaults, with stand-ins for the inputs it must be given."""
-        return self.function(**{name: _Given(name) for name, needed in self.inputs.items() if needed})
+        """The row at its defaults, with stand-ins for the inputs and arguments it must be given."""
+        needed = [name for name, needed in self.inputs.items() if needed]
+        needed += [name for name, parameter in self.arguments.items() if parameter.default is parameter.empty]
+        return self.function(**{name: _Given(name) for name in needed})
 
     def describe(self) -> dict[str, Any]:
         fields = ("name", "kind", "family", "usual_provenance", "interface", "usual_role", "paper")
