@@ -111,11 +111,11 @@ def nash_md(
 ) -> Stage:  # fmt: skip
     """Nash learning from human feedback (Nash-MD): win against a mixture of oneself and the reference.
 
-        y ~ pi,   y' ~ pi_mix proportional to pi^(1 - mixture) ref^mixture, token by token;   ref = the learner's start
-        sequence   A = P(y > y') - 1/2 - beta sum_t d_t,   d = log pi_sampled - log pi_start;   L = -1/N sum A S(y)
-        token      A = P(y > y') - 1/2;   L = -1/N sum [A S(y) - beta sum_t d_t log pi(y_t)],   d = log pi - log pi_start
+        y ~ pi,   y' ~ pi_mix proportional to pi^(1 - mixture) ref^mixture, token by token;  ref = the learner's start
+        sequence   A = P(y > y') - 1/2 - beta sum_t d_t,   d = log pi_sampled - log pi_start;  L = -1/N sum A S(y)
+        token      A = P(y > y') - 1/2;  L = -1/N sum [A S(y) - beta sum_t d_t log pi(y_t)],  d = log pi - log pi_start
 
-    S = sum_t log pi(y_t); A and d are detached. "sequence" is the paper's gradient, the KL of whole responses; "token" is
+    S = sum_t log pi(y_t); A and d are detached. "sequence" is the paper's gradient, the KL of responses; "token" is
     TRL's, which keeps each position's share to itself (discount 0). mixture 0 is self-play, 1 plays against ref; y' is
     judged and not trained. by: how the judge's numbers give P, the sign of a verdict or the sigmoid of a reward.
     Watch: advantage/mean, the share of opponents that win. Fails: a verifier that ties y and y' says nothing.
