@@ -16,7 +16,7 @@ import trl
 from datasets import Dataset
 from torch import Tensor
 
-from offon.parts.models import SELF_START, Artefact
+from offon.parts.models import SELF, SELF_START, Artefact
 from tests.methods.cases import Ready
 from tests.support import qwen3, tokenizer
 
@@ -73,7 +73,7 @@ def _text(*columns: str) -> Dataset:
 
 
 def sft(ready: Ready, **options) -> dict[str, Tensor]:
-    model = plain_model(ready.models.learner)
+    model = plain_model(ready.models(SELF))
     trainer = trl.SFTTrainer(
         model, args=arguments(trl.SFTConfig, **options), train_dataset=_text("prompt", "completion"),
         processing_class=tokenizer(),
@@ -88,7 +88,7 @@ def sft(ready: Ready, **options) -> dict[str, Tensor]:
 
 
 def dpo(ready: Ready, **options) -> dict[str, Tensor]:
-    model = plain_model(ready.models.learner)
+    model = plain_model(ready.models(SELF))
     trainer = trl.DPOTrainer(
         model, plain_model(ready.models(SELF_START)), args=arguments(trl.DPOConfig, **options),
         train_dataset=_text("prompt", "chosen", "rejected"), processing_class=tokenizer(),
@@ -99,7 +99,7 @@ def dpo(ready: Ready, **options) -> dict[str, Tensor]:
 
 def contrastive(ready: Ready, trainer_class: type, config: type, **options) -> dict[str, Tensor]:
     """CPO and ORPO: experimental trainers with a collator of their own."""
-    model = plain_model(ready.models.learner)
+    model = plain_model(ready.models(SELF))
     trainer = trainer_class(
         model, args=arguments(config, **options), train_dataset=Dataset.from_dict(
             {"prompt": ["w1 w2"], "chosen": [" w3"], "rejected": [" w4"]}
@@ -159,14 +159,14 @@ def rewards_of(ready: Ready, key: str = "reward") -> Tensor:
     return torch.tensor([[m.signals[key] for m in g.members] for g in ready.groups])
 
 
-def grpo(ready: Ready, trainer_class=None, config=None, *, advantages: Tensor | None = None, **options):
-    """The advantages are TRL's formula on the case's rewards, unless given."""
+def grpo(ready: Ready, trainer_class=None, config=None, *, advantages=None, correction="", beta=0.0, **options):
+    """Advantages are TRL's formula on the case's rewards, unless given; `correction` is for another sampler."""
     reward = rewards_of(ready)
     if advantages is None:
         advantages = reward - reward.mean(1, keepdim=True)
         if options.get("scale_rewards", "group") == "group":
             advantages = advantages / (reward.std(1, keepdim=True) + 1e-4)
-    model = plain_model(ready.models.learner)
+    model = plain_model(ready.models(SELF))
     trainer = (trainer_class or trl.GRPOTrainer)(
         model, reward_funcs=lambda completions, **_: [0.0] * len(completions),
         args=arguments(config or trl.GRPOConfig, per_device_train_batch_size=2, num_generations=2, **options),
@@ -174,17 +174,32 @@ def grpo(ready: Ready, trainer_class=None, config=None, *, advantages: Tensor | 
     )  # fmt: skip
     trainer.current_gradient_accumulation_steps = 1
     batch = rollouts(ready, advantages=advantages.flatten())
-    if options.get("beta"):
+    if beta:  # set afterwards: a trainer that is built with it loads its reference from where the model came from
+        trainer.beta = beta
         start = plain_model(ready.models(SELF_START))
         batch["ref_per_token_logps"] = log_probs(start, batch)
+    if correction:
+        sampled = batch["old_per_token_logps"]
+        prox = padded([m.token_signals["logp@self"].tolist() for _, _, m in rows_of(ready)], 0.0)
+        gap = (prox - sampled) * batch["completion_mask"]
+        total = gap.sum(1, keepdim=True).exp()
+        ratio = gap.exp().clamp(max=1.02) if correction == "truncate" else torch.where(total <= 1.05, total, 0.0)
+        trainer.use_vllm = trainer.vllm_importance_sampling_correction = True
+        batch |= {"old_per_token_logps": prox, "importance_sampling_ratio": ratio}
     return gradient_of(trainer._compute_loss(trainer.model, batch), trainer.model)
+
+
+def gmpo(ready: Ready, **options) -> dict[str, Tensor]:
+    from trl.experimental.gmpo import GMPOConfig, GMPOTrainer
+
+    return grpo(ready, GMPOTrainer, GMPOConfig, **options)
 
 
 def rloo(ready: Ready, **options) -> dict[str, Tensor]:
     reward = rewards_of(ready)
     n = reward.shape[1]
     advantages = reward - (reward.sum(1, keepdim=True) - reward) / (n - 1)
-    model = plain_model(ready.models.learner)
+    model = plain_model(ready.models(SELF))
     trainer = trl.RLOOTrainer(
         model, reward_funcs=lambda completions, **_: [0.0] * len(completions),
         args=arguments(trl.RLOOConfig, per_device_train_batch_size=2, num_generations=2, beta=0.0, **options),
@@ -214,7 +229,7 @@ def gkd(ready: Ready, *, teacher: str = "teacher", **options) -> dict[str, Tenso
     rows = rows_of(ready)
     ids, mask = padded([p + r for p, r, _ in rows]), padded([[1] * len(p + r) for p, r, _ in rows])
     labels = padded([[-100] * len(p) + r for p, r, _ in rows], -100)
-    student, taught = plain_model(ready.models.learner), plain_model(ready.models(Artefact(teacher)))
+    student, taught = plain_model(ready.models(SELF)), plain_model(ready.models(Artefact(teacher)))
     with torch.no_grad():
         teacher_logits = taught(input_ids=ids, attention_mask=mask).logits[:, :-1]
     loss = GKDTrainer.generalized_jsd_loss(
