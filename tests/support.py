@@ -66,7 +66,10 @@ class ParityTask:
     def items(self, split: str) -> Sequence[Item]:
         prompts = [f"w{i} w{j}" for i in range(4) for j in range(4)]
         kept = [p for p in prompts if (zlib.crc32(p.encode()) % 4 == 0) == (split == "heldout")]
-        return [Item(id=p, prompt=p, views={"hint": f"{p} w9"}) for p in kept]
+        return [
+            Item(id=p, prompt=p, views={"hint": f"{p} w9"}, columns={"domain": ("even", "odd")[i % 2]})
+            for i, p in enumerate(kept)
+        ]
 
     def verify(self, pairs):
         return [Verdict(float(zlib.crc32(f"{item.prompt}|{text}".encode()) % 2 == 0)) for item, text in pairs]
@@ -82,7 +85,7 @@ def demonstrations() -> list[Group]:
     """Responses of 1 to 5 tokens, so that every denominator differs."""
     groups = []
     for index, item in enumerate(ParityTask().items("train")):
-        group = prompt_group(replace(item, columns={"tag": ("label", "rationale")[index % 2]}))
+        group = prompt_group(replace(item, columns={**item.columns, "tag": ("label", "rationale")[index % 2]}))
         tokens = [2 + (index + t) % len(WORDS) for t in range(index % 5)] + [1]
         groups.append(group.add(Trajectory.of(tokens, group.prompt, Source.EXTERNAL, id=f"demo/{index}")))
     return groups

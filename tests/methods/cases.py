@@ -152,13 +152,16 @@ def stage_of(case: Case, settings: NodeSettings) -> tuple[Stage, list[Group]]:
 
 
 def named(info: registry.MethodInfo, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments that name models or data and have to be given: a model of MODELS, groups of that kind."""
+    """Arguments that name models or data: those that have to be given are, a model of MODELS or groups of that kind; a
+    kind of data written in a case stands for such groups."""
     found = {}
     for name, parameter in info.arguments.items():
         names = names_of(annotation_of(parameter))
         if names and parameter.default is parameter.empty and name not in arguments:
             model = "reward" if names.edge == "reward" else "teacher"
             found[name] = model if names.what == "model" else DATA[names.what]()
+        if names and arguments.get(name) in DATA:
+            found[name] = DATA[names.what]()
     return found
 
 

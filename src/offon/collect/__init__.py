@@ -5,10 +5,12 @@ from offon.collect.continuation import ContinuationValue, continuation_value
 from offon.collect.data import (
     AddDemo,
     Demonstrations,
+    DrawnFrom,
     Preferences,
     TaggedBy,
     add_demo,
     demonstrations,
+    drawn_from,
     preferences,
     tagged_by,
 )
@@ -26,11 +28,11 @@ from offon.collect.views import Shown, SiblingShown, shown, sibling_shown
 
 __all__ = [
     "AddDemo", "AddReplay", "Again", "AgainstOpponents", "Asked", "BestAgainstWorst", "Collector", "Condition",
-    "ContinuationValue", "Demonstrations", "Drop", "Experience", "Gate", "Guidance", "Guide", "Hint", "Judged",
-    "KeepBest", "Labelled", "LabelledSteps", "Mismatched", "Mixture", "Pipe", "Preferences", "QueueHardest", "Rankings",
-    "Refill", "Refine", "Rollouts", "Score", "Shown", "SiblingShown", "Steps", "TaggedBy", "Verify", "add_demo",
-    "add_replay", "again", "against_opponents", "best_against_worst", "continuation_value", "demonstrations", "drop",
-    "experience", "gate", "judged", "keep_best", "labelled", "labelled_steps", "mismatched", "mixed", "mixture",
-    "preferences", "queue_hardest", "rankings", "rate", "refill", "refine", "right", "rollouts", "sample", "score",
-    "shown", "sibling_shown", "steps", "tagged", "tagged_by", "verify",
+    "ContinuationValue", "Demonstrations", "DrawnFrom", "Drop", "Experience", "Gate", "Guidance", "Guide", "Hint",
+    "Judged", "KeepBest", "Labelled", "LabelledSteps", "Mismatched", "Mixture", "Pipe", "Preferences", "QueueHardest",
+    "Rankings", "Refill", "Refine", "Rollouts", "Score", "Shown", "SiblingShown", "Steps", "TaggedBy", "Verify",
+    "add_demo", "add_replay", "again", "against_opponents", "best_against_worst", "continuation_value",
+    "demonstrations", "drawn_from", "drop", "experience", "gate", "judged", "keep_best", "labelled", "labelled_steps",
+    "mismatched", "mixed", "mixture", "preferences", "queue_hardest", "rankings", "rate", "refill", "refine", "right",
+    "rollouts", "sample", "score", "shown", "sibling_shown", "steps", "tagged", "tagged_by", "verify",
 ]  # fmt: skip

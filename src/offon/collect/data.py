@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from offon.collect.base import Collector
-from offon.collect.context import Context, Step
+from offon.collect.context import Context, Step, permuted
 from offon.errors import DataError
 from offon.types import Group, Trajectory
 from offon.types.trajectory import Tokens
@@ -36,6 +36,28 @@ class Preferences(Collector):
 
     def __call__(self, context: Context, groups: list[Group]) -> list[Group]:
         return groups
+
+
+@dataclass(frozen=True)
+class DrawnFrom(Collector):
+    """Demonstrations of another data set in place of the prompts that were drawn: each draw has its row, in an order of
+    its own that passes over all of them. As a side of a mixture, a second stream of data."""
+
+    groups: Sequence[Group]
+    provides = frozenset({"members"})
+
+    def __call__(self, context: Context, groups: list[Group]) -> list[Group]:
+        step = context.step
+
+        def drawn(group: Group) -> Group:
+            other = self.groups[permuted(len(self.groups), step.key(len(self.groups)), group.draw)]
+            members = (member.replace(id=step.id(group.draw, i)) for i, member in enumerate(other.members))
+            return other.replace(draw=group.draw, members=tuple(members))
+
+        return [drawn(group) for group in groups]
+
+    def __str__(self) -> str:
+        return "drawn_from(data)"
 
 
 @dataclass(frozen=True)
@@ -132,4 +154,4 @@ def add_demo(data: Sequence[Group], n: int = 1) -> AddDemo:
     return AddDemo(Library(data), n)
 
 
-demonstrations, preferences, tagged_by = Demonstrations, Preferences, TaggedBy
+demonstrations, preferences, drawn_from, tagged_by = Demonstrations, Preferences, DrawnFrom, TaggedBy

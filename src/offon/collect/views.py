@@ -11,70 +11,63 @@ from offon.collect.base import Collector
 from offon.collect.context import Context
 from offon.data.rows import BadRow
 from offon.errors import ConfigError, DataError
-from offon.types import Group, Trajectory
+from offon.types import Group, Item, Trajectory
 from offon.types.trajectory import Prompt, Tokens
 
 NO_SIBLING = "no other member succeeded"
 NO_TOKENS = "its sibling's text cannot be shown in a prompt"
 
 
-def around(template: str, prompt: Prompt, **texts: str) -> Prompt:
-    """The prompt with its text (of messages: the last one's) written into a template.
+def around(template: str, item: Item, **texts: str) -> Prompt:
+    """The item's prompt (of messages: the last one's text) written into a template, whose places are {prompt},
+    {reference}, the item's columns and `texts`.
 
-    around("{prompt}\\nAnswer: {reference}", "1 + 1 =", reference="2")      # "1 + 1 =\\nAnswer: 2"
+    around("{prompt} It is {answer}.", Item(id="a", prompt="1 + 1?", columns={"answer": 2}))      # "1 + 1? It is 2."
     """
-    if isinstance(prompt, str):
-        return template.format(prompt=prompt, **texts)
-    *before, last = prompt
-    return (*before, {**last, "content": template.format(prompt=last["content"], **texts)})
+    known = {**item.columns, **({} if item.reference is None else {"reference": item.reference}), **texts}
+    if isinstance(item.prompt, str):
+        return template.format(**{**known, "prompt": item.prompt})
+    *before, last = item.prompt
+    return (*before, {**last, "content": template.format(**{**known, "prompt": last["content"]})})
 
 
-def check_template(template: str, **texts: str) -> None:
-    try:
-        template.format(prompt="", **texts)
-    except (KeyError, IndexError, ValueError) as error:
-        places = ", ".join("{" + name + "}" for name in ("prompt", *texts))
-        raise ConfigError(
-            f"the template {template!r:.60} cannot be filled: {error}", fix=f"its places are {places}"
-        ) from error
+def check_template(template: str | None, view: str, prompts: Sequence[Group], **texts: str) -> None:
+    """Refuse a template that cannot be filled for every prompt without a view of that name."""
+    for group in prompts:
+        if view in group.views:
+            continue
+        known = ", ".join(("prompt", *(["reference"] if group.item.reference else []), *group.item.columns, *texts))
+        try:
+            around(template or "{template}", group.item, **texts)
+        except (KeyError, IndexError, ValueError) as error:
+            raise DataError(
+                f"the view {view!r} of item {group.item.id} cannot be written: no {error}",
+                why=f"template {template!r:.60}; its places could be {known}" if template else "it has none of its own",
+                fix=f'rows with {{"views": {{"{view}": PROMPT}}}}, or template: TEXT WITH {{prompt}} AND OTHER PLACES',
+            ) from error
 
 
 @dataclass(frozen=True)
 class Shown(Collector):
     """Before sampling: every prompt gets a view, its item's own of that name or one written by a template.
 
-    template  {prompt} is the question, {reference} the item's reference response; None: items bring the view
+    template  text with places, see `around`; None: items bring the view
     """
 
     view: str
     template: str | None = None
 
-    def __post_init__(self):
-        check_template(self.template or "", reference="")
-
     def check(self, prompts: Sequence[Group]) -> None:
-        without = [group for group in prompts if self._prompt(group) is None and self.view not in group.views]
-        if without:
-            asked = self.template is not None
-            raise DataError(
-                f"{len(without)} of {len(prompts)} prompts have no {'reference' if asked else f'view {self.view!r}'}",
-                where=f"the first is item {without[0].item.id}",
-                fix="items with a reference response" if asked
-                else f'rows with {{"views": {{"{self.view}": PROMPT}}}}, or template: TEXT AROUND {{prompt}}',
-            )  # fmt: skip
+        check_template(self.template, self.view, prompts)
 
     def __call__(self, context: Context, groups: list[Group]) -> list[Group]:
         def with_view(group: Group) -> Group:
-            if self.view in group.views:
+            if self.view in group.views or self.template is None:
                 return group
-            return group.replace(views={**group.views, self.view: context.step.render.prompt(self._prompt(group))})
+            prefix = context.step.render.prompt(around(self.template, group.item))
+            return group.replace(views={**group.views, self.view: prefix})
 
         return [with_view(group) for group in groups]
-
-    def _prompt(self, group: Group) -> Prompt | None:
-        if self.template is None or ("{reference}" in self.template and group.item.reference is None):
-            return None
-        return around(self.template, group.item.prompt, reference=group.item.reference or "")
 
     def __str__(self) -> str:
         return f"shown({self.view})"
@@ -92,11 +85,13 @@ class SiblingShown(Collector):
     view: str = "sibling"
     requires = frozenset({"members", "reward"})
 
-    def __post_init__(self):
-        check_template(self.template, sibling="")
-
     def __call__(self, context: Context, groups: list[Group]) -> list[Group]:
         return [self._told(context.step.render, group) for group in groups]
+
+    def check(self, prompts: Sequence[Group]) -> None:
+        if "{sibling}" not in self.template:
+            raise ConfigError(f"the template {self.template!r:.60} shows no sibling", fix="write {sibling} in it")
+        check_template(self.template, self.view, prompts, sibling="")
 
     def _told(self, render: Any, group: Group) -> Group:
         good = [index for index, m in enumerate(group.members) if m.signals["reward"] >= self.at_least]
@@ -108,7 +103,7 @@ class SiblingShown(Collector):
 
     def _prefix(self, render: Any, group: Group, other: int) -> Tokens | None:
         try:
-            return render.prompt(around(self.template, group.item.prompt, sibling=group.members[other].text))
+            return render.prompt(around(self.template, group.item, sibling=group.members[other].text))
         except BadRow:  # a control token in what was sampled, say
             return None
 

@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_origin
 
 from offon.errors import ConfigError
 from offon.methods.families import FAMILIES
@@ -75,10 +75,9 @@ class MethodInfo:
         }
 
     def example(self) -> Any:
-        """The row at its defaults, with stand-ins for the inputs and arguments it must be given."""
-        needed = [name for name, needed in self.inputs.items() if needed]
-        needed += [name for name, parameter in self.arguments.items() if parameter.default is parameter.empty]
-        return self.function(**{name: _Given(name) for name in needed})
+        """The row at its defaults, with stand-ins for what it must be given."""
+        needed = [p for p in self.signature.parameters.values() if p.default is p.empty]
+        return self.function(**{parameter.name: _stand_in(parameter) for parameter in needed})
 
     def describe(self) -> dict[str, Any]:
         fields = ("name", "kind", "family", "usual_provenance", "interface", "usual_role", "paper")
@@ -101,6 +100,13 @@ def in_words(part: Any) -> str:
 
 class _Given(str):
     """Stands for an input (a task, data, a teacher) where only the shape of a row is wanted."""
+
+
+def _stand_in(parameter: inspect.Parameter) -> Any:
+    """A source; where the row takes a list or a mapping, two of them."""
+    several = [_Given(f"{parameter.name}{i}") for i in (1, 2)]
+    stand_ins = {list: several, tuple: several, dict: dict(zip("ab", several, strict=True))}
+    return stand_ins.get(get_origin(parameter.annotation), _Given(parameter.name))
 
 
 _METHODS: dict[str, MethodInfo] = {}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 
 from offon.collect import Collector, Hint, demonstrations, rollouts, shown, tagged_by
 from offon.methods.registry import method
-from offon.parts import SELF_START, Artefact, Stage, TopK, divergence, one, policy, policy_gradient
+from offon.parts import SELF_START, Artefact, Mix, Skew, Stage, TopK, divergence, one, policy, policy_gradient
+from offon.recipe.arguments import TeacherArg
 
 Count = Annotated[int, Ge(1)]
 Share = Annotated[float, Ge(0), Le(1)]
@@ -47,7 +48,8 @@ def sequence_kd(teacher, task, *, group_size: Count = 1) -> Stage:
     family="off-policy distillation", interface="teacher targets", usual_provenance="off-policy",
     usual_role="expansion or consolidation", paper="1503.02531",
 )  # fmt: skip
-def kd(teacher, task=None, data=None, *, alpha: Share = 0.5, kd_temperature: Positive = 1.0) -> Stage:
+def kd(teacher, task=None, data=None, *, alpha: Share = 0.5, kd_temperature: Positive = 1.0,
+       skew: Annotated[float, Ge(0), Lt(1)] = 0.0) -> Stage:  # fmt: skip
     """Distillation on given prefixes: match the teacher's whole next-token distribution, and the tokens.
 
         L = 1/D sum_t [ (1 - alpha) * -log pi(y_t) + alpha * T^2 KL(q_T || p_T) ],  q_T, p_T = softmax(logits / T)
@@ -56,6 +58,8 @@ def kd(teacher, task=None, data=None, *, alpha: Share = 0.5, kd_temperature: Pos
     The teacher is detached. T^2 keeps the gradient's scale, (p_T - q_T) T per logit; for large T it is matching logits.
     alpha 0.5 and T 1 are conventions, the paper names no numbers but a low weight on the tokens; alpha 0 is sft, 1
     leaves the tokens out.
+    skew a > 0: KL(q_T || a q_T + (1 - a) p_T), bounded where the student misses the teacher's tokens (DistiLLM,
+    arXiv:2402.03898, which has a = 0.1); 0 is the KL itself.
     Watch: divergence/forward_nats. Fails: a student too small to cover the teacher spreads over what neither would
     write; it never sees its own mistakes.
     Deviations: MiniLLM's and DistiLLM's code minimise the cross-entropy with q, the KL plus the teacher's entropy: same
@@ -65,7 +69,7 @@ def kd(teacher, task=None, data=None, *, alpha: Share = 0.5, kd_temperature: Pos
         prefixes(data, task),
         policy(
             policy_gradient(advantage=one, coef=1 - alpha, name="tokens"),
-            divergence(to=TEACHER, temperature=kd_temperature, coef=alpha),
+            divergence(to=TEACHER, kind=Skew(skew) if skew else "forward", temperature=kd_temperature, coef=alpha),
         ),
         recommends={"learning_rate": 2e-5},
     )
@@ -144,5 +148,32 @@ def context_distill(task, *, view: str = "context", template: str | None = None,
     return Stage(
         shown(view, template) | rollouts(task, model=SELF_START, guide=Hint(view=view, drop=True)),
         policy(term),
+        recommends={"learning_rate": 1e-5},
+    )
+
+
+@method(
+    family="consolidation", interface="teacher targets", usual_provenance="any",
+    usual_role="consolidation", paper="1503.02531",
+)  # fmt: skip
+def ensemble_kd(task=None, data=None, *, teachers: list[TeacherArg],
+                weights: list[float] | None = None,
+                kind: Literal["forward", "reverse"] = "forward") -> Stage:  # fmt: skip
+    """Distillation from several teachers into one student: specialists, or stages that each forgot something else.
+
+        forward   L = 1/D sum_t sum_k w_k KL(q_k || p), the gradient of KL(sum_k w_k q_k || p): arithmetic mean
+        reverse   L = 1/D sum_t sum_k w_k KL(p || q_k), that of KL(p || prod_k q_k^w_k / Z): geometric mean
+
+    Trained is the right-hand side: one divergence to one mixture, whose value is 0 where the student is the mean.
+    Prefixes are the demonstrations in `data`, else the student's own rollouts; D counts tokens. Teachers are detached.
+    weights: equal unless given, with sum 1. Forward keeps what any teacher would write, reverse what all would.
+    Watch: divergence/forward_nats; success on each teacher's own tasks. Fails: teachers that disagree about the same
+    prompts; for teachers with domains of their own use multi_teacher_opd.
+    """
+    shares = tuple(weights or [1 / len(teachers)] * len(teachers))
+    mean = Mix(tuple(map(Artefact, teachers)), shares, "probability" if kind == "forward" else "logit")
+    return Stage(
+        demonstrations(data) if data is not None else rollouts(task),
+        policy(divergence(to=mean, kind=kind)),
         recommends={"learning_rate": 1e-5},
     )

@@ -6,23 +6,34 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from offon.collect import demonstrations, mixture, rollouts, shown
+from offon.collect import demonstrations, drawn_from, mixture, rollouts, shown, sibling_shown, verify
 from offon.methods.registry import method
 from offon.parts import (
+    SELF,
     SELF_START,
     Artefact,
     Clip,
+    Ema,
     Jsd,
+    Likelier,
+    Mask,
+    Mix,
+    Route,
     Stage,
     TopK,
     behavior,
     credit,
     divergence,
     jsd,
+    one,
+    per_remaining,
     policy,
     policy_gradient,
+    proximal,
     teacher_logratio,
 )
+from offon.parts.credit import among, whiten
+from offon.recipe.arguments import DataArg, ModelArg, TeacherArg
 
 Count = Annotated[int, Ge(1)]
 Inside = Annotated[float, Gt(0), Lt(1)]
@@ -81,7 +92,7 @@ def opd(task, teacher, *, group_size: Count = 4) -> Stage:
     family="on-policy distillation", interface="teacher targets", usual_provenance="on-policy",
     usual_role="expansion or consolidation", paper="2602.12125",
 )  # fmt: skip
-def g_opd(task, teacher, *, strength: Annotated[float, Ge(0)] = 1.25, reference: str | None = None,
+def g_opd(task, teacher, *, strength: Annotated[float, Ge(0)] = 1.25, reference: ModelArg | None = None,
           group_size: Count = 1) -> Stage:  # fmt: skip
     """Generalised on-policy distillation: past the teacher, away from where it came from (ExOPD where strength > 1).
 
@@ -180,4 +191,109 @@ def opsd(task, *, beta: Share = 0.5, view: str = "privileged",
         shown(view, template) | rollouts(task, group_size),
         policy(divergence(to=SELF_START, kind=jsd(beta), view=view)),
         recommends={"learning_rate": 2e-5, "temperature": 1.1},
+    )
+
+
+@method(
+    family="on-policy distillation", interface="teacher targets", usual_provenance="off-policy",
+    usual_role="consolidation", paper="2306.08543",
+)  # fmt: skip
+def minillm(task, teacher, *, mix: Share = 0.2, returns: Literal["next", "own"] = "next", text: DataArg | None = None,
+            text_share: Share = 0.2, clip: Annotated[float, Gt(0)] = 0.2) -> Stage:  # fmt: skip
+    """MiniLLM: the reverse KL of whole sequences, by policy gradient.
+
+        L = 1/N sum_t [ -min(w_t R_t, clip(w_t, 0.8, 1.2) R_t) + KL(p(. | y_<t) || q(. | y_<t)) ]
+            + 1/N' sum_t -log pi(z_t)
+        R_t = whiten( 1/(T - t) sum_{s > t} log(q / p)(y_s) ),   w_t = pi(y_t) / (mix q + (1 - mix) p)(y_t)
+
+    y is sampled, token by token, from the mixture of teacher q and student p, which keeps reward hacking away; what was
+    sampled from is recorded, so that the importance weight is the plain ratio. The first term is what a token does to
+    the rest of the sequence, divided by its length; the second what it does now, exact over the vocabulary; the third,
+    with `text`, plain likelihood on a share of the groups. N counts sampled tokens, N' those of the text. R and w are
+    detached. returns="next" is the paper's sum from t + 1; "own" counts the token itself too, as the authors' code.
+    mix 0.2, clip 0.2: the paper. Buffers: prompts_per_buffer 256 and epochs 4 there; here once by default.
+    Watch: advantage/mean, divergence/reverse_nats; the sampler gap is the mixture's, so the ledger calls the stage
+    off-policy unless mix is 0. Fails: a large mix trains prefixes the student never reaches.
+    Deviations: the code divides rewards by 0.5 and cuts them at 100; whitening undoes the first.
+    TRL's port leaves the advantage attached and has gamma 0 by default, which is opd with an exact term.
+    """
+    sampled = rollouts(task, model=Mix((TEACHER, SELF), (mix, 1 - mix)))
+    graded = teacher_logratio(TEACHER, student="proximal") >> per_remaining(start=returns) >> whiten()
+    likelihood = policy_gradient(advantage=one, on="external", name="text")
+    return Stage(
+        mixture(drawn_from(text), sampled, share=text_share) if text is not None else sampled,
+        policy(
+            policy_gradient(advantage=credit, ratio=behavior, trust=Clip(clip, clip), on="learner"),
+            divergence(to=TEACHER, kind="reverse", on="learner"),
+            *([likelihood] if text is not None else []),
+            credit=among(graded, "learner"),
+        ),
+        recommends={"learning_rate": 5e-6},
+    )
+
+
+@method(
+    family="on-policy distillation", interface="verifier and privileged information", usual_provenance="on-policy",
+    usual_role="expansion", paper="2601.20802",
+)  # fmt: skip
+def sdpo(
+    task,
+    *,
+    group_size: Annotated[int, Ge(2)] = 8,
+    beta: Share = 0.5,
+    top: Count = 100,
+    rate: Share = 0.05,
+    template: str = "{prompt}\n\nA correct solution:\n{sibling}\n\nSolve it in your own words.",
+) -> Stage:
+    """Self-distillation policy optimisation: a sibling that succeeded becomes the privilege of the teacher.
+
+        L = 1/N sum_t min(pi(y_t) / pi_sampled(y_t), 2) JSD_beta(coarse(q), coarse(p)),  y ~ pi(. | x)
+        p = pi(. | x, y_<t),   q = pi_ema(. | sibling, x, y_<t),   coarse: the student's 100 likeliest and the rest
+
+    Every token is graded by what the model itself would have written next had it seen a right answer: a dense signal
+    from a binary reward, no group advantage. Members without a successful sibling are dropped and not counted. The
+    teacher is the running average of the learner, ema += rate (pi - ema); teacher, gain and support are detached. N
+    counts tokens. beta 0.5 (0 forward, 1 reverse), top 100 with the rest in one bucket, gain capped at 2, rate 0.05,
+    group of 8: the authors' code. template: words of our own.
+    Watch: divergence/jsd_nats, the share of groups without a success. Fails: hard prompts, where nobody succeeds; easy
+    ones, where the sibling's style is all there is to learn.
+    Deviations: feedback in words (of a compiler, say) is not shown, only siblings; TRL's port defaults to the sampled
+    token, reverse KL and no bucket.
+    """
+    return Stage(
+        rollouts(task, group_size) | verify(task) | sibling_shown(template=template),
+        policy(
+            divergence(
+                to=Ema(SELF, rate), kind=jsd(beta), view="sibling", support=TopK(top, "student"), gain=Likelier(2.0)
+            )
+        ),
+        recommends={"learning_rate": 1e-5},
+    )
+
+
+@method(
+    family="on-policy distillation", interface="teacher targets", usual_provenance="on-policy",
+    usual_role="consolidation", paper="2606.30406",
+)  # fmt: skip
+def multi_teacher_opd(task, *, teachers: dict[str, TeacherArg], by: str = "family",
+                      band: tuple[float, float] = (0.5, 5.0)) -> Stage:  # fmt: skip
+    """On-policy distillation from a teacher for each domain.
+
+        L = -1/N sum_t rho_t [low <= rho_t <= high] A_t,   A_t = log q_d(x)(y_t) - log p(y_t),   rho_t = pi / pi_sampled
+
+    d(x) is the item's `by` (its family, or a column); teachers maps its values to models. Each prompt is graded by its
+    own specialist, and only there: the student collects what they know without averaging what they do not. A and rho
+    are detached, N counts tokens, masked ones included. With one teacher and an open band: opd.
+    band: unverified: the paper's bounds; these are IcePop's (arXiv:2510.18855).
+    Watch: advantage/mean; success by family. Fails: domains that overlap under different labels.
+    Deviations: the paper can add the advantage of an outcome reward; combine with a reward as credit for that.
+    """
+    to = Route(by, {value: Artefact(model) for value, model in teachers.items()})
+    return Stage(
+        rollouts(task),
+        policy(
+            policy_gradient(advantage=credit, ratio=proximal, correction=Mask(low=band[0], high=band[1])),
+            credit=teacher_logratio(to),
+        ),
+        recommends={"learning_rate": 1e-5},
     )
