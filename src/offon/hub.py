@@ -7,9 +7,6 @@ from functools import cache
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-import datasets
-import huggingface_hub.constants as hub
-
 
 @cache
 def look_for_the_hub() -> None:
@@ -17,6 +14,9 @@ def look_for_the_hub() -> None:
 
     Files in the local cache are found either way. Behind a proxy the name need not resolve here: nothing is changed.
     """
+    import datasets
+    import huggingface_hub.constants as hub
+
     if hub.HF_HUB_OFFLINE or getproxies():
         return
     try:
