@@ -120,15 +120,26 @@ def test_pass_at_k_limits():
     assert credit.pass_at_k_weights(reward, 3) == pytest.approx([0, 3 * (0.9 - 0.5), 0])
 
 
+def test_leave_one_out_subtracts_the_mean_weight_the_others_would_have_among_themselves():
+    """s^(loo)_i = s_i - mean over j != i of s_j computed without i."""
+    reward = np.array([0.2, 0.9, 0.5, -1.0])
+    found = credit.pass_at_k_weights(reward, 2, "leave_one_out")
+    for i in range(4):
+        others = np.delete(reward, i)
+        alone = credit.pass_at_k_weights(others, 2, "none") / 3
+        s_i = credit.pass_at_k_weights(reward, 2, "none")[i] / 4
+        assert found[i] / 4 == pytest.approx(s_i - alone.mean())
+
+
 def test_pass_at_k_weights_are_the_exact_gradient_in_expectation():
     """A policy over three answers with rewards (0, .5, 1): E[mean_i A_i grad log p(y_i)] over all 3^n draws equals the
-    gradient of E[max of k], n = 3, k = 2, for both baselines."""
+    gradient of E[max of k], n = 3, k = 2, for every baseline."""
     rewards = np.array([0.0, 0.5, 1.0])
     logits = torch.tensor([0.3, -0.2, 0.1], dtype=torch.float64, requires_grad=True)
     p = torch.softmax(logits, 0)
     best = sum(p[a] * p[b] * max(rewards[a], rewards[b]) for a in range(3) for b in range(3))
     (exact,) = torch.autograd.grad(best, logits)
-    for baseline in ("none", "subset"):
+    for baseline in ("none", "leave_one_out", "subset"):
         estimate = torch.zeros(3, dtype=torch.float64)
         for draw in itertools.product(range(3), repeat=3):
             chance = torch.stack([p[y] for y in draw]).prod().detach()

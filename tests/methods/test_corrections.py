@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from offon.errors import ConfigError
-from offon.loops.scoring import weigh
+from offon.loops.scoring import layout_of, weigh
 from offon.loops.stage import assign_credit
 from offon.methods import registry
 from offon.parts import policy
@@ -18,7 +18,7 @@ from offon.parts.models import SELF, SELF_START, Need
 from offon.types import Source, Trajectory
 from offon.types.batch import Batch
 from tests.methods.cases import difference
-from tests.methods.rewarded import advantages_of, gradient_of, gradient_with, groups, learner, pushes, same
+from tests.methods.rewarded import advantages_of, gradient_of, gradient_with, groups, learner, pushes, same, world
 from tests.support import ParityTask, prompt_group
 
 # --- corrections for another sampler ------------------------------------------------------------------------------
@@ -126,6 +126,19 @@ def test_all_tokens_are_the_whole_share_of_high_entropy():
     same(gradient_with(learner("grpo", ("high_entropy", {"share": 1.0})), given), gradient_of("grpo", given))
     cut = gradient_with(learner("grpo", ("high_entropy", {"share": 0.2})), given)
     assert difference(cut, gradient_of("grpo", given)) > 1e-2
+
+
+def test_the_entropy_bonus_is_autograd_of_the_entropy_over_the_whole_vocabulary():
+    """Against logits made in one piece: -coef / M sum_t H_t, alone (equal rewards leave grpo nothing)."""
+    flat = groups(rewards=(1.0, 1.0))
+    found = gradient_with(learner("gfpo", ("entropy_bonus", {"coef": 1.0}), keep=2), flat)
+    batch, model = Batch.of(flat), world().learner
+    layout = layout_of(batch.trajectories, "train")
+    p = model.next_logits(model.hidden(layout)).log_softmax(-1)
+    loss = (p.exp() * p).sum(-1).mean()
+    parameters = model.train_parameters()
+    expected = dict(zip(parameters, torch.autograd.grad(loss, [*parameters.values()]), strict=True))
+    same(found, expected)
 
 
 # --- KL: what each place and estimator does, by enumeration ---------------------------------------------------------

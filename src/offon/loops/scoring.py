@@ -49,6 +49,11 @@ class Distribution:
             self.hidden[rows], reduce, other.hidden[rows], temperature, temperature=temperature
         )
 
+    def measure(self, function: Callable[[Tensor], Tensor], rows_R: Tensor, temperature_R: Tensor) -> Tensor:
+        """function(own logits) at some rows, [R], chunk by chunk."""
+        rows, temperature = rows_R.to(self.hidden.device), temperature_R.to(self.hidden.device)
+        return self.model.over_vocabulary(self.hidden[rows], function, temperature=temperature)
+
 
 def score(
     models: Callable[[ModelRef], Any], batch: Batch, needs: Iterable[Need], when: str = "loss"

@@ -27,6 +27,7 @@ from offon.parts import (
 )
 from offon.parts.credit import Chain, Credit, PerResponse, kl_penalty
 from offon.parts.credit import pass_at_k as pass_at_k_credit
+from offon.parts.divergence import NegativeEntropy
 from offon.parts.models import SELF_START, ModelRef
 from offon.parts.stage import Learner
 from offon.parts.terms import Correction
@@ -158,19 +159,22 @@ def kl_loss(
 
 @method(kind="modifier", family="rl", interface="reward", usual_provenance="on-policy", usual_role="expansion",
         paper="2505.15201")  # fmt: skip
-def pass_at_k(stage: Stage, *, k: Annotated[int, Ge(1)] = 4, baseline: Literal["subset", "none"] = "subset") -> Stage:
+def pass_at_k(
+    stage: Stage, *, k: Annotated[int, Ge(1)] = 4, baseline: Literal["subset", "leave_one_out", "none"] = "subset"
+) -> Stage:
     """Pass@k training: responses are credited for what they add to the best of k, so that hard prompts weigh more.
 
         A_i = n / C(n, k) * sum over subsets I of k members that contain i of [ max_I R - max_{I without i} R ]
 
     In place of the stage's comparison within groups; n is the group's size. An unbiased gradient of E[max of k
-    rewards]: pass@k for rewards 0 and 1. baseline none leaves the second maximum out: weights are then all positive
-    (k for a right response, k rho(n-1, c, k-1) for a wrong one). k = 1: the reward itself. k = n: only the best
-    response gets anything, n times its lead over the second (GRPO_PASSK, arXiv:2503.19595).
+    rewards]: pass@k for rewards 0 and 1. baseline leave_one_out subtracts what the others would have got instead; none
+    subtracts nothing, so that all weights are positive (k for a right response, k rho(n-1, c, k-1) for a wrong one).
+    k = 1: the reward itself. k = n: only the best response gets anything, n times its lead over the second (GRPO_PASSK,
+    arXiv:2503.19595).
     Watch: pass@k of the probe against pass@1; entropy.
-    Fails: prompts solved more than n - k times teach nothing, by design: pass@1 can fall.
+    Fails: prompts solved more than n - k + 1 times teach nothing, by design: pass@1 can fall.
     Deviations: advantages are n times the paper's weights, since losses here are means over responses; its s^(loo - 1)
-    baseline is `subset`. verl divides by the group's std.
+    is `subset`, its s^(loo) `leave_one_out`. verl divides by the group's std.
     """
     aimed = pass_at_k_credit(k=k, baseline=baseline)
 
@@ -196,6 +200,24 @@ def high_entropy(stage: Stage, *, share: Share = 0.2) -> Stage:
     Deviations: unverified: that the paper keeps the denominator.
     """
     return on_rewarded(stage, lambda term: dataclasses.replace(term, keep=HighEntropy(share)))
+
+
+@method(kind="modifier", family="rl", interface="reward", usual_provenance="on-policy", usual_role="expansion",
+        paper="1602.01783")  # fmt: skip
+def entropy_bonus(stage: Stage, *, coef: float = 0.001) -> Stage:
+    """Pay for staying undecided: the entropy of the whole next-token distribution, at every trained position.
+
+        L' = L - coef * mean_t H(pi(. | y_<t))
+
+    The mean is that of the stage's first term. Exact, with gradient through the distribution; the prefixes are not
+    differentiated.
+    Watch: entropy/nats against entropy.
+    Fails: with a large vocabulary the bonus is cheapest on tokens that mean nothing: long before it helps, it blurs.
+    Deviations: none; 0.001 is typical, verl's default is 0.
+    """
+    first, *rest = stage.learners
+    term = NegativeEntropy(reduce=first.terms[0].reduce, coef=coef)
+    return stage.replace(learners=(dataclasses.replace(first, terms=(*first.terms, term)), *rest))
 
 
 def corrected(stage: Stage, correction: Correction) -> Stage:

@@ -135,3 +135,25 @@ class Divergence(Term):
             case Skew(alpha, "reverse"):
                 return vocabulary.skew_reverse_kl(log_p_RV, log_q_RV, alpha)
         raise ConfigError(f"unknown divergence {self.kind!r}", fix='"forward", "reverse", Jsd(beta) or Skew(alpha, of)')
+
+
+@dataclass(frozen=True, kw_only=True)
+class NegativeEntropy(Term):
+    """-H(p) of the whole next-token distribution at each selected position: minimised, it keeps the learner undecided.
+    Up to log V it is the reverse KL to the uniform distribution. Prefixes are not differentiated."""
+
+    on: str = "trainable"
+    reduce: Reduce = per_token
+    coef: Schedule = 1.0
+    name: str = "entropy"
+    needs = (Need("distribution", SELF),)
+    requires = frozenset({"members"})
+
+    def weigh(self, batch: Batch) -> Tensor:
+        return self.reduce.weigh(batch, self.on)
+
+    def units(self, batch: Batch, scores: Scores) -> tuple[Tensor, Metrics]:
+        rows = (batch.weights[self.name] != 0).nonzero()[:, 0]
+        entropy_R = scores[self.needs[0]].measure(vocabulary.entropy, rows, batch.temperature[batch.sequence][rows])
+        entropy_M = entropy_R.new_zeros(batch.n_tokens).index_copy(0, rows.to(entropy_R.device), entropy_R)
+        return -entropy_M, {f"{self.name}/nats": (float(entropy_R.detach().sum()), float(len(rows)))}

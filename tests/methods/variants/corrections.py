@@ -8,4 +8,5 @@ MODIFIED = [
     ("dr_grpo", {}, ("kl_loss", {"estimator": "k1", "over": "behavior"})),
     ("grpo", {}, ("pass_at_k", {})),
     ("grpo", {}, ("high_entropy", {})),
+    ("grpo", {}, ("entropy_bonus", {})),
 ]

@@ -150,11 +150,11 @@ class PassAtK(PerResponse):
     """The gradient weights of pass@k: what a response adds to the best of k (see maths.credit.pass_at_k_weights)."""
 
     k: int
-    baseline: Literal["none", "subset"] = "subset"
+    baseline: Literal["none", "leave_one_out", "subset"] = "subset"
 
     @property
     def min_group(self) -> int:
-        return self.k
+        return self.k + (self.baseline == "leave_one_out")
 
     def advantages(self, reward_G: np.ndarray, group: Group) -> np.ndarray:
         return maths.pass_at_k_weights(reward_G, self.k, self.baseline)
