@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedTokenizerFa
 
 from offon.models.model import Model
 from offon.parts.models import SELF, ModelRef
-from offon.types import Comparison, Group, Item, Source, Trajectory, Verdict
+from offon.types import Comparison, Group, Item, Source, Span, Trajectory, Verdict
 
 WORDS = [f"w{i}" for i in range(12)]
 
@@ -126,11 +126,29 @@ def ranked_responses() -> list[Group]:
     return groups
 
 
+def labelled_solutions() -> list[Group]:
+    """Solutions of 1 to 4 steps of 1 to 3 tokens, with right, wrong, soft and missing labels."""
+    groups = []
+    for index, item in enumerate(ParityTask().items("train")):
+        group = prompt_group(item)
+        lengths = [1 + (index + k) % 3 for k in range(1 + index % 4)]
+        ends = [sum(lengths[: k + 1]) for k in range(len(lengths))]
+        labels = [(1.0, 0.0, 0.25, None)[(index + k) % 4] if k else float(index % 2) for k in range(len(lengths))]
+        spans = tuple(
+            Span("step", end - n, end, {"label": label}) for n, end, label in zip(lengths, ends, labels, strict=True)
+        )
+        tokens = [2 + (index + 5 * t) % len(WORDS) for t in range(ends[-1] - 1)] + [1]
+        member = Trajectory.of(tokens, group.prompt, Source.EXTERNAL, spans=spans, id=f"solution/{index}")
+        groups.append(group.add(member))
+    return groups
+
+
 DATA = {
     "demonstrations": demonstrations,
     "pairs": preference_pairs,
     "labelled": labelled_responses,
     "rankings": ranked_responses,
+    "steps": labelled_solutions,
 }  # a data set of each kind a collector may read
 
 

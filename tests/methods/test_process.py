@@ -1,12 +1,20 @@
 """Process supervision: what each row's credit is, by hand, and the limits that turn it into another method."""
 
+import math
+
 import numpy as np
 import pytest
+import torch
 
-from offon.collect import continuation_value, rollouts, steps, verify
+from offon.collect import continuation_value, labelled_steps, rollouts, steps, verify
 from offon.collect.steps import with_steps, with_values
+from offon.loops.scoring import score_buffer, step_loss, weigh
+from offon.methods.process import prime, prm
+from offon.models.model import Model
+from offon.parts import SELF, SELF_START, Need
 from offon.parts.credit import leave_one_out, return_to_go
 from offon.parts.credit.steps import (
+    ByModel,
     OfSpans,
     implicit_reward,
     leave_one_out_reward,
@@ -16,7 +24,9 @@ from offon.parts.credit.steps import (
 )
 from offon.parts.models import Artefact
 from offon.types import Group, Item, Sampling, Source, Trajectory
+from offon.types.batch import Batch
 from tests.collect.support import Sampler
+from tests.methods import cases
 from tests.support import ParityTask, model, prompt_group
 
 
@@ -146,3 +156,86 @@ def test_an_implicit_reward_model_that_has_not_moved_leaves_leave_one_out():
     members = [scored(n, [-1.0] * n, r) for n, r in ((2, 1.0), (1, 0.0), (3, 0.0))]
     prime = IMPLICIT >> leave_one_out_reward() >> return_to_go(signal=None)
     assert advantage(prime, *members) == advantage(leave_one_out(), *members)
+
+
+def test_the_reward_model_of_prime_learns_outcomes_from_its_log_ratios():
+    """beta 0.5, sums of log-ratios 2 (right) and -2 (wrong): both log(1 + e^-1), mean of two; gradient by a log-prob of
+    the right one: -beta sigma(-1) / 2."""
+    prm_learner, policy_learner = prime(ParityTask(), beta=0.5).learners
+    assert (prm_learner.name, policy_learner.name) == ("prm", "policy")
+    members = [Trajectory.of([4, 1], [2], Source.LEARNER, signals={"reward": r}) for r in (1.0, 0.0)]
+    batch = weigh(Batch.of([group_of(*members)]), prm_learner.terms)
+    own = torch.tensor([1.0, 0.0, -2.0, -1.0], requires_grad=True)
+    scores = {Need("logp", SELF): own, Need("logp", SELF_START): torch.tensor([0.0, -1.0, -1.0, 0.0])}
+    loss, _ = step_loss(prm_learner.terms, batch, scores, {"unpaired": 1.0})
+    loss.backward()
+    assert loss.item() == pytest.approx(math.log1p(math.exp(-1)))
+    assert own.grad.tolist() == pytest.approx([-0.25 / (1 + math.e)] * 2 + [0.25 / (1 + math.e)] * 2)
+
+
+# --- prm --------------------------------------------------------------------------------------------------------------
+
+
+def labelled(*labels, length: int = 2, reward: float = 0.0) -> Group:
+    ends = [length * (k + 1) for k in range(len(labels))]
+    member = Trajectory.of(range(2, 2 + ends[-1]), [2], Source.EXTERNAL, signals={"reward": reward})
+    return group_of(with_values(with_steps(member, ends), "label", labels))
+
+
+def column(group: Group, **options) -> list[float | None]:
+    [marked] = labelled_steps([group], **options)(None, [group])
+    return [None if np.isnan(x) else x for x in marked.members[0].token_signals["label"].tolist()]
+
+
+def test_labels_stand_on_the_last_token_of_each_step():
+    assert column(labelled(1.0, 0.25, None)) == [None, 1.0, None, 0.25, None, None]
+
+
+def test_the_last_step_alone_makes_an_outcome_reward_model():
+    assert column(labelled(1.0, 0.0, 1.0), last_only=True) == [None] * 5 + [1.0]
+
+
+def test_labels_after_the_first_error_can_be_left_out():
+    assert column(labelled(1.0, 0.0, 1.0), after_error="mask") == [None, 1.0, None, 0.0, None, None]
+
+
+def test_the_loss_is_cross_entropy_averaged_over_labels_or_over_solutions_first():
+    """Scores 0, 2 with labels 1, 0 and score 0 with soft label 1/4: log 2, 2 + log(1 + e^-2), log 2. Gradients
+    sigma - y: -1/2, 0.881, 1/4, each by its weight: 1/3, or 1/4, 1/4, 1/2."""
+    groups = [labelled(1.0, 0.0, length=1), labelled(0.25, length=1)]
+    for per, weights in (("label", [1 / 3] * 3), ("solution", [1 / 4, 1 / 4, 1 / 2])):
+        stage = prm(groups, per=per)
+        batch = weigh(Batch.of(stage.collect(None, groups)), stage.learners[0].terms)
+        own = torch.tensor([0.0, 2.0, 0.0], requires_grad=True)
+        loss, _ = step_loss(stage.learners[0].terms, batch, {Need("score", SELF): own}, {"label": 1.0})
+        loss.backward()
+        terms = [math.log(2), 2 + math.log1p(math.exp(-2)), math.log(2)]
+        assert loss.item() == pytest.approx(sum(w * t for w, t in zip(weights, terms, strict=True)))
+        slopes = [-0.5, 1 / (1 + math.exp(-2)), 0.25]
+        assert own.grad.tolist() == pytest.approx([w * g for w, g in zip(weights, slopes, strict=True)])
+
+
+def test_a_step_is_judged_by_the_score_at_its_own_last_token():
+    """The score there sees that token, and not the next one: no next-token shift. Read one position earlier (as a value
+    before the token would be) it could not tell two last tokens apart."""
+    scorer = Model.load(cases.scorer(4), device="cpu")
+
+    def scores(tokens, what="score") -> np.ndarray:
+        group = group_of(Trajectory.of(tokens, [2, 3], Source.EXTERNAL))
+        [scored] = score_buffer(scorer, [group], Need(what, SELF, when="buffer"), 64)
+        return scored.members[0].token_signals[f"{what}@self"]
+
+    plain, other_end, other_next = scores([4, 5, 6, 7]), scores([4, 9, 6, 7]), scores([4, 5, 9, 7])
+    assert abs(plain[1] - other_end[1]) > 1e-3 and abs(plain[1] - other_next[1]) < 1e-6
+    before = [scores(tokens, "value")[1] for tokens in ([4, 5, 6, 7], [4, 9, 6, 7])]
+    assert abs(before[0] - before[1]) < 1e-6
+
+
+def test_rewards_of_steps_by_a_model_are_read_at_their_ends():
+    """Scores 9, 0, 9, log 3: probabilities 1/2 and 3/4, less their complements 0 and 1/2."""
+    member = with_steps(Trajectory.of([4] * 4, [2], Source.LEARNER), [2, 4])
+    member = member.with_token_signals(**{"score@prm": [9.0, 0.0, 9.0, math.log(3)]})
+    model = Artefact("prm")
+    assert ByModel(model)(member).tolist() == pytest.approx([0.5, 0.75])
+    assert ByModel(model, "signed")(member).tolist() == pytest.approx([0.0, 0.5])
+    assert ByModel(model, "score")(member).tolist() == pytest.approx([0.0, math.log(3)])

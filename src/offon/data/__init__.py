@@ -7,6 +7,7 @@ from offon.data.load import (
     load_labelled,
     load_preferences,
     load_rankings,
+    load_steps,
     prompt_groups,
 )  # fmt: skip
 from offon.data.render import Renderer
@@ -16,9 +17,10 @@ LOADERS = {
     "pairs": load_preferences,
     "labelled": load_labelled,
     "rankings": load_rankings,
+    "steps": load_steps,
 }  # by what a collector says it reads
 
 __all__ = [
     "LOADERS", "DataReport", "Loaded", "Renderer", "load_demonstrations", "load_labelled", "load_preferences",
-    "load_rankings", "prompt_groups",
+    "load_rankings", "load_steps", "prompt_groups",
 ]  # fmt: skip

@@ -4,6 +4,7 @@
     preferences      prompt + chosen + rejected | chosen + rejected (whole conversations with a common beginning)
     labelled         prompt + completion + label (true or false)
     rankings         prompt + completions, from best to worst
+    steps            prompt + completions (the steps of one solution) + labels; perhaps separator
 
 Prompt, completion(s), chosen and rejected are text or lists of messages. Other columns travel with the item; `tools`
 and `chat_template_kwargs` go to the chat template.
@@ -14,6 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,11 +28,13 @@ DEMONSTRATIONS = (("messages",), ("prompt", "completion"), ("conversations",), (
 PREFERENCES = (("prompt", "chosen", "rejected"), ("chosen", "rejected"))
 LABELLED = ("prompt", "completion", "label")
 RANKINGS = ("prompt", "completions")
-CONVENTIONS = (*DEMONSTRATIONS, *PREFERENCES, LABELLED, RANKINGS)
-READ_COLUMNS = {name for names in CONVENTIONS for name in names} | {"input", "margin"}
+STEPS = ("prompt", "completions", "labels")
+CONVENTIONS = (*DEMONSTRATIONS, *PREFERENCES, LABELLED, RANKINGS, STEPS)
+READ_COLUMNS = {name for names in CONVENTIONS for name in names} | {"input", "margin", "separator"}
 SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "system": "system", "tool": "tool", "function": "tool"}
 
 FILLED = "truncated before its first supervised token"
+NO_LABEL = "no labelled step within max_length"
 CUT_PAIR = "a member exceeds max_length"
 CUT_ANSWER = "an answer exceeds max_length"
 IDENTICAL = "chosen equals rejected"
@@ -209,6 +213,54 @@ def load_rankings(
         members = [_trajectory(renderer, rendered, report) for rendered in answers]
         order = tuple(Comparison(i, j) for i in range(len(members)) for j in range(i + 1, len(members)))
         groups.append(_group(row, answers[0], members, order))
+    return _loaded(groups, report, max_length)
+
+
+def load_steps(
+    source: Any,
+    tokenizer: Any,
+    *,
+    columns: Mapping[str, str] | None = None,
+    max_length: int | None = None,
+    allow_control_tokens: bool = False,
+) -> Loaded:
+    """One group with one EXTERNAL member per row: a solution whose steps are spans with a signal "label".
+
+    Each step is tokenised by itself, with the row's `separator` after it (a line break unless written), and the last
+    one is closed by EOS. A label is a number in [0, 1], or null: not labelled. Steps over `max_length` tokens are cut
+    off with their labels.
+    """
+    renderer = Renderer(tokenizer, allow_control_tokens)
+    rows = read_rows(source, columns, STEPS)
+    report = DataReport(source_name(source), " + ".join(STEPS), rows=len(rows))
+
+    def stepwise(row: Columns) -> tuple[Columns, Rendered]:
+        _require(row, STEPS)
+        if len(row["completions"]) != len(row["labels"]):
+            raise BadRow(f"{len(row['completions'])} completions (steps) and {len(row['labels'])} labels")
+        wrong = [label for label in row["labels"] if label is not None and not 0 <= label <= 1]
+        if wrong:
+            raise BadRow(f"a label is {wrong[0]!r:.40}, not a number in [0, 1] or null")
+        separator = "\n" if row.get("separator") is None else row["separator"]
+        return row, renderer.stepwise(row["prompt"], [text + separator for text in row["completions"]])
+
+    groups = []
+    for row, rendered in convert_rows(source, rows, stepwise):
+        if max_length is not None and len(rendered.prefix) >= max_length:
+            report.dropped[FILLED] += 1
+            continue
+        member = _trajectory(renderer, rendered, report, max_length)
+        cut = zip(accumulate(len(stretch.tokens) for stretch in rendered.stretches), row["labels"], strict=True)
+        whole = [(end, label) for end, label in cut if end <= len(member)]
+        if all(label is None for _, label in whole):
+            report.dropped[NO_LABEL] += 1
+            continue
+        steps = pairwise([(0, None), *whole])
+        spans = tuple(
+            Span("step", start, end, {"label": None if label is None else float(label)})
+            for (start, _), (end, label) in steps
+        )
+        groups.append(_group(row, rendered, [member.head(whole[-1][0]).replace(spans=spans, text=member.text)]))
     return _loaded(groups, report, max_length)
 
 

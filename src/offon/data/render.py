@@ -99,6 +99,15 @@ class Renderer:
         closed = self._closed(ids)
         return Rendered(prompt, tuple(prefix), (Stretch(closed, True),), added_eos=len(closed) > len(ids))
 
+    def stepwise(self, prompt: Prompt, steps: Sequence[str]) -> Rendered:
+        """An answer in steps, each a stretch of its own, closed with EOS."""
+        if not all(steps):
+            raise BadRow("a step is empty")
+        before = prompt if isinstance(prompt, str) else self.chat(self.checked(prompt), generation=True)
+        _, *ids = self.encode_stretches([before, *steps])
+        stretches = tuple(Stretch(tuple(tokens), True) for tokens in [*ids[:-1], self._closed(ids[-1])])
+        return Rendered(prompt, self.prompt(prompt), stretches, added_eos=True)
+
     def text(self, text: str) -> Rendered:
         """A document without a prompt. BOS is the prefix; without one the first token is, and is not learned."""
         if not text.strip():

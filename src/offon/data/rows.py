@@ -22,7 +22,8 @@ SYNONYMS = {
     "messages": ("conversation", "conversations", "dialogue", "chat", "turns"),
     "text": ("content", "document", "body"),
     "chosen": ("preferred", "accepted", "winner", "better", "response_chosen"),
-    "completions": ("responses", "answers", "ranking", "ranked", "candidates"),
+    "labels": ("step_labels", "ratings"),
+    "completions": ("responses", "answers", "ranking", "ranked", "candidates", "steps"),
     "label": ("desirable", "good", "thumbs_up", "is_good", "liked", "score"),
     "rejected": ("dispreferred", "loser", "worse", "response_rejected"),
 }

@@ -6,24 +6,32 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt
 
-from offon.collect import continuation_value, rollouts, steps, verify
+from offon.collect import continuation_value, labelled_steps, rate, refill, rollouts, steps, verify
 from offon.methods.registry import method
 from offon.parts import (
     SELF_START,
     Artefact,
     Clip,
     Kl,
+    LabelCrossEntropy,
+    Learner,
+    Live,
+    Logistic,
     Stage,
+    Start,
     behavior,
     credit,
     one,
     per_sequence,
+    per_token,
     policy,
     policy_gradient,
+    unpaired,
 )
 from offon.parts.credit import kl_penalty, leave_one_out, return_to_go, whiten
 from offon.parts.credit.steps import (
     ByModel,
+    implicit_reward,
     leave_one_out_reward,
     min_form,
     normalised_steps,
@@ -161,4 +169,68 @@ def pure(
             credit=earned,
         ),
         recommends={"learning_rate": 5e-7, "temperature": 0.5},
+    )
+
+
+@method(
+    family="process supervision", interface="reward", usual_provenance="on-policy", usual_role="reshaping",
+    paper="2502.01456",
+)  # fmt: skip
+def prime(
+    task, *, group_size: GroupSize = 4, beta: Positive = 0.05, process: float = 5.0, outcome: float = 5.0,
+    clip: float = 0.2, keep: Bounds = (0.2, 0.8), max_rounds: Count = 4, prm_learning_rate: Positive = 1e-6,
+) -> Stage:  # fmt: skip
+    """PRIME: a process reward model that is a language model, trained by outcomes beside the policy it rewards.
+
+        prm      L = 1/N sum_i -log sigma(+-beta sum_t d_it),  + if the response is right,  d = log pi_prm - log pi_ref
+        policy   r_it = beta d_it;   A_it = sum_{s >= t} process (G r_is - sum_j mean_t r_jt) / (G - 1)
+                        + outcome (R_i - mean of the others),   then whitened over the buffer's tokens
+                 L = -1/N sum_t min(r_t A_t, clip(r_t, 1 - clip, 1 + clip) A_t),   r_t = pi(y_t) / pi_sampled(y_t)
+
+    Both begin as the node's model, which stays as ref. Each step the reward model is updated first and then scores the
+    policy's responses. Prompts of a mean reward outside `keep` are drawn again. Detached: A; the reward model learns by
+    its own loss alone, through logits (the released code takes a sigmoid first). While prm = ref this is RLOO.
+    Watch: rewards/chosen against rewards/rejected (of the reward model); reward. Fails: with all right or all wrong
+    prompts the reward model sees no difference.
+    Deviations: the policy's learning rate 5e-7 is unverified.
+    """
+    outcomes = unpaired(link=Logistic(), z="zero", beta=beta, good="right", bad="wrong")
+    implicit = implicit_reward(prm=Live("prm"), reference=Start("prm"), beta=beta, coef=process)
+    earned = implicit >> leave_one_out_reward(coef=outcome) >> return_to_go(signal=None) >> whiten()
+    return Stage(
+        refill(rollouts(task, group_size) | verify(task), keep=rate(*keep), max_rounds=max_rounds),
+        (
+            Learner("prm", (outcomes,), learning_rate=prm_learning_rate),
+            policy(policy_gradient(advantage=credit, ratio=behavior, trust=Clip(clip, clip)), credit=earned),
+        ),
+        recommends={"learning_rate": 5e-7},
+    )
+
+
+@method(
+    family="process supervision", interface="step labels", usual_provenance="off-policy", usual_role="consolidation",
+    paper="2211.14275",
+)  # fmt: skip
+def prm(
+    data, *, last_step_only: bool = False, after_error: Literal["train", "mask"] = "train",
+    per: Literal["label", "solution"] = "label",
+) -> Stage:  # fmt: skip
+    """A process reward model: one number after each step, trained to say whether the step is right.
+
+        L = 1/D sum over labelled steps k of  -y_k log sigma(s_k) - (1 - y_k) log sigma(-s_k)
+
+    s_k is the score head at the last token of step k itself (no next-token shift); y_k in [0, 1], so that soft labels
+    are targets too. D counts labels, so that long solutions weigh more, or per="solution" averages within each first.
+    data: rows of prompt, completions (the steps), labels and perhaps separator (what follows each step; a line break
+    unless written), as TRL has them; math_shepherd and omegaprm make them. A label of null is not trained.
+    last_step_only: only the last step's label, an outcome reward model. after_error: "mask" leaves out the steps after
+    the first wrong one, whose labels mean little. The head starts at 0.
+    Watch: label/accuracy against label/positive. Fails: labels of a weak completer call good steps wrong.
+    Deviations: TRL has two classes, whose softmax is this sigmoid of their difference, and no end token.
+    """
+    reduce = {"label": per_token, "solution": per_sequence}[per]
+    return Stage(
+        labelled_steps(data, last_step_only, after_error),
+        Learner("prm", (LabelCrossEntropy(reduce=reduce),), head="score"),
+        recommends={"learning_rate": 1e-5},
     )

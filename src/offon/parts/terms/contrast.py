@@ -106,7 +106,8 @@ class Unpaired(Term):
 
     @property
     def requires(self) -> frozenset[str]:
-        return frozenset({"labels"} | ({MISMATCHED} if self.z == "mismatched" else set()))
+        labels = "labels" if self.good.startswith("tag:") else "reward"
+        return frozenset({labels} | ({MISMATCHED} if self.z == "mismatched" else set()))
 
     def weigh(self, batch: Batch) -> Tensor:
         return equal_weights(_any(batch, self.good) | _any(batch, self.bad))

@@ -49,7 +49,7 @@ class SquaredError(Term):
         return self.reduce.weigh(batch, _with_target(batch, self.on, self.target))
 
     def units(self, batch: Batch, scores: Scores) -> tuple[Tensor, Metrics]:
-        value, target = scores[VALUE], batch.columns[self.target].to(scores[VALUE])
+        value, target = scores[VALUE], _target(batch, self.target).to(scores[VALUE])
         old = value.detach() if self.clip is None else batch.columns[OLD_VALUE.column].to(value)
         reading = Reading(batch, scores, batch.weights[self.name] != 0)
         loss = maths.clipped_squared_error(value, target, old, torch.inf if self.clip is None else self.clip)
@@ -76,11 +76,16 @@ class LabelCrossEntropy(Term):
         return self.reduce.weigh(batch, _with_target(batch, self.on, self.target))
 
     def units(self, batch: Batch, scores: Scores) -> tuple[Tensor, Metrics]:
-        score, label = scores[SCORE], batch.columns[self.target].to(scores[SCORE])
+        score, label = scores[SCORE], _target(batch, self.target).to(scores[SCORE])
         reading = Reading(batch, scores, batch.weights[self.name] != 0)
         right = ((score > 0) == (label > 0.5)).to(score)
         metrics = {f"{self.name}/accuracy": reading.total(right), f"{self.name}/positive": reading.total(label)}
         return maths.label_cross_entropy(score, label), metrics
+
+
+def _target(batch: Batch, target: str) -> Tensor:
+    """The target of each token, a constant; 0 where there is none, which has no weight (NaN times 0 is NaN)."""
+    return batch.columns[target].detach().nan_to_num()
 
 
 def _with_target(batch: Batch, on: str, target: str) -> Tensor:
