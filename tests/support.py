@@ -67,9 +67,12 @@ class ParityTask:
         prompts = [f"w{i} w{j}" for i in range(4) for j in range(4)]
         kept = [p for p in prompts if (zlib.crc32(p.encode()) % 4 == 0) == (split == "heldout")]
         return [
-            Item(id=p, prompt=p, views={"hint": f"{p} w9"}, columns={"domain": ("even", "odd")[i % 2]})
+            Item(
+                id=p, prompt=p, views={"hint": f"{p} w9"}, reference="w5 w6 w7 w8",
+                columns={"domain": ("even", "odd")[i % 2], "criteria": ["w3", "w4", "w5"]},
+            )
             for i, p in enumerate(kept)
-        ]
+        ]  # fmt: skip
 
     def verify(self, pairs):
         return [Verdict(float(zlib.crc32(f"{item.prompt}|{text}".encode()) % 2 == 0)) for item, text in pairs]

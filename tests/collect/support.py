@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from offon.collect.context import Context, Prompted, Step
+from offon.data import Renderer
 from offon.engines.api import Request
 from offon.engines.native import NativeEngine
 from offon.models.model import Model
@@ -34,4 +35,7 @@ class Sampler:
         return [t.replace(text=model.tokenizer.decode(t.last_turn, skip_special_tokens=True)) for t in answers]
 
     def context(self, *, index: int = 0, seed: int = 0) -> Context:
-        return Context(self, lambda groups, need: list(groups), lambda where: [], Step(index, 10, seed, "node"))
+        render = Renderer(self.models["self"].tokenizer)
+        return Context(
+            self, lambda groups, need: list(groups), lambda where: [], Step(index, 10, seed, "node", render=render)
+        )

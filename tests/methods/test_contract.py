@@ -224,7 +224,8 @@ def test_gradient_is_finite_at_extreme_scores(index):
     """Log-probs of -1e4, ratios of e^20 and e^-20, distributions on one token, -inf where nothing is trained."""
     for learner in ready(index):
         first_is_scaffold = [
-            group.map(lambda m: m.replace(scaffold=np.arange(len(m)) < (len(m) > 1))) for group in learner.groups
+            group.map(lambda m: m.replace(scaffold=m.scaffold | (np.arange(len(m)) < (len(m) > 1))))
+            for group in learner.groups
         ]
         loss = Loss(learner, learner.batch(first_is_scaffold))
         half = torch.arange(loss.batch.n_tokens) % 2 == 0

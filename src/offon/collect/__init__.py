@@ -15,12 +15,13 @@ from offon.collect.data import (
     tagged_by,
 )
 from offon.collect.flow import Gate, Mixture, Refill, gate, mixture, refill
+from offon.collect.guides import ExpertPrefix, Hint, Rubric, Template
 from offon.collect.judged import AgainstOpponents, Judged, against_opponents, judged
 from offon.collect.labelled import Labelled, Mismatched, Rankings, labelled, mismatched, rankings
 from offon.collect.pairs import BestAgainstWorst, best_against_worst
 from offon.collect.refine import Again, Refine, again, refine
 from offon.collect.replay import AddReplay, Experience, QueueHardest, add_replay, experience, queue_hardest
-from offon.collect.sampling import Asked, Guidance, Guide, Hint, Rollouts, rollouts, sample
+from offon.collect.sampling import Asked, Guidance, Guide, Rollouts, rollouts, sample
 from offon.collect.select import Condition, Drop, KeepBest, drop, keep_best, mixed, rate, right, tagged
 from offon.collect.signals import Score, Verify, score, verify
 from offon.collect.steps import LabelledSteps, Steps, labelled_steps, steps
@@ -28,11 +29,12 @@ from offon.collect.views import Shown, SiblingShown, shown, sibling_shown
 
 __all__ = [
     "AddDemo", "AddReplay", "Again", "AgainstOpponents", "Asked", "BestAgainstWorst", "Collector", "Condition",
-    "ContinuationValue", "Demonstrations", "DrawnFrom", "Drop", "Experience", "Gate", "Guidance", "Guide", "Hint",
-    "Judged", "KeepBest", "Labelled", "LabelledSteps", "Mismatched", "Mixture", "Pipe", "Preferences", "QueueHardest",
-    "Rankings", "Refill", "Refine", "Rollouts", "Score", "Shown", "SiblingShown", "Steps", "TaggedBy", "Verify",
-    "add_demo", "add_replay", "again", "against_opponents", "best_against_worst", "continuation_value",
-    "demonstrations", "drawn_from", "drop", "experience", "gate", "judged", "keep_best", "labelled", "labelled_steps",
-    "mismatched", "mixed", "mixture", "preferences", "queue_hardest", "rankings", "rate", "refill", "refine", "right",
-    "rollouts", "sample", "score", "shown", "sibling_shown", "steps", "tagged", "tagged_by", "verify",
+    "ContinuationValue", "Demonstrations", "DrawnFrom", "Drop", "Experience", "ExpertPrefix", "Gate", "Guidance",
+    "Guide", "Hint", "Judged", "KeepBest", "Labelled", "LabelledSteps", "Mismatched", "Mixture", "Pipe", "Preferences",
+    "QueueHardest", "Rankings", "Refill", "Refine", "Rollouts", "Rubric", "Score", "Shown", "SiblingShown", "Steps",
+    "TaggedBy", "Template", "Verify", "add_demo", "add_replay", "again", "against_opponents", "best_against_worst",
+    "continuation_value", "demonstrations", "drawn_from", "drop", "experience", "gate", "judged", "keep_best",
+    "labelled", "labelled_steps", "mismatched", "mixed", "mixture", "preferences", "queue_hardest", "rankings", "rate",
+    "refill", "refine", "right", "rollouts", "sample", "score", "shown", "sibling_shown", "steps", "tagged",
+    "tagged_by", "verify",
 ]  # fmt: skip

@@ -10,9 +10,7 @@ from typing import Any
 
 from offon.collect.base import Collector
 from offon.collect.context import Context, Prompted, Step
-from offon.errors import DataError
 from offon.parts.models import SELF, ModelRef
-from offon.parts.schedules import Schedule, value_at
 from offon.types import Group, Sampling, Trajectory
 from offon.types.trajectory import Tokens
 
@@ -71,42 +69,6 @@ class Guide(ABC):
 
     def check(self, prompts: Sequence[Group]) -> None:  # noqa: B027  as of a collector
         """Refuse prompts that have no help to give."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hint(Guide):
-    """Sample under another view of the prompt for a share of the groups, which fades.
-
-    view    the item's view with the hint; items without it are sampled plainly
-    amount  share of groups that see it, as a schedule over the stage
-    drop    False: trained under the view it was sampled under, exactly on-policy. True: trained under the plain prompt;
-            behaviour log-probs stay those of the hinted sampler, so that the ratio across views is the true one, and
-            the ledger reports the trajectories as off-policy by conditioning.
-
-    All members of a group see the same view, so that they share a baseline.
-    """
-
-    view: str = "hint"
-    amount: Schedule = 1.0
-    drop: bool = False
-
-    def __call__(self, step: Step, group: Group, member: int, n: int) -> Guidance | None:
-        if self.view not in group.views:
-            return None
-        hinted = step.uniform(group.draw) < value_at(self.amount, step.index, step.steps)
-        return Guidance(group.views[self.view]) if hinted else None
-
-    def check(self, prompts: Sequence[Group]) -> None:
-        if prompts and not any(self.view in group.views for group in prompts):
-            views = sorted({view for group in prompts for view in group.views})
-            raise DataError(
-                f"no prompt has a view named {self.view!r}",
-                why=f"the views of its {len(prompts)} prompts: {', '.join(views)}",
-                fix='rows with {"views": {"' + self.view + '": PROMPT WITH THE HINT}}, or hints: {view: ...}',
-            )
-
-    def __str__(self) -> str:
-        return f"hint={self.view}{' dropped' if self.drop else ''}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ With l the per-token loss, N selected sequences and m the selection mask:
     per_sequence          1/N sum_i [ sum_t m l / sum_t m ]
     per_sequence_sum      1/N sum_i sum_t m l
     constant(L)           1/N sum_i sum_t m l / L
+    per_prompt(L)         1/P sum over prompts of 1/N_p sum over its sequences of sum_t m l / L
     per_pair              1/P sum over pairs (or sequences, or groups: any unit that is not a token)
     per_prompt            1/N over the prompts that have pairs, of the mean over a prompt's pairs
 
@@ -20,7 +21,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-REDUCTIONS = ("per_token", "per_sequence", "per_sequence_sum", "constant")
+REDUCTIONS = ("per_token", "per_sequence", "per_sequence_sum", "constant", "per_prompt")
 
 
 def token_weights(
@@ -31,11 +32,12 @@ def token_weights(
     *,
     length: float | None = None,
     population_M: Tensor | None = None,
+    group_B: Tensor | None = None,
 ) -> Tensor:
     """One weight per token, [M] float64; 0 where not selected. Their weighted sum is the reduction named.
 
     population_M: the tokens whose counts form the denominator; the selection itself unless given (LUFFY divides by
-    all trained tokens while summing over some).
+    all trained tokens while summing over some). group_B: the prompt of each sequence, for per_prompt.
     """
     population = selected_M if population_M is None else population_M
     selected = selected_M.to(torch.float64)
@@ -52,6 +54,10 @@ def token_weights(
             return selected / n_counted
         case "constant":
             return selected / (n_counted * length)
+        case "per_prompt":
+            size_G = torch.zeros(int(group_B.max()) + 1, dtype=torch.float64)
+            size_G = size_G.index_add(0, group_B, (length_B > 0).to(torch.float64))
+            return selected / ((size_G > 0).sum() * size_G.clamp(min=1)[group_B[sequence_M]] * length)
     raise ValueError(f"unknown reduction {reduce!r}; one of {', '.join(REDUCTIONS)}")
 
 

@@ -3,7 +3,7 @@
 from offon.parts.credit import group_mean_std, per_remaining, teacher_logratio
 from offon.parts.divergence import Divergence, Jsd, Skew, TopK, jsd
 from offon.parts.models import SELF, SELF_START, Artefact, Ema, Live, Mix, ModelRef, Need, Route, Start
-from offon.parts.schedules import Fade
+from offon.parts.schedules import Fade, Sigmoid
 from offon.parts.stage import Learner, Stage, Updates, policy
 from offon.parts.terms import (
     AbsoluteLogRatio,
@@ -50,6 +50,7 @@ from offon.parts.terms import (
     constant,
     credit,
     one,
+    per_prompt,
     per_sequence,
     per_sequence_sum,
     per_token,
@@ -60,13 +61,12 @@ contrast, divergence, policy_gradient = Contrast, Divergence, PolicyGradient
 listwise, unpaired = Listwise, Unpaired
 
 __all__ = [
-    "P", "SELF", "SELF_START", "AbsoluteLogRatio", "Artefact", "CapWeight", "Clip", "ClipCovariance", "Ema",
-    "EntropyWeight", "Exponential", "Fade", "Head", "HighEntropy", "Hinge", "ImportanceWeight", "Jsd", "Kl",
-    "LabelCrossEntropy", "Learner", "Likelier", "Live", "LogProb", "LogRatio", "Logistic", "Mask", "Mix",
-    "ModelRef", "Need", "Odds", "ParameterPenalty", "PowerOfP", "Prospect", "Ratio", "Reduce", "Robust", "Route",
-    "Savage", "Shaped", "ShapedRatio", "Skew", "SoftGate", "Square", "SquaredError", "Stage", "Start",
-    "TopCovariance", "TopK", "Truncate", "TruncatedSquare", "Uncertainty", "Unlikelihood", "Updates", "behavior",
-    "constant", "contrast", "credit", "divergence", "group_mean_std", "jsd", "listwise", "one", "per_remaining",
-    "per_sequence", "per_sequence_sum", "per_token", "policy", "policy_gradient", "proximal", "teacher_logratio",
-    "unpaired",
+    "SELF", "SELF_START", "AbsoluteLogRatio", "Artefact", "CapWeight", "Clip", "ClipCovariance", "Ema", "EntropyWeight",
+    "Exponential", "Fade", "Head", "HighEntropy", "Hinge", "ImportanceWeight", "Jsd", "Kl", "LabelCrossEntropy",
+    "Learner", "Likelier", "Live", "LogProb", "LogRatio", "Logistic", "Mask", "Mix", "ModelRef", "Need", "Odds", "P",
+    "ParameterPenalty", "PowerOfP", "Prospect", "Ratio", "Reduce", "Robust", "Route", "Savage", "Shaped", "ShapedRatio",
+    "Sigmoid", "Skew", "SoftGate", "Square", "SquaredError", "Stage", "Start", "TopCovariance", "TopK", "Truncate",
+    "TruncatedSquare", "Uncertainty", "Unlikelihood", "Updates", "behavior", "constant", "contrast", "credit",
+    "divergence", "group_mean_std", "jsd", "listwise", "one", "per_prompt", "per_remaining", "per_sequence",
+    "per_sequence_sum", "per_token", "policy", "policy_gradient", "proximal", "teacher_logratio", "unpaired",
 ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -12,6 +13,7 @@ class Fade:
     """From `start` to `end` over the first `share` of the stage, then `end`.
 
     linear: start + (end - start) u;  cosine: end + (start - end) (1 + cos(pi u)) / 2, with u = step / (share * steps).
+    rise: it first goes from `before` to `start` over this share of the stage, linearly.
 
         >>> [Fade(1.0, 0.0, share=0.5)(step, steps=4) for step in range(4)]
         [1.0, 0.5, 0.0, 0.0]
@@ -21,15 +23,40 @@ class Fade:
     end: float
     share: float = 1.0
     shape: Literal["linear", "cosine"] = "linear"
+    rise: float = 0.0
+    before: float = 0.0
 
     def __call__(self, step: int, steps: int) -> float:
-        u = min(step / max(self.share * steps, 1e-9), 1.0)
+        risen = self.rise * steps
+        if step < risen:
+            return self.before + (self.start - self.before) * step / risen
+        u = min((step - risen) / max(self.share * steps, 1e-9), 1.0)
         if self.shape == "cosine":
             return self.end + (self.start - self.end) * (1 + math.cos(math.pi * u)) / 2
         return self.start + (self.end - self.start) * u
 
+    @property
+    def complement(self) -> Fade:
+        """1 minus it."""
+        return dataclasses.replace(self, start=1 - self.start, end=1 - self.end, before=1 - self.before)
 
-Schedule = float | Fade
+
+@dataclass(frozen=True)
+class Sigmoid:
+    """1 / (1 + exp(steepness (u - middle))) with u = step / steps: from 1 to 0 around the middle.
+
+    >>> [round(Sigmoid(0.5, 10.0)(step, steps=4), 2) for step in range(4)]
+    [0.99, 0.92, 0.5, 0.08]
+    """
+
+    middle: float
+    steepness: float
+
+    def __call__(self, step: int, steps: int) -> float:
+        return 0.5 * (1 - math.tanh(self.steepness * (step / max(steps, 1) - self.middle) / 2))
+
+
+Schedule = float | Fade | Sigmoid
 
 
 def value_at(schedule: Schedule, step: int, steps: int) -> float:

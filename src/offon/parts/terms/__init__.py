@@ -43,6 +43,7 @@ from offon.parts.terms.protocol import (
     Scores,
     Term,
     constant,
+    per_prompt,
     per_sequence,
     per_sequence_sum,
     per_token,
@@ -65,11 +66,11 @@ from offon.parts.terms.scores import Head, LogProb, LogRatio, Odds, SequenceScor
 from offon.parts.terms.unlikelihood import Unlikelihood
 
 __all__ = [
-    "MISMATCHED", "P", "PROXIMAL", "AbsoluteLogRatio", "CapWeight", "Clip", "ClipCovariance", "Contrast",
-    "Correction", "EntropyWeight", "Exponential", "Gain", "Head", "HighEntropy", "Hinge", "ImportanceWeight",
-    "Keep", "Kl", "LabelCrossEntropy", "Likelier", "Link", "Listwise", "LogProb", "LogRatio", "Logistic", "Mask",
-    "Metrics", "Odds", "ParameterPenalty", "PolicyGradient", "PowerOfP", "Prospect", "Ratio", "Reading", "Reduce",
-    "Robust", "Savage", "Scores", "SequenceScore", "Shaped", "ShapedRatio", "SoftGate", "Square", "SquaredError",
-    "Term", "TopCovariance", "Truncate", "TruncatedSquare", "Trust", "Uncertainty", "Unlikelihood", "Unpaired",
-    "behavior", "constant", "credit", "one", "per_sequence", "per_sequence_sum", "per_token", "proximal",
+    "MISMATCHED", "PROXIMAL", "AbsoluteLogRatio", "CapWeight", "Clip", "ClipCovariance", "Contrast", "Correction",
+    "EntropyWeight", "Exponential", "Gain", "Head", "HighEntropy", "Hinge", "ImportanceWeight", "Keep", "Kl",
+    "LabelCrossEntropy", "Likelier", "Link", "Listwise", "LogProb", "LogRatio", "Logistic", "Mask", "Metrics", "Odds",
+    "P", "ParameterPenalty", "PolicyGradient", "PowerOfP", "Prospect", "Ratio", "Reading", "Reduce", "Robust", "Savage",
+    "Scores", "SequenceScore", "Shaped", "ShapedRatio", "SoftGate", "Square", "SquaredError", "Term", "TopCovariance",
+    "Truncate", "TruncatedSquare", "Trust", "Uncertainty", "Unlikelihood", "Unpaired", "behavior", "constant", "credit",
+    "one", "per_prompt", "per_sequence", "per_sequence_sum", "per_token", "proximal",
 ]  # fmt: skip

@@ -126,7 +126,11 @@ class PolicyGradient(Term):
         return maths.policy_gradient(logp, coefficient), metrics
 
     def _advantage(self, reading: Reading, logp: Tensor) -> Tensor:
-        return reading.batch.columns["advantage"].to(logp) if self.advantage is credit else torch.ones_like(logp)
+        if self.advantage is not credit:
+            return torch.ones_like(logp)
+        if not reading.selected.any():  # a step of demonstrations alone: nobody was given credit
+            return torch.zeros_like(logp)
+        return reading.batch.columns["advantage"].to(logp)
 
     def _trusted(self, reading: Reading, logp: Tensor, advantage: Tensor) -> tuple[Tensor, Tensor]:
         """(trust(ratio), the tokens it stopped)."""

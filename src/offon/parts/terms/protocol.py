@@ -84,7 +84,7 @@ class Reduce:
     over: a selector whose tokens are counted in the denominator; the term's own selection unless written.
     """
 
-    kind: Literal["per_token", "per_sequence", "per_sequence_sum", "constant"]
+    kind: Literal["per_token", "per_sequence", "per_sequence_sum", "constant", "per_prompt"]
     length: float | None = None
     over: str | None = None
 
@@ -93,8 +93,9 @@ class Reduce:
         selected = select(batch, on) if isinstance(on, str) else on
         population = select(batch, self.over) if self.over else None
         return token_weights(
-            selected, batch.sequence, batch.n_sequences, self.kind, length=self.length, population_M=population
-        )
+            selected, batch.sequence, batch.n_sequences, self.kind, length=self.length, population_M=population,
+            group_B=batch.group,
+        )  # fmt: skip
 
 
 per_token = Reduce("per_token")
@@ -104,3 +105,7 @@ per_sequence_sum = Reduce("per_sequence_sum")
 
 def constant(length: float, *, over: str | None = None) -> Reduce:
     return Reduce("constant", length=length, over=over)
+
+
+def per_prompt(length: float, *, over: str | None = None) -> Reduce:
+    return Reduce("per_prompt", length=length, over=over)
