@@ -162,14 +162,14 @@ def _over_halvings(counts: Counts, states, *, smaller: bool) -> tuple[np.ndarray
     means = []
     for c, n in distinct_U.tolist():
         size = n // 2 if smaller else n - n // 2
-        a_H, law_H = _half_successes(c, n, size)
+        a_H, law_H = half_successes(c, n, size)
         weights_HS = states(Counts(a_H, np.full_like(a_H, size)))
         means.append((law_H @ weights_HS, (law_H * (c - a_H) / n) @ weights_HS))
     weight_US, product_US = (np.array(part) for part in zip(*means, strict=True))
     return weight_US[where_P.ravel()], product_US[where_P.ravel()]
 
 
-def _half_successes(c: int, n: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+def half_successes(c: int, n: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Possible successes in `size` of n samples of which c succeeded, and their hypergeometric probabilities."""
     a_H = np.arange(max(0, size - (n - c)), min(c, size) + 1)
     log_law_H = -sum(special.gammaln(x + 1) for x in (a_H, c - a_H, size - a_H, n - c - size + a_H))
