@@ -260,7 +260,7 @@ def test_methods_lists_the_catalogue(capsys):
     assert main(["methods", "--json"]) == 0
     catalogue = json.loads(capsys.readouterr().out)
     keys = {"name", "kind", "family", "usual_provenance", "interface", "usual_role", "paper", "parts"}
-    keys |= {"strength", "handoff_risk"}
+    keys |= {"strength", "handoff_risk", "reference"}
     assert all(set(entry) == keys for entry in catalogue)
     assert {"sft", "dpo", "grpo", "raft", "kd", "on_policy_distill", "kl_anchor", "hints"} <= {
         e["name"] for e in catalogue

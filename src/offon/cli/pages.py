@@ -49,7 +49,7 @@ def catalogue(methods: list[dict[str, Any]]) -> str:
 def page(method: dict[str, Any]) -> str:
     lines = [
         "{name}: {family}, {interface}, usually {usual_provenance}, {usual_role}".format(**method),
-        *([f"arXiv:{method['paper']}"] if method["paper"] else []),
+        *([method["reference"]] if method["reference"] else []),
         "",
         method["doc"],
     ]

@@ -38,7 +38,7 @@ Count = Literal["original", "kept"]
 
 
 @method(kind="modifier", family="rl", interface="reward", usual_provenance="on-policy", usual_role="reshaping",
-        paper="yao-2025-tis")  # fmt: skip
+        paper="Yao et al. 2025")  # fmt: skip
 def tis(stage: Stage, *, cap: float = 2.0, level: Level = "token") -> Stage:
     """Truncated importance sampling: what another engine put between sampler and learner, corrected up to a cap.
 
@@ -55,7 +55,7 @@ def tis(stage: Stage, *, cap: float = 2.0, level: Level = "token") -> Stage:
 
 
 @method(kind="modifier", family="rl", interface="reward", usual_provenance="on-policy", usual_role="reshaping",
-        paper="liu-2025-mis")  # fmt: skip
+        paper="Liu et al. 2025")  # fmt: skip
 def mis(
     stage: Stage, *, low: float = 0.0, high: float = 3.0, level: Level = "sequence", count: Count = "original"
 ) -> Stage:

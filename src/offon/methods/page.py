@@ -34,7 +34,7 @@ def overview(family: Family, infos: list[MethodInfo]) -> str:
     """A family's part of the survey's Table 6."""
     table = ["| method | usual provenance | interface | usual role | paper |", "|---|---|---|---|---|"]
     for info in infos:
-        words = (info.usual_provenance, info.interface, info.usual_role, f"arXiv:{info.paper}" if info.paper else "")
+        words = (info.usual_provenance, info.interface, info.usual_role, info.reference)
         table.append(f"| [`{info.name}`]({family.page}#{info.name}) | " + " | ".join(words) + " |")
     return "\n\n".join([f"## {family.title}", tendencies(family), "\n".join(table)])
 
@@ -54,7 +54,7 @@ def section(info: MethodInfo) -> str:
     lines += [
         "A modifier: `with: [" + info.name + "]`." if info.kind == "modifier" else "",
         ", ".join((info.interface, f"usually {info.usual_provenance}", info.usual_role))
-        + (f"; arXiv:{info.paper}" if info.paper else "")
+        + (f"; {info.reference}" if info.paper else "")
         + ".",
         "",
         "```text",

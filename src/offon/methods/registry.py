@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import importlib
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, Literal, get_origin
 
 from offon.errors import ConfigError
 from offon.methods.families import FAMILIES
+from offon.parts.credit import Chain
 from offon.recipe.functions import function_at
 
 INPUTS = ("task", "data", "teacher")  # what a row may be given by name; its other parameters are arguments of a recipe
@@ -37,6 +39,11 @@ class MethodInfo:
     @property
     def signature(self) -> inspect.Signature:
         return inspect.signature(self.function, eval_str=True)
+
+    @property
+    def reference(self) -> str:
+        """Where it is from: arXiv:2402.03300, or words where there is no arXiv id."""
+        return f"arXiv:{self.paper}" if re.fullmatch(r"\d{4}\.\d{4,5}", self.paper) else self.paper
 
     @property
     def inputs(self) -> dict[str, bool]:
@@ -80,7 +87,7 @@ class MethodInfo:
         return self.function(**{parameter.name: _stand_in(parameter) for parameter in needed})
 
     def describe(self) -> dict[str, Any]:
-        fields = ("name", "kind", "family", "usual_provenance", "interface", "usual_role", "paper")
+        fields = ("name", "kind", "family", "usual_provenance", "interface", "usual_role", "paper", "reference")
         family = FAMILIES[self.family]
         tendencies = {"strength": family.strength, "handoff_risk": family.handoff_risk}
         return {**{name: getattr(self, name) for name in fields}, **tendencies, "parts": self.parts}
@@ -88,6 +95,8 @@ class MethodInfo:
 
 def in_words(part: Any) -> str:
     """A part as its name and the fields that differ from their defaults: PolicyGradient(advantage=credit, ...)."""
+    if isinstance(part, Chain):
+        return " >> ".join(map(in_words, part.steps))
     if not dataclasses.is_dataclass(part):
         return getattr(part, "__name__", repr(part))
     shown = [

@@ -60,7 +60,7 @@ geometric = dataclasses.replace(behavior, level="geometric")
 sequence = dataclasses.replace(behavior, level="sequence")
 
 
-@method(family="rl", interface="reward", usual_provenance="on-policy", usual_role="reshaping", paper="1992-williams")
+@method(family="rl", interface="reward", usual_provenance="on-policy", usual_role="reshaping", paper="Williams 1992")
 def reinforce(task, *, baseline: Literal["batch", "none"] = "batch", group_size: Samples = 1, kl: float = 0.0) -> Stage:
     """Push up what was rewarded more than a baseline that does not look at the response.
 
