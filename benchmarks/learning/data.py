@@ -23,6 +23,25 @@ def pairs(directory: Path, *, families: Sequence[str], n: int) -> None:
     _write(directory, rows)
 
 
+def labelled(directory: Path, *, families: Sequence[str], n: int) -> None:
+    """Single answers with a thumb up or down: right ones, and what the base says instead, in turn."""
+    rows = []
+    for index, item in enumerate(TestbedTask(families).items("train")[:n]):
+        right = index % 2 == 0
+        answer = item.reference if right else _wrong(item, index // 2)
+        rows.append({"prompt": item.prompt, "completion": answer, "label": right})
+    _write(directory, rows)
+
+
+def rankings(directory: Path, *, families: Sequence[str], n: int) -> None:
+    """The right answer, then two decoy routes."""
+    rows = []
+    for index, item in enumerate(TestbedTask(families).items("train")[:n]):
+        answers = [item.reference, _wrong(item, index), _wrong(item, index + 1)]
+        rows.append({"prompt": item.prompt, "completions": answers})
+    _write(directory, rows)
+
+
 def _wrong(item, index: int) -> str:
     start, *ops = item.prompt.split()[1:5]
     program = Program(start, tuple(ops))

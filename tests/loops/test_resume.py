@@ -15,7 +15,7 @@ from offon.loops.runtime import Runtime, sampling_of
 from offon.loops.stage import run_stage
 from offon.recipe.fields import Lora, NodeSettings
 from offon.runs import RunDirectory, ledger, tensors
-from tests.support import ParityTask, demonstrations, model, preference_pairs, prompt_group
+from tests.support import ParityTask, demonstrations, labelled_responses, model, preference_pairs, prompt_group
 
 STEPS = 5
 VARIANTS = [
@@ -23,6 +23,7 @@ VARIANTS = [
     ("sft", {}, {"lora": Lora(r=4, alpha=8.0)}),
     ("dpo", {}, {}),
     ("dpo", {"nll": 0.5}, {"lora": Lora(r=4, alpha=8.0)}),
+    ("kto", {}, {}),
     ("grpo", {"group_size": 4}, {"prompts_per_buffer": 8, "prompts_per_step": 4, "epochs": 2}),
     ("raft", {"group_size": 4}, {"prompts_per_buffer": 8, "prompts_per_step": 4}),
     ("sequence_kd", {}, {}),
@@ -52,6 +53,8 @@ def run(directory, models, method, arguments, changes, stops):
         inputs["data"] = demonstrations()
     if method == "dpo":
         inputs["data"] = preference_pairs()
+    if method == "kto":
+        inputs["data"] = labelled_responses()
     stage = build_stage(method, inputs, arguments, [], sampling_of(settings))
     data, task = prompts_of(stage)
     prompts = data or [prompt_group(item) for item in task.items("train")]
@@ -100,6 +103,15 @@ def test_stopping_anywhere_changes_nothing(tmp_path, models, method, arguments, 
     assert str(a[3]) == str(b[3]), "ledger"
     assert a[4] == b[4], "consumption"
     assert any(p.abs().sum() > 0 for p in a[0].values())
+
+
+def test_answers_that_are_scored_and_never_trained_have_a_fate(tmp_path, models):
+    run(tmp_path, models, "kto", {}, {}, stops=[])
+    rows = ledger.query(tmp_path, "select fate, count(*) n, bool_and(list_contains(tags, 'mismatched')) mismatched "
+                        "from trajectories group by fate").to_pylist()  # fmt: skip
+    assert {row["fate"]: (row["n"], row["mismatched"]) for row in rows} == {
+        "trained": (4 * STEPS, False), "read": (4 * STEPS, True),
+    }  # fmt: skip
 
 
 def test_a_step_lost_in_a_crash_is_consumed_once(tmp_path, models, monkeypatch):

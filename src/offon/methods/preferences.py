@@ -251,7 +251,7 @@ def kto(data, *, beta: Positive = 0.1, desirable: Positive = 1.0, undesirable: P
     z0 estimates KL(pi || ref), without gradient, once on the whole step before it is split. Its answers are scored and
     never trained: each prompt of the buffer gets the answer of the one before it. The reference has no gradient.
     `data` has prompt, completion and label (true or false). With unequal counts choose the weights so that
-    desirable * n_desirable / (undesirable * n_undesirable) is between 1 and 4/3 (band unverified).
+    desirable * n_desirable / (undesirable * n_undesirable) is between 1 and 4/3 (TRL warns outside).
     Watch: unpaired/z (the KL), rewards/chosen and rewards/rejected; at the start every loss is 0.5 times its weight.
     Fails: it saturates: answers far from z0, hopeless or settled, push nothing. Needs 2 prompts per step or more.
     Deviations: TRL's z0 is a mean of per-rank means over micro-batches; here one mean over the step.

@@ -1,7 +1,8 @@
 """Every trajectory of a run, through SQL: DuckDB over the run's Parquet and JSON lines, read only.
 
-trajectories   all stages and probes. fate: "dropped: reason", "probe", "trained" (some learner consumed it),
-               "pending" (none did so far). prompt_tokens is the prefix the sampler saw, train_prompt_tokens the
+trajectories   all stages and probes. fate: "dropped: reason", "probe", "trained" (some learner consumed it), "read"
+               (others of its group were, it had no weight: a baseline, an answer put after another prompt),
+               "pending" (its group waits). prompt_tokens is the prefix the sampler saw, train_prompt_tokens the
                prefix it is trained under. source: 0 external, 1 teacher, 2 learner, 3 environment, per token.
 consumption    which optimizer step (from 1, as in metrics) of which learner consumed which trajectory
 metrics        one row per optimizer step
@@ -25,10 +26,12 @@ from offon.runs.directory import RunDirectory
 _TRAJECTORIES = """
 create view trajectories as
 with consumed as (select distinct node, id from consumption),
+stepped as (select distinct s.node, s.draw from shards s join consumed c on c.node = s.node and c.id = s.id),
 written as (
     select s.* replace (
         case when s.fate is not null then s.fate
              when exists (select 1 from consumed c where c.node = s.node and c.id = s.id) then 'trained'
+             when exists (select 1 from stepped g where g.node = s.node and g.draw = s.draw) then 'read'
              else 'pending' end as fate) from shards s
     union all
     select p.* replace ('probe' as fate) from probes p)

@@ -6,12 +6,12 @@ Axes: M tokens, B sequences.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-import torch
 from torch import Tensor
 
+from offon.maths.terms import sum_by_sequence
 from offon.maths.vocabulary import log1mexp
 from offon.parts.models import SELF, SELF_START, ModelRef, Need
 from offon.parts.terms.gains import LOGP
@@ -70,8 +70,7 @@ class Head(SequenceScore):
     needs = (Need("score", SELF),)
 
     def __call__(self, reading: Reading) -> Tensor:
-        score, batch = reading[self.needs[0]], reading.batch
-        position = torch.arange(batch.n_tokens, device=score.device)
-        last = torch.zeros(batch.n_sequences, dtype=torch.long, device=score.device)
-        last = last.index_reduce(0, batch.sequence, torch.where(reading.selected, position, 0), "amax")
-        return score[last]
+        batch, selected = reading.batch, reading.selected
+        count_B = sum_by_sequence(selected.long(), batch.sequence, batch.n_sequences)
+        last = selected & (selected.cumsum(0) == count_B.cumsum(0)[batch.sequence])
+        return replace(reading, selected=last).sum(reading[self.needs[0]])
