@@ -86,6 +86,7 @@ def test_all_states_are_continued_in_one_call_and_shared_states_once(sampler):
               steps_of(m)[:-1]} | {(g, ()) for g in range(len(groups))}  # fmt: skip
     assert len(asked) == 5 * len(states)
     assert len({request.key for request in asked}) == len(asked)
+    assert sum(m.signals["continuations"] for group in groups for m in group.members) == len(asked)
 
 
 def test_values_are_a_function_of_the_state_and_the_seed(sampler):

@@ -8,6 +8,7 @@ ledger and their verdicts on the steps, but they are no trajectories, and nothin
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -29,8 +30,8 @@ class ContinuationValue(Collector):
     """V(s) = mean verdict of n continuations of s by `completer`; s is the prompt and the response up to a cut.
 
     Each step gets, as its signal `signal`, the value of the state it ends in; the response, as its signal of the same
-    name, the value of the state before its first step. The last step leaves nothing to continue: its value is the
-    response's own reward.
+    name, the value of the state before its first step, and as "continuations" how many were sampled for it. The last
+    step leaves nothing to continue: its value is the response's own reward.
 
     completer  who continues: the learner unless written
     best_of    the value of the best of k tries, estimated without bias from the n made (n >= k): a stronger prover
@@ -60,20 +61,23 @@ class ContinuationValue(Collector):
         return (self.completer,)
 
     def __call__(self, context: Context, groups: list[Group]) -> list[Group]:
+        asked: Counter = Counter()
+
         def ask(states: Sequence[State]) -> Values:
-            return self._ask(context, groups, states)
+            return self._ask(context, groups, states, asked)
 
         members = {(g, m): member for g, group in enumerate(groups) for m, member in enumerate(group.members)}
         value = every(members, ask) if self.search == "every" else first_errors(members, ask)
-        return [self._written(g, group, value) for g, group in enumerate(groups)]
+        return [self._written(g, group, value, asked) for g, group in enumerate(groups)]
 
-    def _ask(self, context: Context, groups: Sequence[Group], states: Sequence[State]) -> Values:
-        """All continuations of all states in one call."""
+    def _ask(self, context: Context, groups: Sequence[Group], states: Sequence[State], asked: Counter) -> Values:
+        """All continuations of all states in one call; `asked` counts them by the response they were asked for."""
         begun = {(g, m, cut): groups[g].members[m].head(cut) for g, m, cut in states}
         known = {state: (b.prefix("sample"), b.tokens.tobytes()) for state, b in begun.items()}
         first: dict[Any, State] = {}
         for state in states:
             first.setdefault((state[0], known[state]), state)
+        asked.update((g, m) for g, m, _ in first.values() for _ in range(self.n))
         requests = [
             Prompted(
                 begun[g, m, cut].prefix("sample"),
@@ -94,13 +98,14 @@ class ContinuationValue(Collector):
         known = [score for score in scores if score is not None]
         return best_of(known, self.best_of) if len(known) >= self.best_of else None
 
-    def _written(self, g: int, group: Group, value: Values) -> Group:
+    def _written(self, g: int, group: Group, value: Values, asked: Counter) -> Group:
         members = []
         for m, member in enumerate(group.members):
             steps = steps_of(member)
             ends = [*(value.get((g, m, step.end)) for step in steps[:-1]), member.signals["reward"]]
             valued = with_values(member, self.signal, ends[: len(steps)])
-            members.append(valued.with_signals(**{self.signal: value.get((g, m, 0))}))
+            spent = asked[g, m] + (member.signals.get("continuations") or 0)
+            members.append(valued.with_signals(**{self.signal: value.get((g, m, 0)), "continuations": spent}))
         unscored = {m for (of, m, _), found in value.items() if of == g and found is None}
         scored = [m not in unscored for m in range(len(members))]
         return group.replace(members=tuple(members)).drop(scored, "no continuation could be scored")

@@ -242,7 +242,8 @@ class Runtime:
         for group in groups:
             everyone = [*group.members, *(member for member, _ in group.dropped)]
             rewards = [m.signals["reward"] for m in everyone if "reward" in m.signals]
-            state.cost["verifier_calls"] += len(rewards)
+            continued = sum(int(m.signals.get("continuations") or 0) for m in everyone)
+            state.cost["verifier_calls"] += len(rewards) + continued
             scored = [r for r in rewards if r is not None]
             state.groups["unscored"] += len(rewards) - len(scored)
             sampled = [m for m in everyone if m.behavior_logp is not None]
