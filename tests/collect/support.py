@@ -9,7 +9,7 @@ from offon.data import Renderer
 from offon.engines.api import Request
 from offon.engines.native import NativeEngine
 from offon.models.model import Model
-from offon.parts.models import SELF
+from offon.parts.models import SELF, SELF_START
 from offon.types import Producer, Source, Trajectory
 
 
@@ -24,7 +24,8 @@ class Sampler:
         self.calls.append(list(prompts))
         model = self.models[str(ref)]
         requests = [Request(p.seen, p.sampling, p.key) for p in prompts]
-        source = Source.LEARNER if ref == SELF else Source.TEACHER
+        own = ref == SELF_START or SELF in ref.walk()  # as Calls.generate says
+        source = Source.LEARNER if own else Source.TEACHER
         answers = [
             p.answered(c.tokens, source, c.logp).replace(
                 producer=Producer(model=str(ref), sampling=p.sampling), id="/".join(map(str, p.key[2:])),
