@@ -72,12 +72,12 @@ def init(tmp_path_factory):
     return path
 
 
-def run(directory, stage, init, *, stops=(), lora=None, **changes) -> Runtime:
+def run(directory, stage, init, *, stops=(), lora=None, prompts=None, **changes) -> Runtime:
     settings = NodeSettings(**{
         "init": str(init), "steps": 4, "learning_rate": 1e-2, "prompts_per_step": 4, "prompts_per_buffer": 8,
         "max_tokens": 5, "save_steps": 100, "seed": 3, **changes,
     })  # fmt: skip
-    prompts = [prompt_group(item) for item in TASK.items("train")]
+    prompts = prompts or [prompt_group(item) for item in TASK.items("train")]
     for stop in [*stops, None]:
         with RunDirectory.create(directory, recipe_text="", resume=True) as opened:
             node = opened.node("stage")

@@ -61,11 +61,18 @@ class Collector(ABC):
 
         return self._rewritten(own)
 
+    def exchange(self, kind: Any, change: Callable[[Any], Collector]) -> Collector:
+        """The same collector with every part of a kind (or of one of several) changed for another, however deep."""
+        return change(self) if isinstance(self, kind) else self._with_inside(lambda part: part.exchange(kind, change))
+
     def _rewritten(self, changes: Callable[[Collector], Mapping[str, Any]]) -> Collector:
-        inner = {name: tuple(part._rewritten(changes) for part in held) for name, held in _inside(self)}
+        own = self._with_inside(lambda part: part._rewritten(changes))
+        return dataclasses.replace(own, **changed) if (changed := changes(self)) else own  # type: ignore[type-var]
+
+    def _with_inside(self, change: Callable[[Collector], Collector]) -> Collector:
+        inner = {name: tuple(map(change, held)) for name, held in _inside(self)}
         inner = {name: new if isinstance(getattr(self, name), tuple) else new[0] for name, new in inner.items()}
-        changed = {**inner, **changes(self)}
-        return dataclasses.replace(self, **changed) if changed else self  # type: ignore[type-var]
+        return dataclasses.replace(self, **inner) if inner else self  # type: ignore[type-var]
 
     def check(self, prompts: Sequence[Group]) -> None:  # noqa: B027  most have nothing to refuse
         """Refuse prompts that this collector could do nothing with. Called once, before a stage starts."""

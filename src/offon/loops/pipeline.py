@@ -26,7 +26,7 @@ from offon.loops.probe import probe_key, run_probe
 from offon.loops.runtime import Runtime, sampling_of
 from offon.loops.stage import run_stage
 from offon.methods import registry
-from offon.models.loading import load_tokenizer, positions
+from offon.models.loading import head_of, load_tokenizer, positions
 from offon.models.model import LoraSpec, Model
 from offon.parts.stage import Stage
 from offon.recipe import MakeNode, ResolvedRecipe, TrainNode
@@ -284,9 +284,10 @@ class Pipeline:
     # --- measure -----------------------------------------------------------------------------------------------
 
     def measure(self, artefact: Artefact, root: bool = False) -> dict[str, list[Group]]:
-        """Probe a model on every probe task; what was sampled before is read back. Roots are also diagnosed."""
+        """Probe a model on every probe task; what was sampled before is read back. Roots are also diagnosed. A reward
+        model says nothing that could be probed."""
         probe = self.recipe.probe
-        if probe is None:
+        if probe is None or head_of(artefact.path) is not None:
             return {}
         model: Model | None = None
         results = {}

@@ -56,7 +56,7 @@ def load_model(
     """
     source = locate(path)
     if not _is_adapter(source):
-        head = head or _head_of(source)
+        head = head or head_of(source)
         model = _load_core(source, dtype, head)
         return (model, False) if lora is None else (add_lora(model, lora, head), True)
     settings = _read_json(Path(source) / "adapter_config.json")
@@ -72,16 +72,20 @@ def load_model(
             why="a stage that starts from an adapter continues it",
             fix=f"lora: {{r: {saved['r']}, alpha: {saved['alpha']}}}, or start from a merged model",
         )
-    saved_head = next((head for head, task in TASKS.items() if task == settings.get("task_type")), None)
-    base = _load_core(_base_of_adapter(source, settings), dtype, head or saved_head)
+    base = _load_core(_base_of_adapter(source, settings), dtype, head or head_of(source))
     silence(base)
     return PeftModel.from_pretrained(base, source, is_trainable=True), False
 
 
-def _head_of(source: str) -> str | None:
-    """The head that a directory's model class has: a reward model is loaded as one without being told."""
+def head_of(path: str | Path) -> str | None:
+    """The head that a model's class or an adapter's task has, None for a language model: a reward model is loaded as
+    one without being told."""
+    source = locate(path)
+    if _is_adapter(source):
+        task = _read_json(Path(source) / "adapter_config.json").get("task_type")
+        return next((head for head, name in TASKS.items() if name == task), None)
     names = _load_config(source).architectures or [""]
-    return next((head for head, auto in HEADS.items() if names[0].endswith(_CLASS_ENDS[head])), None)
+    return next((head for head, end in _CLASS_ENDS.items() if names[0].endswith(end)), None)
 
 
 _CLASS_ENDS = {"score": "ForSequenceClassification", "value": "ForTokenClassification"}
@@ -201,7 +205,7 @@ def _load_core(source: str, dtype: torch.dtype, head: str | None) -> nn.Module:
     config = _load_config(source)
     silence_config(config)
     if head:
-        labels = config.num_labels if _head_of(source) else 1
+        labels = config.num_labels if head_of(source) else 1
         if labels != 1:
             raise ModelError(f"the model has {labels} labels", where=source, why="a reward is one number")
         config.num_labels = 1

@@ -128,7 +128,7 @@ class Stage:
     @property
     def needs(self) -> tuple[Need, ...]:
         """What collectors and learners have scored, named as the stage names models: see `seen_by`."""
-        own = [self.named(need, self.main) for part in self.collect.parts for need in part.needs]
+        own = [self.named(need, self.main) for part in self.collect.everything for need in part.needs]
         own += [self.named(need, learner) for learner in self.learners for need in learner.needs]
         return tuple(dict.fromkeys(own))
 

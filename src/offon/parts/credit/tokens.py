@@ -103,6 +103,7 @@ class Gae(Credit):
     gamma: float = 1.0
     lam: float = 0.95
     signal: str | None = "reward"
+    provides = frozenset({"advantage", "return"})
 
     @property
     def needs(self) -> tuple[Need, ...]:

@@ -49,9 +49,10 @@ class SquaredError(Term):
         return self.reduce.weigh(batch, _with_target(batch, self.on, self.target))
 
     def units(self, batch: Batch, scores: Scores) -> tuple[Tensor, Metrics]:
-        value, target = scores[VALUE], _target(batch, self.target).to(scores[VALUE])
-        old = value.detach() if self.clip is None else batch.columns[OLD_VALUE.column].to(value)
         reading = Reading(batch, scores, batch.weights[self.name] != 0)
+        value = torch.where(reading.selected, scores[VALUE], 0.0)
+        target = _target(batch, self.target).to(value)
+        old = value.detach() if self.clip is None else batch.columns[OLD_VALUE.column].detach().to(value)
         loss = maths.clipped_squared_error(value, target, old, torch.inf if self.clip is None else self.clip)
         return loss, {f"{self.name}/mean": reading.total(value), f"{self.name}/target": reading.total(target)}
 
@@ -76,8 +77,9 @@ class LabelCrossEntropy(Term):
         return self.reduce.weigh(batch, _with_target(batch, self.on, self.target))
 
     def units(self, batch: Batch, scores: Scores) -> tuple[Tensor, Metrics]:
-        score, label = scores[SCORE], _target(batch, self.target).to(scores[SCORE])
         reading = Reading(batch, scores, batch.weights[self.name] != 0)
+        score = torch.where(reading.selected, scores[SCORE], 0.0)
+        label = _target(batch, self.target).to(score)
         right = ((score > 0) == (label > 0.5)).to(score)
         metrics = {f"{self.name}/accuracy": reading.total(right), f"{self.name}/positive": reading.total(label)}
         return maths.label_cross_entropy(score, label), metrics
