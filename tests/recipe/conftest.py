@@ -16,6 +16,7 @@ from offon.errors import ConfigError
 class FakeStage:
     samplers: tuple = ()
     reads: str = "demonstrations"
+    uses_init: bool = True
     updates: Any = None
     recommends: dict = field(default_factory=dict)
     anchored: bool = False
@@ -33,6 +34,9 @@ class FakeInfo:
     @property
     def signature(self):
         return inspect.signature(self.function, eval_str=True)
+
+    def composed(self, **given):
+        return self.function(**given)
 
     @property
     def inputs(self):
@@ -68,11 +72,8 @@ class FakeRegistry:
         "kl_anchor": FakeInfo("kl_anchor", "modifier", kl_anchor),
     }
 
-    def names(self):
-        return [name for name, info in self.infos.items() if info.kind == "stage"]
-
-    def modifiers(self):
-        return [name for name, info in self.infos.items() if info.kind == "modifier"]
+    def names(self, *kinds):
+        return [name for name, info in self.infos.items() if info.kind in (kinds or ("stage",))]
 
     def get(self, name):
         if ":" in name:

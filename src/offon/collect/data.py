@@ -86,6 +86,34 @@ class TaggedBy(Collector):
 
 
 @dataclass(frozen=True)
+class Recorded(Collector):
+    """Give every row the signals that were written beside it when a node made it: nobody is asked again."""
+
+    signal: str = "reward"
+    requires = frozenset({"members"})
+
+    @property
+    def provides(self) -> frozenset[str]:
+        return frozenset({self.signal})
+
+    def __call__(self, context: Context, groups: list[Group]) -> list[Group]:
+        def recalled(member: Trajectory) -> Trajectory:
+            value = member.signals.get(f"data:{self.signal}")
+            if value is None:
+                raise DataError(
+                    f"a row has no recorded {self.signal}",
+                    where=member.id,
+                    fix="data that a node with verify made, such as best_of_n",
+                )
+            return member.with_signals(**{self.signal: value})
+
+        return [group.map(recalled) for group in groups]
+
+    def __str__(self) -> str:
+        return f"recorded({self.signal})"
+
+
+@dataclass(frozen=True)
 class Library:
     """Demonstrations by the prompt they answer, found by its content: the same prompt tokens."""
 
@@ -155,3 +183,4 @@ def add_demo(data: Sequence[Group], n: int = 1) -> AddDemo:
 
 
 demonstrations, preferences, drawn_from, tagged_by = Demonstrations, Preferences, DrawnFrom, TaggedBy
+recorded = Recorded

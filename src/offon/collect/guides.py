@@ -56,6 +56,16 @@ class Hint(Guide):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Told(Hint):
+    """Every member sees a view that a collector before this wrote (`shown`), and is trained under the plain prompt."""
+
+    drop: bool = True
+
+    def check(self, prompts: Sequence[Group]) -> None:
+        """The view is not there yet."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExpertPrefix(Guide):
     """Begin the response with the beginning of a demonstration; the learner continues it.
 

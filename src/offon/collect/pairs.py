@@ -38,4 +38,22 @@ class BestAgainstWorst(Collector):
         return "best_against_worst"
 
 
-best_against_worst = BestAgainstWorst
+@dataclass(frozen=True)
+class Paired(Collector):
+    """The first member is preferred to each of the others; who says the same as it is set aside."""
+
+    requires = frozenset({"members"})
+    provides = frozenset({"comparisons"})
+
+    def __call__(self, context: Context, groups: list[Group]) -> list[Group]:
+        def paired(group: Group) -> Group:
+            said = [" ".join(member.text.split()) for member in group.members]
+            group = group.drop([i == 0 or text != said[0] for i, text in enumerate(said)], "equals the chosen one")
+            if len(group.members) < 2:
+                return group.drop([False] * len(group.members), "nothing to compare with")
+            return group.replace(comparisons=tuple(Comparison(0, i) for i in range(1, len(group.members))))
+
+        return [paired(group) for group in groups]
+
+
+best_against_worst, paired = BestAgainstWorst, Paired

@@ -93,14 +93,19 @@ class Drop(Collector):
 
 @dataclass(frozen=True)
 class KeepBest(Collector):
-    """Keep the n members with the highest reward, of those that reach `at_least` (None: whatever is best).
+    """Keep the n members (None: all) with the highest reward, or another signal, of those that reach `at_least` (None:
+    whatever is best).
 
     among: only members with this tag compete; the others stay."""
 
-    n: int = 1
+    n: int | None = 1
     at_least: float | None = None
     among: str = ""
-    requires = frozenset({"members", "reward"})
+    by: str = "reward"
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return frozenset({"members", self.by})
 
     def __call__(self, context: Context, groups: list[Group]) -> list[Group]:
         def competes(member: Trajectory) -> bool:
@@ -108,16 +113,33 @@ class KeepBest(Collector):
 
         def filtered(group: Group) -> Group:
             if self.at_least is not None:
-                passed = [not competes(m) or m.signals["reward"] >= self.at_least for m in group.members]
+                passed = [not competes(m) or m.signals[self.by] >= self.at_least for m in group.members]
                 group = group.drop(passed, "below threshold")
             competing = [i for i, member in enumerate(group.members) if competes(member)]
-            best = sorted(competing, key=lambda i: -group.members[i].signals["reward"])[: self.n]
+            best = sorted(competing, key=lambda i: -group.members[i].signals[self.by])[: self.n]
             return group.drop([i in best or not competes(m) for i, m in enumerate(group.members)], "not among the best")
 
         return [filtered(group) for group in groups]
 
     def __str__(self) -> str:
-        return f"keep_best({self.n}" + (")" if self.at_least is None else f", at_least={self.at_least})")
+        words = [str(self.n)] if self.n else []
+        words += [f"at_least={self.at_least:g}"] if self.at_least is not None else []
+        words += [f"among={self.among}"] if self.among else []
+        return f"keep_best({', '.join(words + ([f'by={self.by}'] if self.by != 'reward' else []))})"
 
 
-drop, keep_best, rate, right, tagged = Drop, KeepBest, Rate, Right, Tagged
+@dataclass(frozen=True)
+class Distinct(Collector):
+    """Of members that say the same, whitespace aside, the first stays."""
+
+    requires = frozenset({"members"})
+
+    def __call__(self, context: Context, groups: list[Group]) -> list[Group]:
+        def first(group: Group) -> Group:
+            said = [" ".join(member.text.split()) for member in group.members]
+            return group.drop([text not in said[:i] for i, text in enumerate(said)], "said before")
+
+        return [first(group) for group in groups]
+
+
+distinct, drop, keep_best, rate, right, tagged = Distinct, Drop, KeepBest, Rate, Right, Tagged

@@ -30,7 +30,8 @@ LABELLED = ("prompt", "completion", "label")
 RANKINGS = ("prompt", "completions")
 STEPS = ("prompt", "completions", "labels")
 CONVENTIONS = (*DEMONSTRATIONS, *PREFERENCES, LABELLED, RANKINGS, STEPS)
-READ_COLUMNS = {name for names in CONVENTIONS for name in names} | {"input", "margin", "separator"}
+WRITTEN = "offon"  # what a node that makes data says of a row: who wrote the answer, how, and its signals
+READ_COLUMNS = {name for names in CONVENTIONS for name in names} | {"input", "margin", "separator", WRITTEN}
 SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "system": "system", "tool": "tool", "function": "tool"}
 
 FILLED = "truncated before its first supervised token"
@@ -113,7 +114,7 @@ def load_demonstrations(
             if max_length is not None and len(rendered.prefix) >= max_length:
                 report.dropped[FILLED] += 1
                 continue
-            groups.append(_group(row, rendered, [_trajectory(renderer, rendered, report, max_length)]))
+            groups.append(_group(row, rendered, [_trajectory(renderer, rendered, report, row, max_length)]))
     return _loaded(groups, report, max_length)
 
 
@@ -146,8 +147,8 @@ def load_preferences(
         elif _too_long([chosen, rejected], max_length):
             report.dropped[CUT_PAIR] += 1
         else:
-            members = [_trajectory(renderer, chosen, report).tagged("chosen")]
-            members += [_trajectory(renderer, rejected, report).tagged("rejected")]
+            members = [_trajectory(renderer, chosen, report, row).tagged("chosen")]
+            members += [_trajectory(renderer, rejected, report, row).tagged("rejected")]
             groups.append(_group(row, chosen, members, (Comparison(0, 1, row.get("margin")),)))
     return _loaded(groups, report, max_length)
 
@@ -180,7 +181,7 @@ def load_labelled(
         if _too_long([rendered], max_length):
             report.dropped[CUT_ANSWER] += 1
         else:
-            member = _trajectory(renderer, rendered, report).tagged("desirable" if row["label"] else "undesirable")
+            member = _trajectory(renderer, rendered, report, row).tagged("desirable" if row["label"] else "undesirable")
             groups.append(_group(row, rendered, [member]))
     return _loaded(groups, report, max_length)
 
@@ -210,7 +211,7 @@ def load_rankings(
         if _too_long(answers, max_length):
             report.dropped[CUT_ANSWER] += 1
             continue
-        members = [_trajectory(renderer, rendered, report) for rendered in answers]
+        members = [_trajectory(renderer, rendered, report, row) for rendered in answers]
         order = tuple(Comparison(i, j) for i in range(len(members)) for j in range(i + 1, len(members)))
         groups.append(_group(row, answers[0], members, order))
     return _loaded(groups, report, max_length)
@@ -249,7 +250,7 @@ def load_steps(
         if max_length is not None and len(rendered.prefix) >= max_length:
             report.dropped[FILLED] += 1
             continue
-        member = _trajectory(renderer, rendered, report, max_length)
+        member = _trajectory(renderer, rendered, report, row, max_length)
         cut = zip(accumulate(len(stretch.tokens) for stretch in rendered.stretches), row["labels"], strict=True)
         whole = [(end, label) for end, label in cut if end <= len(member)]
         if all(label is None for _, label in whole):
@@ -371,7 +372,7 @@ def _common_prefix(chosen: Sequence[Message], rejected: Sequence[Message]) -> in
 
 
 def _trajectory(
-    renderer: Renderer, rendered: Rendered, report: DataReport, max_length: int | None = None
+    renderer: Renderer, rendered: Rendered, report: DataReport, row: Columns, max_length: int | None = None
 ) -> Trajectory:
     source, spans, start = [], [], 0
     for stretch in rendered.stretches:
@@ -388,13 +389,15 @@ def _trajectory(
     report.tokens["prompt"] += len(rendered.prefix)
     report.tokens["supervised"] += source.count(Source.EXTERNAL)
     report.tokens["environment"] += source.count(Source.ENVIRONMENT)
+    written = row.get(WRITTEN) or {}
     return Trajectory.of(
         tokens,
         rendered.prefix,
         source,
         spans=tuple(Span(span.name, span.start, min(span.end, room)) for span in spans if span.start < room),
         tags=frozenset({"truncated"} if room < start else ()),
-        producer=Producer(model=Path(report.source).name),
+        signals={f"data:{name}": value for name, value in written.get("signals", {}).items()},
+        producer=Producer(model=written.get("producer") or Path(report.source).name),
         text=renderer.tokenizer.decode(tokens, skip_special_tokens=True),
     )
 

@@ -8,13 +8,17 @@ import re
 from pathlib import Path
 from typing import Any
 
+from offon.data import prompt_groups
 from offon.errors import DataError, ModelError, OffonError, Problems
 from offon.loops import artefacts as art
-from offon.loops.holdings import is_adapter, plan, same_vocabulary
+from offon.loops.build import check_room
+from offon.loops.holdings import Held, is_adapter, plan, same_vocabulary, uses
 from offon.loops.pipeline import Pipeline
+from offon.methods import registry
 from offon.models.loading import load_tokenizer, positions
-from offon.parts.models import Artefact
-from offon.recipe import ResolvedRecipe, TrainNode
+from offon.parts.models import SELF, SELF_START, Artefact
+from offon.recipe import FunctionNode, MakeNode, MethodNode, ResolvedRecipe, TrainNode
+from offon.recipe.resolved import Node
 from offon.types import Group
 
 STAND_IN = "?"  # the path of an artefact that does not exist before the run
@@ -32,56 +36,94 @@ class Checker(Pipeline):
         """The model a chain of init edges starts from; None if a node makes it."""
         while source.startswith("$"):
             node = self.recipe.node(source[1:])
-            if not isinstance(node, TrainNode):
+            if not isinstance(node, MethodNode) or not node.settings.init:
                 return None
             source = node.settings.init
         return source
 
     @staticmethod
-    def made_data(node: TrainNode) -> bool:
+    def made_data(node: MethodNode) -> bool:
         return isinstance(node.settings.data, str) and node.settings.data.startswith("$")
 
-    def data(self, node: TrainNode, source: Any, reads: str, tokenizer: Any) -> list[Group]:
+    def data(self, node: MethodNode, source: Any, reads: str, tokenizer: Any) -> list[Group]:
         made = isinstance(source, str) and source.startswith("$")
         return [] if made else super().data(node, source, reads, tokenizer)
 
-    def longest(self, node: TrainNode) -> int | None:
-        return positions(art.locate(self.root(node.settings.init)))  # a stage changes weights, never positions
+    def longest(self, node: MethodNode) -> int | None:
+        root = self.root(node.settings.init) if node.settings.init else None
+        return positions(art.locate(root)) if root else None  # a node changes weights, never positions
 
-    def check(self, node: TrainNode) -> dict[str, Any]:
+    def check(self, node: Node) -> dict[str, Any]:
         """One node's line of the report; problems are collected."""
-        settings = node.settings
-        entry: dict[str, Any] = {"node": node.name, "method": node.method, "batches": node.batches}
         try:
-            root = self.root(settings.init)
-            if root is None:
-                return entry | {"note": "starts from a model that an earlier node makes: checked when it runs"}
-            local = art.locate(root)
-            positions(local)  # a directory or hub id that is no model says so
-            self.check_adapter(node)
-            tokenizer = load_tokenizer(local)
-            stage, prompts = self.stage(node, tokenizer)
-            if not prompts and not self.made_data(node):
-                raise DataError("there is nothing to draw from", where=node.name)
-            names = {ref.name for ref in stage.models if isinstance(ref, Artefact)}
-            sizes = {"self": parameter_count(art.locate(root))}
-            sources = {name: settings.teacher if name == "teacher" else name for name in names}
-            for name, other in ((name, art.locate(r)) for name, s in sources.items() if (r := self.root(s))):
-                same_vocabulary(tokenizer, load_tokenizer(other), name)
-                sizes[name] = parameter_count(other)
-            if set(sources) <= set(sizes):
-                rank, is_new = self.adapter(node, local)
-                trained = adapter_parameter_count(local, rank) if rank else None
-                held = plan(stage, sizes, trained=trained, lora=bool(rank) and is_new)
-                entry["held"] = [vars(line) for line in held]
-            if self.made_data(node):
-                return entry | {"collect": str(stage.collect), "note": f"{settings.data} is read when it runs"}
-            supervised = int(sum(m.trainable.sum() for g in prompts for m in g.members))
-            return entry | {"prompts": len(prompts), "supervised_tokens": supervised, "collect": str(stage.collect)}
+            match node:
+                case TrainNode():
+                    return self.check_stage(node)
+                case MakeNode():
+                    return self.check_making(node)
+                case FunctionNode():
+                    return {"node": node.name, "make": Path(node.function).name}
         except OffonError as error:
             error.where = f"{node.name}: {error.where}" if error.where else node.place or node.name
             self.errors.append(error)
-            return entry | {"error": error.what}
+            return {"node": node.name, "error": error.what}
+
+    def check_making(self, node: MakeNode) -> dict[str, Any]:
+        """What a row that makes data or weights would collect, of how many prompts, with which models."""
+        settings, info = node.settings, registry.get(node.method)
+        entry: dict[str, Any] = {"node": node.name, "method": node.method}
+        sources = {"self": settings.init, "teacher": settings.teacher}
+        sources = {name: source for name, source in sources.items() if source}
+        sources |= {edge.source: edge.source for edge in node.inputs if edge.kind in ("reference", "teacher", "reward")}
+        paths = {name: art.locate(root) for name, source in sources.items() if (root := self.root(source))}
+        if not paths:
+            return entry | {"note": "reads what earlier nodes make: checked when it runs"}
+        tokenizer = load_tokenizer(next(iter(paths.values())))
+        prompts = []
+        if settings.task is not None and "task" in info.inputs:
+            prompts = prompt_groups(self.task(settings.task).items("train"), tokenizer)[: settings.prompts]
+            check_room(prompts, settings.max_tokens, self.longest(node), node.name)
+        inputs = self.inputs(node, tokenizer)
+        made = info.composed(**inputs, **node.arguments).validate()
+        data = inputs.get("data", ())
+        held = []
+        for ref in made.models:
+            name = "self" if ref in (SELF, SELF_START) else ref.name
+            if name in paths:
+                same_vocabulary(tokenizer, load_tokenizer(paths[name]), name)
+                count = parameter_count(paths[name])
+                held.append(vars(Held(name, uses(made, ref), "while it runs", count, 4 * count)))
+        known = {"prompts": len(prompts), "rows": len(data), "collect": str(made)}
+        return entry | {key: value for key, value in known.items() if value} | {"held": held}
+
+    def check_stage(self, node: TrainNode) -> dict[str, Any]:
+        settings = node.settings
+        entry: dict[str, Any] = {"node": node.name, "method": node.method, "batches": node.batches}
+        root = self.root(settings.init)
+        if root is None:
+            return entry | {"note": "starts from a model that an earlier node makes: checked when it runs"}
+        local = art.locate(root)
+        positions(local)  # a directory or hub id that is no model says so
+        self.check_adapter(node)
+        tokenizer = load_tokenizer(local)
+        stage, prompts = self.stage(node, tokenizer)
+        if not prompts and not self.made_data(node):
+            raise DataError("there is nothing to draw from", where=node.name)
+        names = {ref.name for ref in stage.models if isinstance(ref, Artefact)}
+        sizes = {"self": parameter_count(art.locate(root))}
+        sources = {name: settings.teacher if name == "teacher" else name for name in names}
+        for name, other in ((name, art.locate(r)) for name, s in sources.items() if (r := self.root(s))):
+            same_vocabulary(tokenizer, load_tokenizer(other), name)
+            sizes[name] = parameter_count(other)
+        if set(sources) <= set(sizes):
+            rank, is_new = self.adapter(node, local)
+            trained = adapter_parameter_count(local, rank) if rank else None
+            held = plan(stage, sizes, trained=trained, lora=bool(rank) and is_new)
+            entry["held"] = [vars(line) for line in held]
+        if self.made_data(node):
+            return entry | {"collect": str(stage.collect), "note": f"{settings.data} is read when it runs"}
+        supervised = int(sum(m.trainable.sum() for g in prompts for m in g.members))
+        return entry | {"prompts": len(prompts), "supervised_tokens": supervised, "collect": str(stage.collect)}
 
     def adapter(self, node: TrainNode, root: Path) -> tuple[int | None, bool]:
         """(rank of the adapter a stage trains or None, whether the adapter is new in it)."""
@@ -124,10 +166,7 @@ class Checker(Pipeline):
 def check_recipe(recipe: ResolvedRecipe) -> dict[str, Any]:
     """What a run would do, from configuration, data and tokenizers alone. Raises all problems together."""
     checker = Checker(recipe)
-    nodes = [
-        checker.check(node) if isinstance(node, TrainNode) else {"node": node.name, "make": Path(node.function).name}
-        for node in recipe.nodes
-    ]
+    nodes = [checker.check(node) for node in recipe.nodes]
     probes = checker.check_probes()
     if checker.errors:
         raise checker.errors[0] if len(checker.errors) == 1 else Problems(checker.errors)

@@ -197,11 +197,11 @@ def plan(stage: Stage, sizes: Mapping[str, int], *, trained: int | None = None, 
         size = _size(stage, learner, sizes)
         moved = size if trained is None else trained
         name = "self" if learner is stage.main else learner.name
-        role = "learner: " + _uses(stage, stage.seen_by(learner, SELF))
+        role = "learner: " + uses(stage, stage.seen_by(learner, SELF))
         lines.append(Held(name, role, "always", size, 4 * size + 12 * moved))
         for ref in stage.models:
             if isinstance(ref, Ema) and ref.of == stage.seen_by(learner, SELF):
-                lines.append(Held(str(ref), _uses(stage, ref), "always", size, 4 * moved))
+                lines.append(Held(str(ref), uses(stage, ref), "always", size, 4 * moved))
     read = [ref for root in (*stage.samplers, *(n.model for n in stage.needs)) for ref in root.walk()]
     for ref in sorted({ref for ref in read if isinstance(ref, Start | Artefact)}, key=str):
         count = (
@@ -211,7 +211,7 @@ def plan(stage: Stage, sizes: Mapping[str, int], *, trained: int | None = None, 
         )
         free = isinstance(ref, Start) and lora
         when = "loss" if any(ref in need.model.walk() and need.when == "loss" for need in stage.needs) else "buffer"
-        role = _uses(stage, ref) + (" (adapter off)" if free else "")
+        role = uses(stage, ref) + (" (adapter off)" if free else "")
         lines.append(Held(str(ref), role, when, count, 0 if free else 4 * count))
     return lines
 
@@ -220,7 +220,7 @@ def _size(stage: Stage, learner: Learner, sizes: Mapping[str, int]) -> int:
     return sizes[learner.init.name] if isinstance(learner.init, Artefact) else sizes["self"]
 
 
-def _uses(stage: Stage, ref: ModelRef) -> str:
+def uses(stage: Stage, ref: ModelRef) -> str:
     uses = ["samples"] if any(ref in sampler.walk() for sampler in stage.samplers) else []
     for need in stage.needs:
         if ref in need.model.walk():

@@ -25,13 +25,15 @@ from offon.loops.holdings import Holdings
 from offon.loops.probe import probe_key, run_probe
 from offon.loops.runtime import Runtime, sampling_of
 from offon.loops.stage import run_stage
+from offon.loops.toolbox import FrozenModels, Workshop
 from offon.methods import registry
 from offon.models.loading import head_of, load_tokenizer, positions
 from offon.models.model import LoraSpec, Model
 from offon.parts.stage import Stage
-from offon.recipe import MakeNode, ResolvedRecipe, TrainNode
+from offon.recipe import FunctionNode, MakeNode, MethodNode, ResolvedRecipe, TrainNode
 from offon.recipe.arguments import Names, visited
 from offon.recipe.functions import function_at
+from offon.recipe.resolved import Node
 from offon.recipe.values import annotation_of
 from offon.runs import NodeDirectory, RunDirectory
 from offon.tasks import open_task
@@ -95,9 +97,18 @@ class Pipeline:
         for node in self.recipe.nodes:
             self.states[node.name]["state"] = "running"
             self.picture()
-            self.made[f"${node.name}"] = self.make(node) if isinstance(node, MakeNode) else self.train(node)
+            self.made[f"${node.name}"] = self.result(node)
             self.states[node.name]["state"] = "done"
             self.picture()
+
+    def result(self, node: Node) -> Artefact:
+        match node:
+            case TrainNode():
+                return self.train(node)
+            case MakeNode():
+                return self.make(node)
+            case FunctionNode():
+                return self.call(node)
 
     def fail(self, state: str, exit_code: int, error: str) -> None:
         now = self.run.status()
@@ -123,7 +134,7 @@ class Pipeline:
             self._tasks[key] = open_task(spec)
         return self._tasks[key]
 
-    def _begin(self, node: TrainNode | MakeNode, settings: Mapping[str, Any]) -> tuple[NodeDirectory, str, bool]:
+    def _begin(self, node: Node, settings: Mapping[str, Any]) -> tuple[NodeDirectory, str, bool]:
         """(directory, hash, whether it is already done). A node whose inputs changed starts afresh."""
         inputs = {f"{edge.kind}:{edge.source}": self.artefact(edge.source).hash for edge in node.inputs}
         key = art.node_hash(node.kind, settings, inputs, __version__)
@@ -148,6 +159,43 @@ class Pipeline:
     # --- make --------------------------------------------------------------------------------------------------
 
     def make(self, node: MakeNode) -> Artefact:
+        """Data or weights made by a row with a toolbox. A model is measured as one that a stage made is."""
+        directory, key, done = self._begin(node, self._described(node))
+        if not done:
+            self.run.write_status("running", node=node.name)
+            self.note(f"{node.name}: {node.summary}")
+            started = time.perf_counter()
+            directory.rewind(0, -1)
+            with directory.final() as target:
+                workshop = self.workshop(node, directory, Path(target))
+                arguments = self.loaded(node, node.method, node.arguments, workshop.tokenizer)
+                registry.get(node.method).function(workshop, **self.inputs(node, workshop.tokenizer), **arguments)
+                workshop.finish()
+            cost = {**workshop.cost, "seconds": time.perf_counter() - started}
+            record = {"hash": key, "kind": node.kind, "seconds": cost["seconds"], "cost": cost}
+            self._finish(directory, record | {"measured": workshop.measured}, node.name)
+        final = Artefact(directory.final_path, node.name, key)
+        if directory.read_json("node.json")["measured"]:
+            self.measure(final, root=True)
+        return final
+
+    def workshop(self, node: MakeNode, directory: NodeDirectory, target: Path) -> Workshop:
+        settings = node.settings
+        models = FrozenModels(settings.init and self.artefact(settings.init).path, self._models_of(node))
+        tokenizer = load_tokenizer(models.any_path)
+
+        def prompts() -> list[Group]:
+            found = prompt_groups(self.task(settings.task).items("train"), tokenizer)
+            check_room(found, settings.max_tokens, self.longest(node), node.name)
+            return found
+
+        return Workshop(
+            directory, target, models, settings, sampling_of(settings), prompts, tokenizer,
+            engine=self.engine, progress=self._stepped, interrupted=self.stop,
+        )  # fmt: skip
+
+    def call(self, node: FunctionNode) -> Artefact:
+        """What a function of the user's wrote."""
         directory, key, done = self._begin(
             node, {"function": _source_of(node.function), "arguments": dict(node.arguments)}
         )
@@ -161,7 +209,7 @@ class Pipeline:
             self._finish(directory, {"hash": key, "kind": node.kind, "seconds": seconds}, node.name)
         return Artefact(directory.final_path, node.name, key)
 
-    def _resolved(self, node: MakeNode) -> Any:
+    def _resolved(self, node: FunctionNode) -> Any:
         """Arguments with the path of what they name: $node wherever it stands, other sources where annotated."""
         parameters = inspect.signature(function_at(node.function), eval_str=True).parameters
 
@@ -172,24 +220,13 @@ class Pipeline:
 
     def _finish(self, directory: NodeDirectory, record: dict[str, Any], name: str) -> None:
         directory.write_json("node.json", {**record, "state": "done"})
-        self.states[name]["seconds"] = record["seconds"]
+        self.states[name] |= {key: record[key] for key in ("seconds", "cost") if key in record}
 
     # --- train -------------------------------------------------------------------------------------------------
 
     def train(self, node: TrainNode) -> Artefact:
         settings = node.settings
-        described = {
-            "method": _source_of(node.method),
-            "settings": {
-                field.name: art.described(getattr(settings, field.name))
-                for field in fields(settings)
-                if field.name not in HOUSEKEEPING
-            },
-            **({"task files": files} if (files := art.task_files(settings.task)) else {}),
-            "arguments": dict(node.arguments),
-            "modifiers": [(m.name, dict(m.arguments)) for m in node.modifiers],
-        }
-        directory, key, done = self._begin(node, described)
+        directory, key, done = self._begin(node, self._described(node))
         init = self.artefact(settings.init)
         before = self.measure(init, root=settings.init.removeprefix("$") not in self.trained)
         if not done:
@@ -202,6 +239,22 @@ class Pipeline:
         for warning in result["warnings"]:
             self.note(f"{node.name}: {warning}")
         return final
+
+    @staticmethod
+    def _described(node: MethodNode) -> dict[str, Any]:
+        """What of a node enters its hash, beside the content of its inputs."""
+        settings = node.settings
+        return {
+            "method": _source_of(node.method),
+            "settings": {
+                field.name: art.described(getattr(settings, field.name))
+                for field in fields(settings)
+                if field.name not in HOUSEKEEPING
+            },
+            **({"task files": files} if (files := art.task_files(settings.task)) else {}),
+            "arguments": dict(node.arguments),
+            "modifiers": [(m.name, dict(m.arguments)) for m in node.modifiers],
+        }
 
     def _train(self, node: TrainNode, directory: NodeDirectory, init: Artefact) -> dict[str, Any]:
         started = time.perf_counter()
@@ -220,7 +273,7 @@ class Pipeline:
         state = run_time.state.to_json()
         return {"seconds": time.perf_counter() - started, "counters": state, "group_size": _group_size(stage)}
 
-    def _models_of(self, node: TrainNode) -> dict[str, Path]:
+    def _models_of(self, node: MethodNode) -> dict[str, Path]:
         """Models other than the learner by the names the row's parts know them under."""
         paths = {edge.source: self.artefact(edge.source).path for edge in node.inputs if edge.kind != "data"}
         if node.settings.teacher:
@@ -230,13 +283,9 @@ class Pipeline:
     def stage(self, node: TrainNode, tokenizer: Any) -> tuple[Stage, list[Group]]:
         """The node's stage with its data loaded, and the prompts it draws from."""
         settings = node.settings
-        inputs: dict[str, Any] = {"teacher": settings.teacher and "teacher"}
-        if settings.data is not None:
-            inputs["data"] = self.data(node, settings.data, node.reads, tokenizer)
-        if settings.task is not None:
-            inputs["task"] = self.task(settings.task)
-        arguments = self.loaded(node, node.method, node.arguments, tokenizer)
         modifiers = [(m.name, self.loaded(node, m.name, m.arguments, tokenizer)) for m in node.modifiers]
+        arguments = self.loaded(node, node.method, node.arguments, tokenizer)
+        inputs = self.inputs(node, tokenizer)
         stage = build_stage(node.method, inputs, arguments, modifiers, sampling_of(settings), tokenizer)
         data, task = prompts_of(stage)
         prompts = list(data) if data is not None else prompt_groups(task.items("train"), tokenizer)
@@ -245,7 +294,17 @@ class Pipeline:
             check_room(prompts, settings.max_tokens, self.longest(node), node.name)
         return stage, prompts
 
-    def loaded(self, node: TrainNode, name: str, arguments: Mapping[str, Any], tokenizer: Any) -> dict[str, Any]:
+    def inputs(self, node: MethodNode, tokenizer: Any) -> dict[str, Any]:
+        """The inputs its row takes, as far as the node has them: data loaded, tasks open, the teacher by its name."""
+        settings = node.settings
+        found: dict[str, Any] = {"teacher": settings.teacher and "teacher"}
+        if settings.data is not None:
+            found["data"] = self.data(node, settings.data, node.reads, tokenizer)
+        if settings.task is not None:
+            found["task"] = self.task(settings.task)
+        return {name: found[name] for name in registry.get(node.method).inputs if found.get(name) is not None}
+
+    def loaded(self, node: MethodNode, name: str, arguments: Mapping[str, Any], tokenizer: Any) -> dict[str, Any]:
         """A row's arguments with what they name in its place: data as groups, made directories as paths. Models stay
         names: who needs one is given it."""
         parameters = registry.get(name).arguments
@@ -259,7 +318,7 @@ class Pipeline:
 
         return {key: visited(annotation_of(parameters[key]), value, load) for key, value in arguments.items()}
 
-    def data(self, node: TrainNode, source: Any, reads: str, tokenizer: Any) -> list[Group]:
+    def data(self, node: MethodNode, source: Any, reads: str, tokenizer: Any) -> list[Group]:
         settings = node.settings
         if isinstance(source, str):
             source = art.data_file(self.artefact(source)) if source in self.made or Path(source).exists() else source
@@ -272,9 +331,9 @@ class Pipeline:
         self.note(f"{node.name}: {groups.report}")
         return groups
 
-    def longest(self, node: TrainNode) -> int | None:
+    def longest(self, node: MethodNode) -> int | None:
         """What the model can read, in tokens."""
-        return positions(self.artefact(node.settings.init).path)
+        return positions(self.artefact(node.settings.init).path) if node.settings.init else None
 
     def _stepped(self, event: dict[str, Any]) -> None:
         if "generated" not in event:
@@ -316,14 +375,12 @@ class Pipeline:
         nodes, roots = [], {}
         for node in self.recipe.nodes:
             entry = {"name": node.name, "kind": node.kind, **self.states[node.name], "inputs": []}
-            if isinstance(node, TrainNode):
+            if isinstance(node, MethodNode):
                 info = registry.get(node.method)
                 words = ("family", "interface", "usual_provenance", "usual_role")
-                entry |= {
-                    "method": info.name,
-                    "steps": node.settings.steps,
-                    **{word: getattr(info, word) for word in words},
-                }
+                entry |= {"method": info.name, **{word: getattr(info, word) for word in words}}
+            if isinstance(node, TrainNode):
+                entry["steps"] = node.settings.steps
             for edge in node.inputs:
                 source = edge.node or _label(edge.source)
                 entry["inputs"].append({"kind": edge.kind, "from": source})

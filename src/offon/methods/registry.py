@@ -7,16 +7,21 @@ import difflib
 import importlib
 import inspect
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, get_origin
 
 from offon.errors import ConfigError
 from offon.methods.families import FAMILIES
 from offon.parts.credit import Chain
+from offon.parts.loop import Loop
+from offon.parts.toolbox import Plan
+from offon.recipe.arguments import names_of
 from offon.recipe.functions import function_at
 
+Kind = Literal["stage", "modifier", "make", "loop"]
 INPUTS = ("task", "data", "teacher")  # what a row may be given by name; its other parameters are arguments of a recipe
 CATALOGUE = tuple(
     f"offon.methods.{file.stem}"
@@ -28,13 +33,14 @@ CATALOGUE = tuple(
 @dataclass(frozen=True, kw_only=True)
 class MethodInfo:
     name: str
-    kind: Literal["stage", "modifier"]
+    kind: Kind
     function: Callable[..., Any]
     family: str
     usual_provenance: str
     interface: str
     usual_role: str
     paper: str
+    recommends: Mapping[str, Any] = field(default_factory=dict)  # of a row that makes: a stage says so itself
 
     @property
     def signature(self) -> inspect.Signature:
@@ -56,7 +62,7 @@ class MethodInfo:
         return {
             name: parameter
             for name, parameter in self.signature.parameters.items()
-            if name not in INPUTS and name != "stage"
+            if name not in (*INPUTS, "stage", "toolbox")
         }
 
     @property
@@ -68,6 +74,8 @@ class MethodInfo:
         """The composition at its defaults, in words: what is collected, and each learner's terms and credit."""
         if self.kind == "modifier":
             return {}
+        if self.kind in ("make", "loop"):
+            return {"collect": str(self.example()), "learners": []}
         stage = self.example()
         return {
             "collect": str(stage.collect),
@@ -81,10 +89,25 @@ class MethodInfo:
             ],
         }
 
+    @property
+    def data_among(self) -> dict[str, str]:
+        """Inputs and arguments that are data, and the form of each as their annotations say."""
+        marks = {name: names_of(parameter.annotation) for name, parameter in self.signature.parameters.items()}
+        found = {name: mark.what for name, mark in marks.items() if mark and mark.edge == "data"}
+        return {"data": "demonstrations", **found} if "data" in self.inputs else found
+
+    def composed(self, **given: Any) -> Any:
+        """What the row returns for these inputs and arguments: a stage or a loop; of a row that makes, its plan."""
+        if self.kind != "make":
+            return self.function(**given)
+        forms = self.data_among
+        given = {name: [] if name in forms else value for name, value in given.items()}
+        return Plan.of(self.function, self.recommends, forms.get("data", "demonstrations"), **given)
+
     def example(self) -> Any:
         """The row at its defaults, with stand-ins for what it must be given."""
-        needed = [p for p in self.signature.parameters.values() if p.default is p.empty]
-        return self.function(**{parameter.name: _stand_in(parameter) for parameter in needed})
+        needed = [p for p in self.signature.parameters.values() if p.default is p.empty and p.name != "toolbox"]
+        return self.composed(**{parameter.name: _stand_in(parameter) for parameter in needed})
 
     def describe(self) -> dict[str, Any]:
         fields = ("name", "kind", "family", "usual_provenance", "interface", "usual_role", "paper", "reference")
@@ -121,8 +144,18 @@ def _stand_in(parameter: inspect.Parameter) -> Any:
 _METHODS: dict[str, MethodInfo] = {}
 
 
-def method(*, family: str, interface: str, usual_provenance: str, usual_role: str, paper: str, kind="stage"):
-    """Register a row. Family, interface and roles are the survey's words; roles are usual tendencies, never claims."""
+def method(
+    *, family: str, interface: str, usual_provenance: str, usual_role: str, paper: str, kind: Kind = "stage",
+    recommends: Mapping[str, Any] = MappingProxyType({}),
+):  # fmt: skip
+    """Register a row. Family, interface and roles are the survey's words; roles are usual tendencies, never claims.
+
+    kind  what it is called with, and what it returns
+        stage     (its inputs) -> Stage: trains            modifier  (stage) -> Stage: changes one
+        make      (toolbox, its inputs): makes data or weights with the `Toolbox`, and returns nothing
+        loop      (its inputs) -> Loop: several nodes, which a recipe has in its place
+    recommends  a row that makes: values for the keys of its node
+    """
     if family not in FAMILIES:
         raise ConfigError(f"unknown family {family!r}", fix=f"one of {', '.join(FAMILIES)}")
 
@@ -130,6 +163,7 @@ def method(*, family: str, interface: str, usual_provenance: str, usual_role: st
         info = MethodInfo(
             name=function.__name__, kind=kind, function=function, family=family, interface=interface,
             usual_provenance=usual_provenance, usual_role=usual_role, paper=paper,
+            recommends=recommends,
         )  # fmt: skip
         function.info = info
         if function.__module__ in CATALOGUE:
@@ -151,8 +185,9 @@ def catalogue() -> list[MethodInfo]:
     return sorted(_load().values(), key=lambda info: (order.index(info.family), info.kind != "stage", info.name))
 
 
-def names() -> list[str]:
-    return sorted(name for name, info in _load().items() if info.kind == "stage")
+def names(*kinds: Kind) -> list[str]:
+    """Rows of these kinds; stages unless written."""
+    return sorted(name for name, info in _load().items() if info.kind in (kinds or ("stage",)))
 
 
 def modifiers() -> list[str]:
@@ -176,6 +211,15 @@ def get(name: str) -> MethodInfo:
 def _from_file(name: str) -> MethodInfo:
     function = function_at(name)
     if not hasattr(function, "info"):
-        kind = "modifier" if "stage" in inspect.signature(function).parameters else "stage"
-        method(family="own", interface="own", usual_provenance="own", usual_role="own", paper="", kind=kind)(function)
+        method(
+            family="own", interface="own", usual_provenance="own", usual_role="own", paper="", kind=_kind_of(function)
+        )(function)
     return function.info
+
+
+def _kind_of(function: Callable[..., Any]) -> Kind:
+    """What an undecorated row is, by the parameter that gives it away, or by what it says it returns."""
+    signature = inspect.signature(function, eval_str=True)
+    by_parameter = {"stage": "modifier", "toolbox": "make"}
+    found = next((kind for name, kind in by_parameter.items() if name in signature.parameters), "stage")
+    return "loop" if signature.return_annotation is Loop else found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,36 @@ class Sigmoid:
         return 0.5 * (1 - math.tanh(self.steepness * (step / max(steps, 1) - self.middle) / 2))
 
 
-Schedule = float | Fade | Sigmoid
+@dataclass(frozen=True)
+class Growth:
+    """start * factor^step, as a whole number: step counts that grow with the iteration.
+
+    >>> [Growth(40, 1.2)(step, steps=3) for step in range(3)]
+    [40, 48, 58]
+    """
+
+    start: int
+    factor: float
+
+    def __call__(self, step: int, steps: int) -> int:
+        return round(self.start * self.factor**step)
+
+
+@dataclass(frozen=True)
+class Each:
+    """One value per step, in order; the last one stays.
+
+    >>> [Each((0.5, 0.9))(step, steps=3) for step in range(3)]
+    [0.5, 0.9, 0.9]
+    """
+
+    values: tuple[Any, ...]
+
+    def __call__(self, step: int, steps: int) -> Any:
+        return self.values[min(step, len(self.values) - 1)]
+
+
+Schedule = float | Fade | Sigmoid | Growth | Each
 
 
 def value_at(schedule: Schedule, step: int, steps: int) -> float:

@@ -168,6 +168,8 @@ class Stage:
             raise ConfigError(f"no learner is named {name!r}", why=f"the stage's: {', '.join(found)}")
         return found[name]
 
+    uses_init = True  # what a stage trains
+
     @property
     def reads(self) -> str:
         """The form of the data it is given: what its first collector reads."""
@@ -180,16 +182,16 @@ class Stage:
         """Refuse, before anything loads, parts that require what nothing before them provides."""
         have: frozenset[str] = frozenset()
         for part in self.collect.parts:
-            _require(part.requires, have, str(part))
+            require(part.requires, have, str(part))
             have = (have - part.removes) | part.provides
         for learner in self.learners:
             own = have
             if learner.credit is not None:
-                _require(learner.credit.requires, have, f"credit {learner.credit}")
+                require(learner.credit.requires, have, f"credit {learner.credit}")
                 own = have | learner.credit.provides
                 have = own - {"advantage"}
             for term in learner.terms:
-                _require(term.requires, own, f"term {term.name}")
+                require(term.requires, own, f"term {term.name}")
         for need in self.needs:
             self._require_head(need)
         return self
@@ -228,7 +230,7 @@ SOURCES_OF = {
 }
 
 
-def _require(required: frozenset[str], have: frozenset[str], part: str) -> None:
+def require(required: frozenset[str], have: frozenset[str], part: str) -> None:
     missing = sorted(required - have)
     if missing:
         raise ConfigError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le
@@ -32,27 +32,45 @@ class Lora:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NodeSettings:
-    """The keys every training node takes, whatever its method.
+class Settings:
+    """The keys every node with a method takes.
 
     init, teacher, data   a path, a Hub id, testbed:NAME, or $node
     task                  what to sample, verify and probe: the recipe's unless written
-    steps                 optimizer steps; buffers are derived
-    prompts_per_step      groups per optimizer step       prompts_per_buffer  groups collected at once (null: one step)
-    epochs                passes over a buffer            max_age  most learner updates between sampling and training
     max_length            longest prompt + response of a data row, in tokens; null: what the model can read
     max_tokens            longest sampled response, in tokens
     temperature           1 with top_p 1 and top_k 0 samples the policy itself: ratios need that
-    micro_batch_tokens    tokens computed at once: memory and speed, never the gradient
-    save_steps            optimizer steps between checkpoints; the last `save_total_limit` stay (null: all)
+    micro_batch_tokens    tokens computed at once: memory and speed, never the result
     supervise             which assistant turns of a conversation are trained
     columns               {name offon reads: name in the data}
     """
 
-    init: str
+    init: str | None = None
     teacher: str | None = None
     data: Any = None
     task: Any = None
+    max_length: Count | None = None
+    max_tokens: Count = 512
+    temperature: Temperature = 1.0
+    top_p: Share = 1.0
+    top_k: Annotated[int, Ge(0)] = 0
+    micro_batch_tokens: Count = 16_384
+    seed: Seed = 0
+    supervise: Literal["all", "last"] = "all"
+    columns: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeSettings(Settings):
+    """The keys a training node takes besides.
+
+    steps                 optimizer steps; buffers are derived
+    prompts_per_step      groups per optimizer step       prompts_per_buffer  groups collected at once (null: one step)
+    epochs                passes over a buffer            max_age  most learner updates between sampling and training
+    save_steps            optimizer steps between checkpoints; the last `save_total_limit` stay (null: all)
+    """
+
+    init: str = field()
     steps: Count
     learning_rate: Share = LEARNING_RATE
     weight_decay: Annotated[float, Ge(0), Le(1)] = 0.0  # post-training starts from weights worth keeping
@@ -63,18 +81,21 @@ class NodeSettings:
     prompts_per_buffer: Count | None = None
     epochs: Count = 1
     max_age: Annotated[int, Ge(0)] | None = None
-    micro_batch_tokens: Count = 16_384
-    max_length: Count | None = None
-    max_tokens: Count = 512
-    temperature: Temperature = 1.0
-    top_p: Share = 1.0
-    top_k: Annotated[int, Ge(0)] = 0
     lora: Lora | None = None
-    seed: Seed = 0
     save_steps: Count = 50
     save_total_limit: Count | None = 2  # the newest and, should it turn out damaged, the one before
-    supervise: Literal["all", "last"] = "all"
-    columns: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MakeSettings(Settings):
+    """The keys a node whose method makes data or weights takes besides.
+
+    prompts               of the task's training prompts, how many; null: all
+    prompts_per_buffer    groups worked on at once, and kept: what a stop can lose
+    """
+
+    prompts: Count | None = None
+    prompts_per_buffer: Count = 64
 
 
 SAMPLING = ("max_tokens", "temperature", "top_p", "top_k")  # mean something where a stage samples

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,23 @@ class Document:
         known = next((position[:n] for n in range(len(position), 0, -1) if position[:n] in places), None)
         inside = dotted(position[:-1])
         return (self.name if known is None else places[known]) + (f" ({inside})" if inside else "")
+
+    def with_nodes(self, name: str, nodes: Mapping[str, Any]) -> Document:
+        """Nodes in place of one, in its place in the order; what they share with it is where it was written."""
+        pipeline: dict[str, Any] = {}
+        for other, value in self.data["pipeline"].items():
+            pipeline |= nodes if other == name else {other: value}
+
+        def copied(position: Keys) -> list[Keys]:
+            return [("pipeline", node, *position[2:]) for node in nodes if position[:2] == ("pipeline", name)]
+
+        return replace(
+            self,
+            data={**self.data, "pipeline": pipeline},
+            keys={**self.keys, **{new: place for old, place in self.keys.items() for new in copied(old)}},
+            values={**self.values, **{new: place for old, place in self.values.items() for new in copied(old)}},
+            typed=self.typed | {new for old in self.typed for new in copied(old)},
+        )
 
     def folder_of(self, position: Keys) -> Path:
         typed = any(position[:n] in self.typed for n in range(1, len(position) + 1))

@@ -6,6 +6,7 @@ Precedence of a value: the recipe, then the row's recommendation, then the libra
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import re
@@ -16,16 +17,29 @@ from typing import Any
 from offon.errors import DataError, ModelError, OffonError
 from offon.recipe import fields
 from offon.recipe.arguments import names_of
-from offon.recipe.fields import NodeSettings, Probe
+from offon.recipe.fields import MakeSettings, NodeSettings, Probe, Settings
 from offon.recipe.functions import function_at
 from offon.recipe.load import Document, Keys, override, read
 from offon.recipe.reader import BAD, Reader, did_you_mean
-from offon.recipe.resolved import LIBRARY, RECIPE, ROW, Input, MakeNode, Modifier, Node, ResolvedRecipe, TrainNode
+from offon.recipe.resolved import (
+    LIBRARY,
+    RECIPE,
+    ROW,
+    FunctionNode,
+    Input,
+    MakeNode,
+    MethodNode,
+    Modifier,
+    Node,
+    ResolvedRecipe,
+    TrainNode,
+)  # fmt: skip
 from offon.recipe.trl import RENAMED
 from offon.recipe.values import annotation_of
 
-NODE = fields.keys_of(NodeSettings)
-NODE_DEFAULTS = fields.defaults_of(NodeSettings)
+KEYS = {"stage": fields.keys_of(NodeSettings), "make": fields.keys_of(MakeSettings)}  # of a node, by its method's kind
+SECTIONS = {"stage": NodeSettings, "make": MakeSettings}
+ANY = KEYS["stage"] | KEYS["make"]
 NODE_NAME = r"[A-Za-z_][\w\-]*"
 EDGES = {name: name for name in ("init", "teacher", "data", "reward", "reference")} | {"model": "init"}
 Given = dict[str, tuple[Any, Keys]]  # key -> what was written, and where
@@ -60,6 +74,7 @@ class _Resolver(Reader):
         return self._registry
 
     def recipe(self) -> ResolvedRecipe:
+        self.document = self.expanded()
         data = self.document.data
         self._refuse_unknown_sections(data)
         self.seed = self.value(fields.Seed, data.get("seed", 0), ("seed",))
@@ -85,7 +100,7 @@ class _Resolver(Reader):
         for key in data:
             if key in fields.RECIPE:
                 continue
-            if key in NODE or key in ("method", "with", "make"):
+            if key in ANY or key in ("method", "with", "make"):
                 self.problem(f"{key!r} belongs in a node", (key,), fix=f"pipeline: {{NAME: {{{key}: ...}}}}")
             elif key == "model_name_or_path":
                 self.problem(f"unknown key {key!r}", (key,), fix="model")
@@ -120,14 +135,15 @@ class _Resolver(Reader):
             has = "both method and make" if "make" in keys else "neither method nor make"
             self.problem(f"node {name!r} has {has}", position, fix="method: NAME, or make: ./file.py:function")
         else:
-            return self.train(name, keys) if "method" in keys else self.make(name, keys)
+            return self.by_method(name, keys) if "method" in keys else self.by_function(name, keys)
         return None
 
-    def train(self, name: str, keys: Mapping[str, Any]) -> TrainNode | None:
+    def by_method(self, name: str, keys: Mapping[str, Any]) -> TrainNode | MakeNode | None:
         position, before = ("pipeline", name), len(self.problems)
-        method, info = self.row(keys["method"], (*position, "method"), "stage")
-        given = self.entries(keys, position, info)
-        written = {key: self.setting(key, *given[key]) for key in NODE if key in given}
+        method, info = self.row(keys["method"], (*position, "method"), "stage", "make")
+        known = KEYS[info.kind] if info else ANY
+        given = self.entries(keys, position, info, known)
+        written = {key: self.setting(key, *given[key]) for key in known if key in given}
         inherited = self.inherited(written, name)
         modifiers, references = self.modifiers(*given.get("with", ([], position)))
         arguments, more = self.arguments(info, given, position) if info else ({}, [])
@@ -137,19 +153,19 @@ class _Resolver(Reader):
         settings, origins = self.filled(info, stage, given, written, inherited, position) if stage else (None, {})
         if settings is None:
             return None
-        sources = {key: getattr(settings, key) for key in ("init", "teacher", "data")}
+        sources = {key: getattr(settings, key) for key in ("init", "teacher", "data") if key in origins}
         edges = [Input(key, source) for key, source in sources.items() if isinstance(source, str)]
         origins |= {key: RECIPE if key in given else ROW for key in arguments}
-        return TrainNode(
+        return {"stage": TrainNode, "make": MakeNode}[info.kind](
             name=name, method=method, settings=settings, arguments=arguments, modifiers=modifiers,
             inputs=(*edges, *more, *references), reads=stage.reads, origins=origins,
             place=self.document.place(position),
         )  # fmt: skip
 
-    def row(self, name: Any, position: Keys, kind: str) -> tuple[str, Any]:
+    def row(self, name: Any, position: Keys, *kinds: str) -> tuple[str, Any]:
         """The catalogue's entry for a method or modifier, or for a function in a file; (name, None) after a problem."""
-        known = self.registry.names() if kind == "stage" else self.registry.modifiers()
-        word = "method" if kind == "stage" else "modifier"
+        known = self.registry.names(*kinds)
+        word = "modifier" if "modifier" in kinds else "method"
         if not isinstance(name, str):
             self.problem(f"{word}: {name!r} is not a name", position, of="value", fix=f"one of {', '.join(known)}")
             return "", None
@@ -169,15 +185,15 @@ class _Resolver(Reader):
         except Exception as error:
             self.problem(f"{name} cannot be imported", position, of="value", why=f"{type(error).__name__}: {error}")
         else:
-            if info.kind == kind:
+            if info.kind in kinds:
                 return name, info
-            self.problem(f"{name} is a {info.kind}, not a {kind}", position, of="value")
+            self.problem(f"{name} is a {info.kind}, not a {word}", position, of="value")
         return name, None
 
-    def entries(self, keys: Mapping[str, Any], position: Keys, info: Any) -> Given:
-        """What a training node says, TRL's words renamed, unknown keys refused."""
+    def entries(self, keys: Mapping[str, Any], position: Keys, info: Any, known: Iterable[str]) -> Given:
+        """What a node with a method says, TRL's words renamed, unknown keys refused."""
         own = info.arguments if info else {}
-        known = [*own, *NODE, "method", "with"]
+        known = [*own, *known, "method", *(["with"] if info is None or info.kind == "stage" else [])]
         given: Given = {}
         for key, value in keys.items():
             place = (*position, key)
@@ -194,7 +210,9 @@ class _Resolver(Reader):
         return given
 
     def _advice(self, key: str, method: str) -> dict[str, str]:
-        owners = [name for name in self.registry.names() if key in self.registry.get(name).arguments]
+        owners = [
+            name for name in self.registry.names("stage", "make", "loop") if key in self.registry.get(name).arguments
+        ]
         why = f"{key} belongs to {', '.join(owners)}; this node's method is {method}" if owners else ""
         return {"why": why, "elsewhere": f"`offon methods {method}` lists what it takes"}
 
@@ -209,7 +227,7 @@ class _Resolver(Reader):
                 return self.task(value, position)
             case "lora":
                 return self.lora(value, position)
-        return self.value(NODE[key], value, position)
+        return self.value(ANY[key], value, position)
 
     def inherited(self, written: Mapping[str, Any], name: str) -> dict[str, Any]:
         """What the recipe says once for all nodes. A model that is a node becomes an edge of this node too."""
@@ -219,9 +237,7 @@ class _Resolver(Reader):
             if model.startswith("$"):
                 self.edges.setdefault(name, []).append(model[1:])
             before = list(self.nodes)[: list(self.nodes).index(name)]
-            earlier = [
-                other for other in before if isinstance(self.nodes[other], dict) and "method" in self.nodes[other]
-            ]
+            earlier = [other for other in before if self.kind_of(self.nodes[other]) == "stage"]
             if earlier and f"${earlier[-1]}" != model:
                 self.notes.append(f"{name} starts from {model}; to continue {earlier[-1]} write init: ${earlier[-1]}")
         return inherited
@@ -285,7 +301,7 @@ class _Resolver(Reader):
             return self._none(f"method {info.name} needs {' and '.join(missing)}", position, fix=f"add {fix}")
         inputs = {name: values[name] for name in info.inputs if values.get(name) is not None}
         try:
-            stage = info.function(**inputs, **arguments)
+            stage = info.composed(**inputs, **arguments)
             for modifier in modifiers:
                 stage = self.registry.get(modifier.name).function(stage, **modifier.arguments)
             return stage.validate()
@@ -310,9 +326,9 @@ class _Resolver(Reader):
 
     def filled(
         self, info: Any, stage: Any, given: Given, written: dict[str, Any], inherited: dict[str, Any], position: Keys
-    ) -> tuple[NodeSettings | None, dict[str, str]]:
+    ) -> tuple[Settings | None, dict[str, str]]:
         """Every setting of a node, and the origin of those that mean something for it."""
-        before = len(self.problems)
+        before, defaults = len(self.problems), fields.defaults_of(SECTIONS[info.kind])
         recommended = {**(dataclasses.asdict(stage.updates) if stage.updates else {}), **stage.recommends}
         init = written.get("init", inherited.get("init"))
         lora = written.get("lora", recommended.get("lora")) or self.continues_adapter(init)
@@ -320,33 +336,37 @@ class _Resolver(Reader):
             (written, dict.fromkeys(written, RECIPE)),
             (recommended, dict.fromkeys(recommended, ROW)),
             (inherited, {key: f"the recipe's {'model' if key == 'init' else key}" for key in inherited}),
-            (NODE_DEFAULTS, dict.fromkeys(NODE_DEFAULTS, LIBRARY)),
+            (defaults, dict.fromkeys(defaults, LIBRARY)),
         )
         values, origins = {}, {}
-        for key in NODE:
+        for key in KEYS[info.kind]:
             layer, origin = next(((layer, origin) for layer, origin in layers if key in layer), ({}, {}))
             if layer:
                 values[key], origins[key] = layer[key], origin[key]
-        if lora and origins["learning_rate"] != RECIPE:
+        if lora and origins.get("learning_rate", RECIPE) != RECIPE:
             values["learning_rate"] *= fields.LORA_FACTOR
             origins["learning_rate"] += f" x {fields.LORA_FACTOR} for LoRA"
-        for key, fix in (("steps", "steps: 100"), ("init", "init: ./model, or model: ./model at the top")):
-            if key not in values:
+        needed = {"steps": "steps: 100"} if info.kind == "stage" else {}
+        needed |= {"init": "init: ./model, or model: ./model at the top"} if stage.uses_init else {}
+        for key, fix in needed.items():
+            if values.get(key) is None:
                 self.problem(f"node {position[1]!r} has no {key}", position, fix=fix)
         idle = self._idle(info, stage, written)
+        values |= {key: defaults.get(key) for key in idle if key in values and key not in given}
         for key in given:
             if key in idle:
                 self.problem(f"{key} has no effect here", given[key][1], why=idle[key], fix="take it out")
-        self._check_batches(values, position)
+        if info.kind == "stage":
+            self._check_batches(values, position)
         if len(self.problems) > before:
             return None, {}
         shown = {k: o for k, o in origins.items() if k not in idle and (o != LIBRARY or values[k] is not None)}
-        return NodeSettings(**values), shown
+        return SECTIONS[info.kind](**values), shown
 
     @staticmethod
     def _idle(info: Any, stage: Any, written: Mapping[str, Any]) -> dict[str, str]:
         """Keys that nothing of this stage reads, with the reason."""
-        idle = {}
+        idle = {} if stage.uses_init else {"init": f"{info.name} uses no model but those it names"}
         for name in ("teacher", "data"):
             if name not in info.inputs:
                 idle[name] = f"{info.name} takes {' and '.join(info.inputs) or 'no inputs'}, no {name}"
@@ -366,7 +386,63 @@ class _Resolver(Reader):
         except OffonError as error:
             self.problem(error.what, position, why=error.why, fix=error.fix)
 
-    def make(self, name: str, keys: Mapping[str, Any]) -> MakeNode | None:
+    # ---- methods that are several nodes
+
+    def expanded(self) -> Document:
+        """The document with the nodes of every loop in its place. What is written for a loop goes to those of its nodes
+        that have such a key: sampling to what makes, training to what trains."""
+        document = self.document
+        for name, keys in self.nodes.items():
+            if self.kind_of(keys) == "loop" and (nodes := self.unrolled(name, keys)):
+                document = document.with_nodes(name, nodes)
+        self.raise_problems()
+        return document
+
+    def unrolled(self, name: str, keys: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The nodes of one loop by name, or None after a problem."""
+        position, before = ("pipeline", name), len(self.problems)
+        _, info = self.row(keys["method"], (*position, "method"), "loop")
+        given = self.entries(keys, position, info, ANY)
+        values = {key: value for key, (value, _) in given.items()}
+        base = values.pop("init", self.document.data.get("model"))
+        if base is None:
+            self.problem(f"node {name!r} has no init", position, fix="init: ./model, or model: ./model at the top")
+        arguments, _ = self.arguments(info, given, position)
+        inputs = {key: values.pop(key) for key in info.inputs if key in values}
+        if "task" in info.inputs and self.document.data.get("task") is not None:
+            inputs.setdefault("task", self.document.data["task"])
+        loop = self.composed(info, inputs, arguments, (), position) if len(self.problems) == before else None
+        if loop is None:
+            return None
+        nodes = loop.expanded(name, base, lambda node: self.kind_of(node) == "stage")
+        taken = [node for node in nodes if node in self.nodes and node != name]
+        if taken:
+            return self._none(f"{name} makes a node {taken[0]}, which exists", position, fix="another name")
+        shared = {key: value for key, value in values.items() if key in ANY}
+        return {node: {**self._fitting(shared, own), **own} for node, own in nodes.items()}
+
+    def _fitting(self, shared: Mapping[str, Any], node: Mapping[str, Any]) -> dict[str, Any]:
+        """Of the keys written for a loop, those that mean something for one of its nodes."""
+        kind = self.kind_of(node)
+        idle = fields.SAMPLING if kind == "stage" else ()
+        idle = (*idle, *(fields.READING if "data" not in node else ()))
+        return {key: value for key, value in shared.items() if key in KEYS[kind] and key not in idle}
+
+    def kind_of(self, node: Any) -> str | None:
+        """What a node's method is (stage, make, loop); None where that cannot be said."""
+        method = node.get("method") if isinstance(node, Mapping) else None
+        if isinstance(method, str) and ":" in method:
+            name, _, function = method.partition(".py:")
+            method = f"{self._absolute(name + '.py', ('pipeline',))}:{function}"
+        elif method not in self.registry.names("stage", "make", "loop"):
+            return None
+        with contextlib.suppress(Exception):  # what is wrong with a file is said where the node is resolved
+            return self.registry.get(method).kind
+        return None
+
+    # ---- functions
+
+    def by_function(self, name: str, keys: Mapping[str, Any]) -> FunctionNode | None:
         position, before = ("pipeline", name), len(self.problems)
         place = (*position, "make")
         target = keys["make"]
@@ -401,7 +477,7 @@ class _Resolver(Reader):
         if len(self.problems) > before:
             return None
         origins = {key: RECIPE if key in keys else "the recipe's seed" if key == "seed" else ROW for key in arguments}
-        return MakeNode(
+        return FunctionNode(
             name=name, function=target, arguments=arguments, inputs=tuple(inputs), origins=origins,
             place=self.document.place(position),
         )  # fmt: skip
@@ -416,7 +492,7 @@ class _Resolver(Reader):
         given = {} if value is None else self.section(Probe, value, ("probe",))
         if given is BAD or len(self.problems) > before:
             return None, {}
-        trained = [node.settings for node in nodes if isinstance(node, TrainNode)]
+        trained = [node.settings for node in nodes if isinstance(node, MethodNode)]
         if given.get("tasks") is None:
             tasks = [task for task in (self.default_task, *(settings.task for settings in trained)) if task is not None]
             defaults = {"tasks": _named(tasks)}
@@ -426,7 +502,7 @@ class _Resolver(Reader):
         else:
             self.problem("probe.tasks maps names to tasks", ("probe", "tasks"), fix="tasks: {sums: gym:chain_sum}")
             return None, {}
-        sampled = [n.settings.max_tokens for n in nodes if isinstance(n, TrainNode) and "max_tokens" in n.origins]
+        sampled = [n.settings.max_tokens for n in nodes if isinstance(n, MethodNode) and "max_tokens" in n.origins]
         if sampled:  # as long as the stages themselves sample
             defaults["max_tokens"] = max(sampled)
         probe = Probe(**{**defaults, **{key: value for key, value in given.items() if value is not None}})

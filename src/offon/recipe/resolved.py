@@ -11,7 +11,7 @@ import yaml
 
 from offon import __version__
 from offon.recipe.arguments import Edge
-from offon.recipe.fields import NodeSettings, Probe
+from offon.recipe.fields import MakeSettings, NodeSettings, Probe, Settings
 from offon.recipe.load import flow
 
 
@@ -34,19 +34,36 @@ class Modifier:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainNode:
-    """A stage to run. `arguments` are the row's; `origins` says which keys apply here, and who set them."""
+class MethodNode:
+    """A node of a row. `arguments` are the row's; `origins` says which keys apply here, and who set them."""
 
-    kind: ClassVar[str] = "train"
+    kind: ClassVar[str]
     name: str
     method: str  # a name of the catalogue, or /path/to/file.py:function
-    settings: NodeSettings
+    settings: Settings
     arguments: Mapping[str, Any]
     modifiers: tuple[Modifier, ...] = ()
     inputs: tuple[Input, ...] = ()
     reads: str = "demonstrations"  # the form of its data
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
     place: str = field(default="", compare=False)
+
+    def lines(self) -> Iterator[tuple[str, Any]]:
+        yield "method", self.method
+        for name in self.origins:
+            value = self.arguments[name] if name in self.arguments else getattr(self.settings, name, None)
+            if name != "method":
+                yield name, value
+        if self.modifiers:
+            yield "with", [{modifier.name: dict(modifier.arguments)} for modifier in self.modifiers]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainNode(MethodNode):
+    """A stage to run."""
+
+    kind: ClassVar[str] = "train"
+    settings: NodeSettings
 
     @property
     def batches(self) -> str:
@@ -67,18 +84,22 @@ class TrainNode:
         adapter = " with LoRA" if settings.lora else ""
         return f"{self.method} from {settings.init}{adapter}, {self.batches}, learning rate {settings.learning_rate:g}"
 
-    def lines(self) -> Iterator[tuple[str, Any]]:
-        yield "method", self.method
-        for name in self.origins:
-            value = self.arguments[name] if name in self.arguments else getattr(self.settings, name, None)
-            if name != "method":
-                yield name, value
-        if self.modifiers:
-            yield "with", [{modifier.name: dict(modifier.arguments)} for modifier in self.modifiers]
+
+@dataclass(frozen=True, kw_only=True)
+class MakeNode(MethodNode):
+    """Data or weights made by a row, with a `Toolbox`."""
+
+    kind: ClassVar[str] = "make"
+    settings: MakeSettings
+
+    @property
+    def summary(self) -> str:
+        read = ", ".join(edge.source for edge in self.inputs)
+        return f"{self.method}" + (f" from {read}" if read else "")
 
 
 @dataclass(frozen=True, kw_only=True)
-class MakeNode:
+class FunctionNode:
     """An artefact made by a function of the user's: `function(directory, **arguments)` writes it into `directory`."""
 
     kind: ClassVar[str] = "make"
@@ -98,7 +119,7 @@ class MakeNode:
         yield from self.arguments.items()
 
 
-Node = TrainNode | MakeNode
+Node = TrainNode | MakeNode | FunctionNode
 
 
 @dataclass(frozen=True, kw_only=True)

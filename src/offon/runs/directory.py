@@ -307,7 +307,7 @@ class RunDirectory:
 
     def write_probe(self, name: str, groups: Sequence[Group], *, node: str = "") -> Path:
         """Trajectories that measure a model and train nobody. `node` is the stage whose model was sampled."""
-        return trajectories.write(self.path / "probes" / f"{name}.parquet", groups, node=node, probe=True)
+        return trajectories.write(self.path / "probes" / f"{name}.parquet", groups, node=node, fate="probe")
 
     def read_probe(self, name: str) -> list[Group] | None:
         path = self.path / "probes" / f"{name}.parquet"
@@ -363,9 +363,12 @@ class NodeDirectory:
     def _shard(self, index: int) -> Path:
         return self.path / "trajectories" / f"buffer-{index:06d}.parquet"
 
-    def write_buffer(self, index: int, groups: Sequence[Group]) -> Path:
-        """All trajectories of one buffer, members and dropped. Writing an index again replaces it."""
-        return trajectories.write(self._shard(index), groups, node=self.name, buffer=index)
+    def write_buffer(self, index: int, groups: Sequence[Group], *, fate: str | None = None) -> Path:
+        """All trajectories of one buffer, members and dropped. Writing an index again replaces it.
+
+        fate: what became of the members, where no learner of this node decides it.
+        """
+        return trajectories.write(self._shard(index), groups, node=self.name, buffer=index, fate=fate)
 
     def read_buffer(self, index: int, ids: Sequence[str] | None = None) -> list[Group]:
         """One buffer as it was written, or only the trajectories with these ids, in their groups."""

@@ -38,7 +38,10 @@ SCHEMA = pa.schema(
         ("member", pa.int32()),  # position in the group, members first, then the dropped; null: an empty group
         ("item", pa.string()),
         ("family", pa.string()),
-        ("fate", pa.string()),  # "dropped: reason", "probe", or null: decided by what the learners consume
+        (
+            "fate",
+            pa.string(),
+        ),  # "dropped: reason", "probe", "kept" (as data); null: by what the learners consume
         ("tags", pa.list_(pa.string())),
         ("producer", pa.string()),
         ("step_sampled", pa.int64()),
@@ -187,11 +190,11 @@ def _span_row(span: Span) -> dict[str, Any]:
     return {"name": span.name, "start": span.start, "end": span.end, "signals": _signals(span.signals)}
 
 
-def to_table(groups: Sequence[Group], *, node: str = "", buffer: int = 0, probe: bool = False) -> pa.Table:
+def to_table(groups: Sequence[Group], *, node: str = "", buffer: int = 0, fate: str | None = None) -> pa.Table:
     """One row per trajectory, members and dropped alike, in order. `from_table` gives the same groups back."""
     rows: list[tuple[int, int | None, Trajectory | None, str | None]] = []  # group, member, trajectory, fate
     for g, group in enumerate(groups):
-        kept = [(g, m, member, "probe" if probe else None) for m, member in enumerate(group.members)]
+        kept = [(g, m, member, fate) for m, member in enumerate(group.members)]
         gone = [(g, len(kept) + d, member, _DROPPED + reason) for d, (member, reason) in enumerate(group.dropped)]
         rows += kept + gone or [(g, None, None, None)]
 
@@ -323,7 +326,7 @@ def from_table(table: pa.Table) -> list[Group]:
 
 
 def write(path: Path, groups: Iterable[Group], **where: Any) -> Path:
-    """One Parquet file, atomically. `where`: node, buffer, probe, see `to_table`."""
+    """One Parquet file, atomically. `where`: node, buffer, fate, see `to_table`."""
     table = to_table(list(groups), **where)
     return atomic.write_with(Path(path), lambda temporary: pq.write_table(table, temporary, compression="zstd"))
 
