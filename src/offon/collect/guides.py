@@ -131,16 +131,16 @@ class Template(Guide):
     amount: Schedule = 0.5
     drop: bool = False
 
-    def __post_init__(self):
-        for text in self.texts:
-            check_template(text)
-
     def __call__(self, step: Step, group: Group, member: int, n: int) -> Guidance | None:
         random = step.random("template", group.draw, member)
         if random.random() >= value_at(self.amount, step.index, step.steps):
             return None
         text = self.texts[int(random.integers(len(self.texts)))]
-        return Guidance(step.render.prompt(around(text, group.item.prompt)))
+        return Guidance(step.render.prompt(around(text, group.item)))
+
+    def check(self, prompts: Sequence[Group]) -> None:
+        for text in self.texts:
+            check_template(text, "template", prompts)
 
     def __str__(self) -> str:
         return f"{len(self.texts)} templates{' dropped' if self.drop else ''}"
@@ -163,9 +163,6 @@ class Rubric(Guide):
     spread: Literal["group", "none"] = "group"
     drop: bool = False
 
-    def __post_init__(self):
-        check_template(self.text, rubric="")
-
     def __call__(self, step: Step, group: Group, member: int, n: int) -> Guidance | None:
         criteria = group.item.columns.get(self.column) or ()
         share = 1.0 if self.spread == "none" or n == 1 else (n - 1 - member) / (n - 1)
@@ -174,7 +171,7 @@ class Rubric(Guide):
             return None
         order = step.random("rubric", group.draw, member).permutation(len(criteria))[:shown]
         rubric = "\n".join(criteria[i] for i in sorted(order))
-        return Guidance(step.render.prompt(around(self.text, group.item.prompt, rubric=rubric)))
+        return Guidance(step.render.prompt(around(self.text, group.item, rubric=rubric)))
 
     def check(self, prompts: Sequence[Group]) -> None:
         if prompts and not any(group.item.columns.get(self.column) for group in prompts):
@@ -183,6 +180,7 @@ class Rubric(Guide):
                 why=f"columns of the first: {', '.join(sorted(prompts[0].item.columns)) or 'none'}",
                 fix='rows with {"' + self.column + '": ["first criterion", ...]}, or column: NAME',
             )
+        check_template(self.text, self.column, prompts, rubric="")
 
     def __str__(self) -> str:
         return f"rubric{' dropped' if self.drop else ''}"
