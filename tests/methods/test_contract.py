@@ -117,9 +117,13 @@ def test_scores_are_exactly_the_declared_needs(index):
                 read.add(need)
                 return super().__getitem__(need)
 
+            def items(self):
+                return ((need, self[need]) for need in self)
+
         scores = {when: score(learner.models, batch, row.needs, when=when) for when in ("step", "loss")}
         for term in (term for term in row.terms if term.name in batch.weights):
-            term.prepare(batch, Watched(scores["step"]))
+            with torch.no_grad():
+                term.prepare(batch, Watched(scores["step"]))
             term.units(batch, Watched(scores["loss"]))
         assert read == {*scores["step"], *scores["loss"]}
         buffered = {need.column for need in row.needs if need.when == "buffer"}

@@ -72,13 +72,14 @@ def _text(*columns: str) -> Dataset:
     return Dataset.from_dict({name: ["w1 w2"] for name in columns})
 
 
-def sft(ready: Ready, **options) -> dict[str, Tensor]:
+def sft(ready: Ready, *, tag: str = "", **options) -> dict[str, Tensor]:
+    """On every member, or on those with a tag."""
     model = plain_model(ready.models(SELF))
     trainer = trl.SFTTrainer(
         model, args=arguments(trl.SFTConfig, **options), train_dataset=_text("prompt", "completion"),
         processing_class=tokenizer(),
     )  # fmt: skip
-    rows = rows_of(ready)
+    rows = [row for row in rows_of(ready) if not tag or tag in row[2].tags]
     batch = {
         "input_ids": padded([p + r for p, r, _ in rows]),
         "attention_mask": padded([[1] * len(p + r) for p, r, _ in rows]),
@@ -136,6 +137,32 @@ def orpo(ready: Ready, **options) -> dict[str, Tensor]:
     from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
     return contrastive(ready, ORPOTrainer, ORPOConfig, **options)
+
+
+def orpo_without_prompts(ready: Ready, *, beta: float) -> dict[str, Tensor]:
+    """ORPOTrainer's odds term, with SFTTrainer's likelihood of the chosen responses in place of its own."""
+    parts = orpo(ready, beta=beta), orpo(ready, beta=0.0), sft(ready, tag="chosen")
+    return {name: both - likelihood + parts[2][name] for (name, both), likelihood in zip(
+        parts[0].items(), parts[1].values(), strict=True
+    )}  # fmt: skip
+
+
+def kto(ready: Ready, **options) -> dict[str, Tensor]:
+    """The mismatched responses are the row's own."""
+    model = plain_model(ready.models(SELF))
+    given = arguments(trl.KTOConfig, per_device_train_batch_size=2, **options)
+    trainer = trl.KTOTrainer(
+        model, plain_model(ready.models(SELF_START)), args=given,
+        train_dataset=Dataset.from_dict({"prompt": ["w1", "w2"], "completion": ["w3", "w4"], "label": [True, False]}),
+        processing_class=tokenizer(),
+    )  # fmt: skip
+    examples = []
+    for group in ready.groups:
+        judged, other = sorted(group.members, key=lambda m: "mismatched" in m.tags)
+        ids = {"completion_ids": judged.tokens.tolist(), "KL_completion_ids": other.tokens.tolist()}
+        examples.append({"prompt_ids": list(judged.prefix()), **ids, "label": "desirable" in judged.tags})
+    batch = trainer.data_collator(examples)
+    return gradient_of(trainer.compute_loss(trainer.model, batch), trainer.model)
 
 
 # --- rewards --------------------------------------------------------------------------------------------------------
