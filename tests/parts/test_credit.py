@@ -191,3 +191,12 @@ def test_an_unscored_response_is_an_error_and_not_a_zero():
     for credit in (no_baseline(), return_to_go(), per_reward_mean_std(weights={"reward": 1.0})):
         with pytest.raises(DataError, match="'reward'"):
             assign_credit(policy(credit=credit), [group(member(None), member(1.0))])
+
+
+def test_what_nobody_sampled_here_costs_nothing():
+    """A demonstration has no behaviour log-probs and no token limit; a prefix somebody else wrote has NaN."""
+    columns = {"logp@start": [-2.0, -0.5]}
+    demo = Trajectory.of([5, 5], [1], Source.EXTERNAL, signals={"reward": 1.0}).with_token_signals(**columns)
+    begun = member(1.0, behavior=[float("nan"), -1.0], columns=columns)
+    credit = kl_penalty(0.1) >> overlong_penalty() >> no_baseline()
+    assert per_response(credit, group(demo, begun)) == pytest.approx([1.0, 1.05])

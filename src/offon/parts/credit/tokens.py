@@ -28,6 +28,8 @@ class KlPenalty(Credit):
 
     anchor   whose log pi: "behavior", what the sampler reported; "proximal", the learner when the buffer was filled
     coef     0 asks for no model and changes nothing
+
+    Tokens that nobody sampled here (a demonstration's) cost nothing.
     """
 
     coef: float
@@ -49,7 +51,10 @@ class KlPenalty(Credit):
 
     def _penalised(self, member: Trajectory) -> Trajectory:
         reference, *own = (member.token_signals[need.column] for need in self.needs)
-        log_ratio = maths.logp_difference(own[0] if own else member.behavior_logp, reference)
+        policy = own[0] if own else member.behavior_logp
+        if policy is None:
+            return member
+        log_ratio = np.nan_to_num(maths.logp_difference(policy, reference))
         value, _ = kl_estimate(torch.from_numpy(log_ratio), self.estimator)
         return add_reward(member, -self.coef * value.numpy())
 
@@ -58,7 +63,7 @@ class KlPenalty(Credit):
 class OverlongPenalty(Credit):
     """A reward from 0 to -scale for coming close to the token limit (DAPO's soft overlong punishment).
 
-    limit    tokens at which it is -scale; None: the sampler's max_tokens
+    limit    tokens at which it is -scale; None: the sampler's max_tokens (what was not sampled has no limit)
     buffer   the share of the limit over which it falls
     """
 
@@ -71,7 +76,10 @@ class OverlongPenalty(Credit):
         return group.map(self._penalised)
 
     def _penalised(self, member: Trajectory) -> Trajectory:
-        limit = self.limit or member.producer.sampling.max_tokens
+        sampling = member.producer.sampling
+        limit = self.limit or (sampling.max_tokens if sampling else None)
+        if limit is None:
+            return member
         penalty = maths.overlong_penalty(len(member), limit=limit, buffer=max(round(self.buffer * limit), 1))
         last = np.flatnonzero(member.trainable)[-1:]
         reward = np.zeros(len(member))
