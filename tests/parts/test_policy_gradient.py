@@ -34,6 +34,8 @@ from offon.parts import (
     credit,
     one,
     per_sequence,
+    per_sequence_sum,
+    per_token,
     policy_gradient,
     proximal,
 )  # fmt: skip
@@ -313,3 +315,36 @@ def test_preparing_needs_no_model_where_no_term_asks_for_one():
 
     term = policy_gradient(advantage=one)
     assert prepare(no_model, [term], weigh(batch(), [term]), None).n_tokens == 6
+
+
+@pytest.mark.parametrize(
+    "trust", [None, Clip(), Clip(dual=3.0), CapWeight(0.2), CapWeight(5.0, absolute=True), SoftGate()]
+)
+@pytest.mark.parametrize("level", ["token", "geometric", "sequence"])
+def test_at_ratio_1_every_trust_and_level_is_reinforce(trust, level):
+    """methods.md 1.4: PPO, GRPO, GSPO, GSPO-token, CISPO, GMPO and SAPO have one gradient on fresh samples."""
+    scored, plain = Scored(), policy_gradient(advantage=credit)
+    terms = [plain, policy_gradient(advantage=credit, ratio=Ratio(level=level), trust=trust)]
+    if level == "geometric":
+        terms.append(policy_gradient(advantage=credit, ratio=Ratio(level=level, log_clip=0.4), trust=trust))
+    slopes = []
+    for term in terms:
+        b = weigh(batch(), [term]).with_columns({"behavior_logp": scored.logp.detach()})
+        units, _ = term.units(b, scored.scores)
+        slopes.append(torch.autograd.grad((units * b.weights[term.name]).sum(), scored.logp, retain_graph=True)[0])
+    assert all(torch.allclose(found, slopes[0], atol=1e-12) for found in slopes)
+
+
+def test_a_sequence_written_twice_counts_once_per_sequence_and_more_per_token():
+    """methods.md 1.4.9: repeating every token of one sequence leaves its share of per_sequence, not of the others."""
+    shares = {}
+    for n in (2, 4):
+        members = [Trajectory.of([3] * length, [5], Source.LEARNER) for length in (n, 2)]
+        b = Batch.of([Group(item=Item(id="i", prompt="p"), views={"prompt": (5,)}, members=tuple(members))])
+        for reduce in (per_sequence, per_token, per_sequence_sum):
+            weight = policy_gradient(advantage=one, reduce=reduce).weigh(b)
+            shares[reduce.kind, n] = float(weight[b.sequence == 0].sum() / weight[b.sequence == 1].sum())
+    assert shares == {
+        ("per_sequence", 2): 1, ("per_sequence", 4): 1, ("per_token", 2): 1, ("per_token", 4): 2,
+        ("per_sequence_sum", 2): 1, ("per_sequence_sum", 4): 2,
+    }  # fmt: skip

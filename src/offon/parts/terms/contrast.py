@@ -115,13 +115,13 @@ class Unpaired(Term):
     def prepare(self, batch: Batch, scores: Scores) -> Batch:
         if self.z == "zero":
             return batch
-        early = {replace(need, when="loss"): value for need, value in scores.items()}
+        early = {need: scores[replace(need, when="step")] for need in self.score.needs}
         if self.z == "mean":
             read, counted = select(batch, "trainable"), batch.weights[self.name] != 0
         else:
             counted = torch.tensor([MISMATCHED in t.tags for t in batch.trajectories], dtype=torch.bool)
             read = counted[batch.sequence] & (batch.columns["source"] != Source.ENVIRONMENT)
-        value = self.score(Reading(batch, early, read))[counted]
+        value = self.score(Reading(batch, early, read)).detach()[counted]
         mean = float(value.mean()) if len(value) else 0.0
         return batch.with_constants({f"{self.name}/z": max(mean, 0.0) if self.z == "mismatched" else mean})
 
