@@ -12,8 +12,12 @@ import numpy as np
 from offon.behavior.counts import Counts, count
 from offon.behavior.decompose import decompose
 from offon.behavior.passk import curve, mean_pass_at_k
+from offon.behavior.retention import retention, trainability
+from offon.behavior.role import stage_role
 from offon.behavior.support import CHANGES, prompt_changes
 from offon.errors import DataError
+
+GROUP_SIZE = 8  # rollouts of one prompt in a later stage, for which the share of useful groups is told
 
 Outcomes = Sequence[Sequence[float | None]]
 
@@ -73,7 +77,7 @@ def task_handoff(
 
 
 def _measure(before: Counts, after: Counts, calls: Sequence[str], chosen: np.ndarray, k: int, seed: int) -> dict:
-    """Success, pass@k, calls and D1 of the chosen prompts."""
+    """Of the chosen prompts: success, pass@k, calls, D1, role, retention, and what a later on-policy stage would find."""
     before, after = before.at(chosen), after.at(chosen)
     chosen_calls = [call for call, keep in zip(calls, chosen, strict=True) if keep]
     return {
@@ -81,6 +85,13 @@ def _measure(before: Counts, after: Counts, calls: Sequence[str], chosen: np.nda
         "after": _performance(after, k, seed),
         "calls": {change: chosen_calls.count(change) for change in CHANGES},
         "d1": decompose(before, after, k=k, seed=seed).as_dict(),
+        "role": stage_role(before, after, k, seed=seed).as_dict(),
+        "retention": retention(before, after, seed=seed)._asdict() if before.successes.any() else None,
+        "trainability": {
+            when: {name: est._asdict() for name, est in trainability(counts, k, GROUP_SIZE, seed=seed).items()}
+            for when, counts in (("before", before), ("after", after))
+            if (counts.scored >= max(k, GROUP_SIZE)).all()
+        },
     }
 
 

@@ -14,6 +14,7 @@ from offon.types import Group
 
 ON_POLICY_GAP_NATS = 1e-3  # sampler and learner agree to rounding
 MOSTLY = 0.99
+WORTH_A_WORD = 0.005  # success; a smaller fall may be certain and still not worth a warning
 
 Probes = Mapping[str, list[Group]]
 
@@ -111,7 +112,7 @@ def warnings(node: NodeDirectory, record: Mapping[str, Any], tasks: Mapping[str,
     sentences = list(behavior.explain(common))
     for name, entry in tasks.items():
         change = entry["d1"]["total"]
-        if change["high"] < 0:
+        if change["high"] < 0 and change["estimate"] < -WORTH_A_WORD:
             lost = f"{-change['estimate']:.3f} [{-change['high']:.3f}, {-change['low']:.3f}]"
             sentences.append(f"{name}: held-out success fell by {lost}: look at the lost prompts before going on")
     return sentences

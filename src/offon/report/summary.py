@@ -91,6 +91,9 @@ def _measured(numbers: Mapping[str, Any]) -> dict[str, Any]:
         "soft": d1.get("soft", {}),
         "certifiable": d1.get("can_certify_out", True),
         "note": d1.get("note", ""),
+        "role": numbers.get("role"),
+        "retention": numbers.get("retention"),
+        "trainability": numbers.get("trainability", {}),
     }
 
 
