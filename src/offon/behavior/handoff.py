@@ -77,7 +77,7 @@ def task_handoff(
 
 
 def _measure(before: Counts, after: Counts, calls: Sequence[str], chosen: np.ndarray, k: int, seed: int) -> dict:
-    """Of the chosen prompts: success, pass@k, calls, D1, role, retention, and what a later on-policy stage would find."""
+    """Success, pass@k, calls, D1, role, retention and what a later on-policy stage would find, on some prompts."""
     before, after = before.at(chosen), after.at(chosen)
     chosen_calls = [call for call, keep in zip(calls, chosen, strict=True) if keep]
     return {
