@@ -15,7 +15,15 @@ from offon.loops.runtime import Runtime, sampling_of
 from offon.loops.stage import run_stage
 from offon.recipe.fields import Lora, NodeSettings
 from offon.runs import RunDirectory, ledger, tensors
-from tests.support import ParityTask, demonstrations, labelled_responses, model, preference_pairs, prompt_group
+from tests.support import (
+    ParityTask,
+    demonstrations,
+    labelled_responses,
+    model,
+    preference_pairs,
+    prompt_group,
+    tokenizer,
+)
 
 STEPS = 5
 VARIANTS = [
@@ -26,10 +34,10 @@ VARIANTS = [
     ("kto", {}, {}),
     ("grpo", {"group_size": 4}, {"prompts_per_buffer": 8, "prompts_per_step": 4, "epochs": 2}),
     ("raft", {"group_size": 4}, {"prompts_per_buffer": 8, "prompts_per_step": 4}),
-    ("sequence_kd", {}, {}),
     ("kd", {}, {}),
     ("on_policy_distill", {}, {}),
-    ("on_policy_distill", {"form": "sampled"}, {}),
+    ("minillm", {}, {}),
+    ("sdpo", {"template": "{prompt} {sibling}", "top": 4}, {"prompts_per_buffer": 8, "prompts_per_step": 4}),
 ]
 
 
@@ -55,7 +63,7 @@ def run(directory, models, method, arguments, changes, stops):
         inputs["data"] = preference_pairs()
     if method == "kto":
         inputs["data"] = labelled_responses()
-    stage = build_stage(method, inputs, arguments, [], sampling_of(settings))
+    stage = build_stage(method, inputs, arguments, [], sampling_of(settings), tokenizer())
     data, task = prompts_of(stage)
     prompts = data or [prompt_group(item) for item in task.items("train")]
     for stop in [*stops, None]:

@@ -284,7 +284,7 @@ def multi_teacher_opd(task, *, teachers: dict[str, TeacherArg], by: str = "famil
     d(x) is the item's `by` (its family, or a column); teachers maps its values to models. Each prompt is graded by its
     own specialist, and only there: the student collects what they know without averaging what they do not. A and rho
     are detached, N counts tokens, masked ones included. With one teacher and an open band: opd.
-    band: unverified: the paper's bounds; these are IcePop's (arXiv:2510.18855).
+    band: the gate is the paper's and NeMo-RL's; unverified: its bounds, which here are IcePop's (arXiv:2510.18855).
     Watch: advantage/mean; success by family. Fails: domains that overlap under different labels.
     Deviations: the paper can add the advantage of an outcome reward; combine with a reward as credit for that.
     """
