@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from offon.errors import ConfigError
+from offon.errors import ConfigError, OffonError
 from offon.loops.scoring import prepare, weigh
 from offon.loops.stage import assign_credit
 from offon.methods import registry
+from offon.recipe import resolve
 from offon.types import Producer, Sampling, Source, Trajectory
 from offon.types.batch import Batch
 from tests.methods.cases import difference
@@ -294,3 +295,30 @@ def test_kl_cov_pulls_the_tokens_of_highest_covariance_back():
 def test_kl_cov_has_no_penalty_at_ratio_one():
     given = groups()
     same(gradient_of("kl_cov", given, share=1.0), gradient_of("gfpo", given, keep=4))
+
+
+def test_rows_without_a_ratio_refuse_several_steps_per_buffer_unless_asked():
+    def recipe(row, **changes):
+        node = {
+            "method": row,
+            "task": "testbed:rare",
+            "steps": 4,
+            "prompts_per_step": 4,
+            "prompts_per_buffer": 8,
+            **changes,
+        }
+        return resolve({"model": "testbed:base", "pipeline": {"rl": node}})
+
+    for row in ("reinforce", "rloo", "remax", "opo"):
+        with pytest.raises(OffonError, match="max_age 0"):
+            recipe(row)
+        recipe(row, max_age=1)
+    recipe("rloo", clip=[0.2, 0.2])
+    recipe("grpo")
+
+
+def test_a_group_smaller_than_what_is_kept_or_compared_is_refused():
+    with pytest.raises(ConfigError, match="keeps 8 of 4"):
+        registry.get("gfpo").function(task=ParityTask(), group_size=4)
+    with pytest.raises(ConfigError, match="pass@4 of groups of 2"):
+        learner("grpo", ("pass_at_k", {}), group_size=2)

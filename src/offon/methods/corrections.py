@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge
 
+from offon.collect import Rollouts
 from offon.errors import ConfigError
 from offon.methods.registry import method
 from offon.methods.rewards import Share
@@ -176,6 +177,9 @@ def pass_at_k(
     Deviations: advantages are n times the paper's weights, since losses here are means over responses; its s^(loo - 1)
     is `subset`, its s^(loo) `leave_one_out`. verl divides by the group's std.
     """
+    sampled = sum(part.n for part in stage.collect.parts if isinstance(part, Rollouts))
+    if 0 < sampled < k:
+        raise ConfigError(f"pass@{k} of groups of {sampled}", fix="a smaller k, or a larger group_size")
     aimed = pass_at_k_credit(k=k, baseline=baseline)
 
     def replaced(own: Credit) -> Credit:

@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le
 
 from offon.collect import mixed, refill, rollouts, verify
+from offon.errors import ConfigError
 from offon.methods.registry import method
 from offon.parts import (
     AbsoluteLogRatio,
@@ -55,6 +56,7 @@ Samples = Annotated[int, Ge(1)]
 Share = Annotated[float, Gt(0), Le(1)]
 Bounds = tuple[float, float]  # (low, high): the ratio is trusted in [1 - low, 1 + high]
 LEARNING_RATE = {"learning_rate": 1e-6}  # what nearly every paper of this family trains full models with
+ON_POLICY = {**LEARNING_RATE, "max_age": 0}  # without a ratio nothing corrects for stale samples: one step per buffer
 
 geometric = dataclasses.replace(behavior, level="geometric")
 sequence = dataclasses.replace(behavior, level="sequence")
@@ -76,7 +78,7 @@ def reinforce(task, *, baseline: Literal["batch", "none"] = "batch", group_size:
     return Stage(
         rollouts(task, group_size) | verify(task),
         policy(policy_gradient(advantage=credit, reduce=per_sequence_sum), credit=kl_penalty(kl) >> compared),
-        recommends=LEARNING_RATE,
+        recommends=ON_POLICY,
     )
 
 
@@ -100,7 +102,7 @@ def rloo(task, *, group_size: GroupSize = 4, kl: float = 0.03, clip: Bounds | No
         policy(
             policy_gradient(advantage=credit, reduce=per_sequence_sum, **kept), credit=kl_penalty(kl) >> leave_one_out()
         ),
-        recommends=LEARNING_RATE,
+        recommends=LEARNING_RATE if clip else ON_POLICY,
     )
 
 
@@ -124,7 +126,7 @@ def remax(task, *, kl: float = 0.0) -> Stage:
             policy_gradient(advantage=credit, on="!tag:baseline", reduce=per_sequence_sum),
             credit=kl_penalty(kl) >> against_member(tag="baseline"),
         ),
-        recommends=LEARNING_RATE,
+        recommends=ON_POLICY,
     )
 
 
@@ -378,13 +380,13 @@ def opo(task, *, group_size: GroupSize = 8) -> Stage:
     The baseline minimises the gradient's variance if |grad log pi(y)|^2 is proportional to length. Exactly on-policy:
     one update per buffer, no ratio, no clip, no KL, no entropy bonus. A is detached.
     Watch: entropy (it stays higher than grpo's), off_policy/sampler_gap_nats (it must stay at rounding).
-    Fails: with prompts_per_buffer above prompts_per_step or epochs above 1 the samples are stale and nothing corrects.
+    Fails: with several steps per buffer the samples are stale and nothing corrects: refused unless max_age is raised.
     Deviations: unverified: that the paper divides by tokens, as verl does; its derivation has the plain sum.
     """
     return Stage(
         rollouts(task, group_size) | verify(task),
         policy(policy_gradient(advantage=credit, reduce=per_token), credit=length_weighted_mean()),
-        recommends=LEARNING_RATE,
+        recommends=ON_POLICY,
     )
 
 
@@ -450,6 +452,8 @@ def gfpo(
     Fails: if only long attempts succeed, what is kept all fails and teaches nothing.
     Deviations: unverified: the paper's group sizes (8 to 24) and its exact normaliser.
     """
+    if keep > group_size:
+        raise ConfigError(f"gfpo keeps {keep} of {group_size} members", fix="a smaller keep, or a larger group_size")
     return Stage(
         rollouts(task, group_size) | verify(task),
         policy(
