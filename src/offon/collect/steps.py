@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -69,6 +69,30 @@ def with_values(trajectory: Trajectory, signal: str, value_K: Sequence[float | N
 
 def values_of(trajectory: Trajectory, signal: str) -> list[float | None]:
     return [step.signals[signal] for step in steps_of(trajectory)]
+
+
+def step_rows(groups: Iterable[Group], labels: Callable[[Sequence[float | None]], Sequence[float | None]], signal: str,
+              tokenizer: Any) -> Iterator[dict[str, Any]]:  # fmt: skip
+    """A row for each member in TRL's stepwise convention: prompt, completions (the steps), labels, separator.
+
+    Steps are written with the text they end in, so that nothing separates them. One without a text (an end token alone)
+    belongs to the step before it, which it gives its label.
+    """
+    for group in groups:
+        for member in group.members:
+            tokens, spans = member.tokens.tolist(), steps_of(member)
+            texts = [tokenizer.decode(tokens[: span.end], skip_special_tokens=True) for span in spans]
+            pieces: list[str] = []
+            kept: list[float | None] = []
+            for text, label in zip(texts, labels(values_of(member, signal)), strict=True):
+                piece = text[sum(map(len, pieces)) :]
+                if piece:
+                    pieces.append(piece)
+                    kept.append(label)
+                elif kept:
+                    kept[-1] = label
+            if pieces:
+                yield {"prompt": group.item.prompt, "completions": pieces, "labels": kept, "separator": ""}
 
 
 @dataclass(frozen=True)

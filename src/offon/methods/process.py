@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt
 
-from offon.collect import continuation_value, labelled_steps, rate, refill, rollouts, steps, verify
+from offon.collect import (
+    Pipe,
+    continuation_value,
+    drop,
+    labelled_steps,
+    rate,
+    refill,
+    rollouts,
+    steps,
+    tagged,
+    verify,
+)
+from offon.collect.steps import step_rows
+from offon.maths.steps import monotone_labels
 from offon.methods.registry import method
 from offon.parts import (
+    SELF,
     SELF_START,
     Artefact,
     Clip,
@@ -37,7 +52,8 @@ from offon.parts.credit.steps import (
     normalised_steps,
     progress,
 )
-from offon.recipe.arguments import RewardArg
+from offon.recipe.arguments import ModelArg, RewardArg
+from offon.types import Group
 
 Count = Annotated[int, Ge(1)]
 GroupSize = Annotated[int, Ge(2)]
@@ -234,3 +250,65 @@ def prm(
         Learner("prm", (LabelCrossEntropy(reduce=reduce),), head="score"),
         recommends={"learning_rate": 1e-5},
     )
+
+
+@method(
+    kind="make", family="process supervision", interface="reward", usual_provenance="on-policy",
+    usual_role="consolidation", paper="2312.08935",
+)  # fmt: skip
+def math_shepherd(
+    toolbox, task, *, labels: Literal["hard", "soft"] = "hard", solutions: Count = 8, continuations: Count = 8,
+    completer: ModelArg | None = None, separator: str | int = "\n",
+) -> None:  # fmt: skip
+    """Math-Shepherd: step labels from how often a solution can still be finished, as data for prm.
+
+        c_k of `continuations` completions of the first k steps succeed;   hard y_k = [c_k > 0],   soft y_k = c_k / n
+        L = 1/D sum_k -y_k log sigma(s_k) - (1 - y_k) log sigma(-s_k)                  (prm on what this makes)
+
+    The solutions are the node's `init`'s; completer continues them, the same model unless written. The last step's
+    label is the verdict on the solution. With one continuation hard and soft are the same.
+    Watch: the share of labels that are 1; tokens_generated. Fails: a weak completer calls good steps wrong, a strong
+    one repairs bad ones; a lucky answer counts as right. Hard labels of samples need not fall monotonically.
+    Deviations: truncated solutions are left out. Unverified: 8 completions.
+    """
+    values = continuation_value(task=task, n=continuations, completer=Artefact(completer) if completer else SELF)
+    groups = toolbox.collect(solved(task, solutions, separator) | values)
+    write_labels(toolbox, groups, lambda value: [float(v > 0) for v in value] if labels == "hard" else value)
+
+
+@method(
+    kind="make", family="process supervision", interface="reward", usual_provenance="on-policy",
+    usual_role="consolidation", paper="2406.06592",
+)  # fmt: skip
+def omegaprm(
+    toolbox, task, *, labels: Literal["soft", "hard"] = "soft", solutions: Count = 8, continuations: Count = 8,
+    completer: ModelArg | None = None, separator: str | int = "\n",
+) -> None:  # fmt: skip
+    """OmegaPRM's search: the first error of a failed solution by bisection, as step labels for prm.
+
+        MC(k) = share of `continuations` completions of the first k steps that succeed
+        bisect for the first step with MC = 0: ceil(log2 K) states of K are asked, against K in math_shepherd
+        soft   y_k = MC(k) where it was asked, else no label        hard   y_k = 1 before the first error, 0 from it on
+        L = 1/D sum_k -y_k log sigma(s_k) - (1 - y_k) log sigma(-s_k)                  (prm on what this makes)
+
+    The solutions are the node's `init`'s, a right one has no error, and the last step's label is the verdict. soft is
+    the pointwise soft label, which the paper found best. Assumes that a lost solution stays lost.
+    Watch: the share of labels that are 1. Fails: MC = 0 by bad luck of few completions puts the error too early.
+    Deviations: no tree: the paper reuses completions as new solutions, by a PUCT rule. Unverified: 8 completions.
+    """
+    values = continuation_value(
+        task=task, n=continuations, completer=Artefact(completer) if completer else SELF, search="first error"
+    )
+    groups = toolbox.collect(solved(task, solutions, separator) | values)
+    write_labels(toolbox, groups, monotone_labels if labels == "hard" else lambda value: value)
+
+
+def solved(task, n: int, separator: str | int) -> Pipe:
+    """Whole solutions with their verdicts, in steps."""
+    whole = rollouts(task, n) | drop(tagged("truncated"), "truncated: it has no end")
+    return whole | verify(task) | steps(separator)
+
+
+def write_labels(toolbox, groups: list[Group], labels: Callable) -> None:
+    toolbox.record(groups, "kept")
+    toolbox.write_rows(step_rows(groups, labels, "value", toolbox.model(SELF).tokenizer))
