@@ -27,7 +27,7 @@ def sampler():
 def collected(sampler, task=None, members=2, **arguments) -> list[Group]:
     task = task or ParityTask()
     groups = [prompt_group(item).replace(draw=draw) for draw, item in enumerate(ParityTask().items("train")[:3])]
-    chain = rollouts(task, members) | verify(task) | steps(1) | continuation_value(task=task, **arguments)
+    chain = rollouts(task, members) | verify(task) | steps(1) | continuation_value(verify(task), **arguments)
     return chain.given(sampling=LIMIT)(sampler.context(), groups)
 
 
@@ -149,7 +149,7 @@ def test_bisection_finds_the_first_error_in_log2_probes(length):
         member = Trajectory.of(tokens, [2], Source.EXTERNAL, signals={"reward": 0.0})
         group = Group(item=Item(id="x", prompt="w0"), views={"prompt": (2,)}, members=(member,), draw=0)
         context = Context(generate, None, None, Step(0, 1, 0, "node"))
-        chain = steps(1) | continuation_value(task=Breaks(), n=1, search="first error")
+        chain = steps(1) | continuation_value(verify(Breaks()), n=1, search="first error")
         [found] = chain.given(sampling=Sampling(max_tokens=99))(context, [group])
         labels = monotone_labels(values_of(found.members[0], "value"))
         assert labels.tolist() == [1.0] * error + [0.0] * (length - error)

@@ -65,7 +65,7 @@ def test_vineppos_steps_share_out_what_the_response_gained(by):
     """sum over steps of A = R - V(x), whatever the steps; one step: R - V(x) itself."""
     task = ParityTask()
     groups = [prompt_group(item).replace(draw=draw) for draw, item in enumerate(task.items("train")[:3])]
-    chain = rollouts(task, 3) | verify(task) | steps(by) | continuation_value(task=task, n=5)
+    chain = rollouts(task, 3) | verify(task) | steps(by) | continuation_value(verify(task), n=5)
     for group in chain.given(sampling=Sampling(max_tokens=5))(Sampler(model(0)).context(), groups):
         for member in progress()(group).members:
             per_step = [member.token_signals["advantage"][span.start] for span in member.spans]

@@ -11,6 +11,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal
 
 from offon.collect.base import Collector
@@ -33,6 +34,7 @@ class ContinuationValue(Collector):
     name, the value of the state before its first step, and as "continuations" how many were sampled for it. The last
     step leaves nothing to continue: its value is the response's own reward.
 
+    verdict    what rewards a continuation: the same collector that rewards the response, `verify(task)`
     completer  who continues: the learner unless written
     best_of    the value of the best of k tries, estimated without bias from the n made (n >= k): a stronger prover
     search     "every": all states, in one call. "first error": bisection, one call a round, for the first step after
@@ -43,7 +45,7 @@ class ContinuationValue(Collector):
     has none left is set aside. Randomness is keyed by (draw, member, cut, try), whatever else is asked.
     """
 
-    task: Any
+    verdict: Collector
     n: int = 8
     completer: ModelRef = SELF
     best_of: int = 1
@@ -58,7 +60,7 @@ class ContinuationValue(Collector):
 
     @property
     def samplers(self) -> tuple[ModelRef, ...]:
-        return (self.completer,)
+        return tuple(dict.fromkeys([self.completer, *self.verdict.samplers]))
 
     def __call__(self, context: Context, groups: list[Group]) -> list[Group]:
         asked: Counter = Counter()
@@ -88,15 +90,17 @@ class ContinuationValue(Collector):
             for g, m, cut in first.values()
             for attempt in range(self.n)
         ]
-        items = [groups[g].item for g, _, _ in first.values() for _ in range(self.n)]
-        texts = [continued.text for continued in context.generate(requests, self.completer)]
-        verdicts = iter(self.task.verify(list(zip(items, texts, strict=True))))
-        value = {state: self._value([next(verdicts).score for _ in range(self.n)]) for state in first.values()}
+        sampled = iter(context.generate(requests, self.completer))
+        tried = [
+            groups[g].replace(members=tuple(islice(sampled, self.n)), comparisons=(), dropped=())
+            for g, _, _ in first.values()
+        ]
+        judged = zip(first.values(), self.verdict(context, tried), strict=True)
+        value = {state: self._value([m.signals["reward"] for m in group.members]) for state, group in judged}
         return {state: value[first[state[0], known[state]]] for state in states}
 
-    def _value(self, scores: Sequence[float | None]) -> float | None:
-        known = [score for score in scores if score is not None]
-        return best_of(known, self.best_of) if len(known) >= self.best_of else None
+    def _value(self, scores: Sequence[float]) -> float | None:
+        return best_of(scores, self.best_of) if len(scores) >= self.best_of else None
 
     def _written(self, g: int, group: Group, value: Values, asked: Counter) -> Group:
         members = []
@@ -137,4 +141,6 @@ def first_errors(members: Members, ask: Callable[[Sequence[State]], Values]) -> 
     return value
 
 
-continuation_value = ContinuationValue
+def continuation_value(verdict: Collector, n: int = 8, **options) -> ContinuationValue:
+    """continuation_value(verify(task), 9): values by the live policy, nine continuations a state."""
+    return ContinuationValue(verdict=verdict, n=n, **options)

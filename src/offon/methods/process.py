@@ -85,7 +85,10 @@ def vineppo(
     Deviations: the released configuration takes 2 epochs per buffer (`epochs: 2`) and bounds each k3 at 10.
     """
     return Stage(
-        rollouts(task, group_size) | verify(task) | steps(separator) | continuation_value(task=task, n=continuations),
+        rollouts(task, group_size)
+        | verify(task)
+        | steps(separator)
+        | continuation_value(verify(task), n=continuations),
         policy(
             policy_gradient(advantage=credit, ratio=behavior, trust=Clip(clip, clip)),
             policy_gradient(advantage=one, gain=Kl("k3"), coef=kl, name="kl"),
@@ -117,7 +120,7 @@ def pav(
     Deviations: the paper trains a verifier on such estimates and asks it; here they are measured (to train one:
     math_shepherd, then prm). Unverified: alpha (3 to 5 in the paper's RL runs), best of 4.
     """
-    prover = continuation_value(task=task, n=continuations, completer=SELF_START, best_of=prover_best_of)
+    prover = continuation_value(verify(task), n=continuations, completer=SELF_START, best_of=prover_best_of)
     return Stage(
         rollouts(task, group_size) | verify(task) | steps(separator) | prover,
         policy(policy_gradient(advantage=credit, ratio=behavior), credit=leave_one_out() >> progress(coef=alpha)),
@@ -271,7 +274,7 @@ def math_shepherd(
     one repairs bad ones; a lucky answer counts as right. Hard labels of samples need not fall monotonically.
     Deviations: truncated solutions are left out. Unverified: 8 completions.
     """
-    values = continuation_value(task=task, n=continuations, completer=Artefact(completer) if completer else SELF)
+    values = continuation_value(verify(task), n=continuations, completer=Artefact(completer) if completer else SELF)
     groups = toolbox.collect(solved(task, solutions, separator) | values)
     write_labels(toolbox, groups, lambda value: [float(v > 0) for v in value] if labels == "hard" else value)
 
@@ -297,7 +300,7 @@ def omegaprm(
     Deviations: no tree: the paper reuses completions as new solutions, by a PUCT rule. Unverified: 8 completions.
     """
     values = continuation_value(
-        task=task, n=continuations, completer=Artefact(completer) if completer else SELF, search="first error"
+        verify(task), n=continuations, completer=Artefact(completer) if completer else SELF, search="first error"
     )
     groups = toolbox.collect(solved(task, solutions, separator) | values)
     write_labels(toolbox, groups, monotone_labels if labels == "hard" else lambda value: value)

@@ -225,7 +225,7 @@ SOURCES_OF = {
     "comparisons": "preferences(data), or rollouts | verify | best_against_worst()",
     "advantage": "a credit on the learner",
     "steps": "steps(by=...) after rollouts(task)",
-    "value": "continuation_value(task) after verify(task) | steps(by=...)",
+    "value": "continuation_value(verify(task)) after verify(task) | steps(by=...)",
     "members": "rollouts(task) or demonstrations(data)",
 }
 

@@ -41,4 +41,5 @@ VARIANTS = {
     "nash_md": [{}, {"kl": "token"}, {"mixture": 1.0, "by": "logistic"}],
     "xpo": [{"alpha": 0.1}, {"ties": "random", "alpha": 0.1}],
 }
+MODIFIED = [("online_dpo", {}, ("reward_model", {})), ("nash_md", {"by": "logistic"}, ("reward_model", {}))]
 SURROGATES = {"online_dpo": online_dpo, "online_ipo": online_ipo, "xpo": xpo, "nash_md": nash_md}

@@ -99,4 +99,5 @@ VARIANTS = {
     "grpo_process": [{"separator": 2}],
     "pure": [{"separator": 2}, {"separator": 1, "baseline": "step", "verifiable": 0.0}],
 }
+MODIFIED = [("vineppo", {"separator": 2, "continuations": 2}, ("reward_model", {}))]
 SURROGATES = {"vineppo": vineppo, "pav": pav, "grpo_process": grpo_process, "pure": pure}
