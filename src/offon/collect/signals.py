@@ -54,6 +54,11 @@ class Score(Collector):
         return f"score({self.need.column})"
 
 
+def verdicts(member: Trajectory) -> int:
+    """How many times a checker was asked because of a member: for itself, and for continuations of it."""
+    return ("reward" in member.signals) + int(member.signals.get("continuations") or 0)
+
+
 def score(what, model: ModelRef = SELF, *, view: str = "train") -> Score:
     """score("logp", teacher): log-probs of every member under a model."""
     return Score(Need(what, model, view, "buffer"))

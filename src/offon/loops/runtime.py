@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from offon.collect.context import Context, Step, permuted
+from offon.collect.signals import verdicts
 from offon.data import Renderer
 from offon.engines.native import NativeEngine
 from offon.errors import DataError, NumericsError
@@ -242,8 +243,7 @@ class Runtime:
         for group in groups:
             everyone = [*group.members, *(member for member, _ in group.dropped)]
             rewards = [m.signals["reward"] for m in everyone if "reward" in m.signals]
-            continued = sum(int(m.signals.get("continuations") or 0) for m in everyone)
-            state.cost["verifier_calls"] += len(rewards) + continued
+            state.cost["verifier_calls"] += sum(map(verdicts, everyone))
             scored = [r for r in rewards if r is not None]
             state.groups["unscored"] += len(rewards) - len(scored)
             sampled = [m for m in everyone if m.behavior_logp is not None]

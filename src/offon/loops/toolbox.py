@@ -19,6 +19,7 @@ from peft import PeftModel
 
 from offon.collect import Collector
 from offon.collect.context import Context, Step, permuted
+from offon.collect.signals import verdicts
 from offon.data import Renderer
 from offon.engines.native import NativeEngine
 from offon.errors import DataError, Interrupted, ModelError
@@ -139,7 +140,7 @@ class Workshop(Toolbox):
                 )  # fmt: skip
             cost: Counter = Counter()
             groups = collector(self._context(cost), groups)
-            cost["verifier_calls"] += sum("reward" in member.signals for member in _everyone(groups))
+            cost["verifier_calls"] += sum(map(verdicts, _everyone(groups)))
             atomic.write_json(costs, dict(cost))
             trajectories.write(path, groups, node=self.node.name)
         self.cost.update(atomic.read_json(costs, {}))

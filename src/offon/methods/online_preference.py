@@ -38,8 +38,8 @@ def online_dpo(task, *, beta: Beta = 0.1, ties: Literal["drop", "random"] = "dro
         L = 1/P sum -log sigmoid(beta [(S_w - S_w^ref) - (S_l - S_l^ref)]),   S = sum_t log pi(y_t)
 
     ref = the learner when the stage began. Samples and judgements are detached: on fixed pairs this is dpo. The higher
-    reward wins: the task's checker judges, or what `with: [judge]` or `[reward_model]` puts in its place. ties: pairs judged
-    equal are dropped, or decided by a coin.
+    reward wins: the task's checker judges, or what `with: [judge]` or `[reward_model]` puts in its place. ties: such
+    pairs are dropped, or decided by a coin.
     Watch: rewards/accuracies, rewards/chosen; the share of prompts without a difference (fates in the ledger).
     Fails: a judge that cannot tell two responses apart gives no pairs. Deviations: TRL 1.16 penalises responses without
     an end token on request; here a truncated response is what its reward says.

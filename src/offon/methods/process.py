@@ -313,5 +313,8 @@ def solved(task, n: int, separator: str | int) -> Pipe:
 
 
 def write_labels(toolbox, groups: list[Group], labels: Callable) -> None:
+    groups = [
+        group.drop([bool(member.text.strip()) for member in group.members], "it says nothing") for group in groups
+    ]
     toolbox.record(groups, "kept")
     toolbox.write_rows(step_rows(groups, labels, "value", toolbox.model(SELF).tokenizer))
