@@ -52,7 +52,8 @@ def load_model(
     """(transformers or PEFT model in `dtype`, whether its adapter is new).
 
     A directory with an adapter continues that adapter; `lora` then has to agree with it. head: load the body with one
-    number per token in place of the language model's head (see HEADS), as a directory of such a class is loaded anyway.
+    number per token in place of the language model's head (see HEADS), as a directory of such a class is loaded anyway;
+    an adapter made for another head is merged, and all weights are trained.
     """
     source = locate(path)
     if not _is_adapter(source):
@@ -72,9 +73,20 @@ def load_model(
             why="a stage that starts from an adapter continues it",
             fix=f"lora: {{r: {saved['r']}, alpha: {saved['alpha']}}}, or start from a merged model",
         )
-    base = _load_core(_base_of_adapter(source, settings), dtype, head or head_of(source))
+    saved_head = head_of(source)
+    base = _load_core(_base_of_adapter(source, settings), dtype, saved_head)
     silence(base)
-    return PeftModel.from_pretrained(base, source, is_trainable=True), False
+    model = PeftModel.from_pretrained(base, source, is_trainable=True)
+    return (model if head in (None, saved_head) else _under_head(model.merge_and_unload(), head)), False
+
+
+def _under_head(model: nn.Module, head: str) -> nn.Module:
+    """The body of a model under another head, which keeps the weights of the old one that it shares with it."""
+    model.config.num_labels = 1
+    made = HEADS[head].from_config(model.config, dtype=model.dtype)
+    nn.init.zeros_(made.get_parameter(f"{number_layer(made)}.weight"))
+    made.load_state_dict(model.state_dict(), strict=False)
+    return made
 
 
 def head_of(path: str | Path) -> str | None:
@@ -228,6 +240,10 @@ def _load_core(source: str, dtype: torch.dtype, head: str | None) -> nn.Module:
             if f"{linear}.{name}" in missing:
                 nn.init.zeros_(parameter)
                 missing.remove(f"{linear}.{name}")
+    for parameter in model.parameters():
+        # Weights lie in memory as in the file, at any offset, and kernels round differently by alignment: the same
+        # weights from two files would not compute the same to the bit.
+        parameter.data = parameter.data.clone()
     if missing:
         raise ModelError(
             f"{len(missing)} weights are not in the checkpoint, {missing[0]} among them",
