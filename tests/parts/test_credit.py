@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -200,3 +203,16 @@ def test_what_nobody_sampled_here_costs_nothing():
     begun = member(1.0, behavior=[float("nan"), -1.0], columns=columns)
     credit = kl_penalty(0.1) >> overlong_penalty() >> no_baseline()
     assert per_response(credit, group(demo, begun)) == pytest.approx([1.0, 1.05])
+
+
+def test_the_documented_credit_of_ones_own_runs():
+    """docs/recipe.md: one best of three gets 1 - 1/3, the others -1/3; whitened over three members of two tokens."""
+    page = (Path(__file__).parents[2] / "docs" / "recipe.md").read_text()
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "PerResponse" in block)
+    made: dict = {}
+    exec(code, made)
+    columns = {"logp@start": [-1.0, -1.0]}
+    g = group(*(member(reward, columns=columns) for reward in (1.0, 0.0, 0.0)))
+    raw = np.repeat([2 / 3, -1 / 3, -1 / 3], 2)
+    assert per_response(made["BestAgainstAll"](), g) == pytest.approx(raw[::2])
+    assert per_response(made["credit"], g) == pytest.approx(raw[::2] / (raw.std(ddof=1) + 1e-4), rel=1e-5)
