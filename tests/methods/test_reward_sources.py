@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -339,5 +339,6 @@ def test_a_regex_is_a_format_reward():
     stage = row("verifier", row("grpo", ParityTask()), check="regex", pattern="w1 w2", weight=0.5)
     (part,) = [p for p in stage.collect.everything if isinstance(p, Reward)]
     (group,) = groups(1)
+    group = group.replace(item=replace(group.item, columns={"answer": "another"}))
     assert [m.text for m in group.members] == ["w1 w2", "w2 w3"]
     assert part.sources["regex"](context(), [group]) == [[1.0, 0.0]]

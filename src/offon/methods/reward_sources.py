@@ -5,7 +5,8 @@ Every stage that asks its task's checker can be given other sources: `with: [{re
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from annotated_types import Ge
@@ -18,6 +19,7 @@ from offon.errors import ConfigError
 from offon.methods.registry import method
 from offon.parts import SELF_START, Artefact, Head, Learner, Square, Stage, contrast
 from offon.recipe.arguments import ModelArg, RewardArg
+from offon.types import Item, Verdict
 
 CHECKED = "verifier"  # the task's own checker, among the sources of a reward
 
@@ -80,24 +82,26 @@ def verifier(
 
         R = 1[check passes]        with a weight: R = R_before + weight * 1[check passes]
 
-    check: as of a task's `verifier`; regex takes a `pattern`. The item's answer is what it is compared with. The signal
+    check: as of a task's `verifier`, against the item's answer; regex asks only whether `pattern` occurs. The signal
     is reward:CHECK. A check that is impossible leaves the response unscored, which is not 0.
     Watch: each reward:NAME of the ledger apart; a format reward saturates first. Fails: a checker that can be satisfied
     without the skill is what the policy learns.
     """
     from offon.tasks.jsonl import named_check
 
-    return rewarded(stage, check, Checker(_Checked(check, pattern, named_check(check, pattern=pattern))), weight)
+    checked = named_check(check, pattern=pattern)
+    return rewarded(stage, check, Checker(_Checked(checked, with_answer=check != "regex")), weight)
 
 
+@dataclass(frozen=True)
 class _Checked:
     """A named checker in the place of a task."""
 
-    def __init__(self, check, pattern, verify):
-        self.name, self.verify = f"{check} {pattern or ''}".strip(), verify
+    check: Callable[[Sequence[tuple[Item, str]]], list[Verdict]]
+    with_answer: bool
 
-    def __repr__(self) -> str:
-        return self.name
+    def verify(self, pairs: Sequence[tuple[Item, str]]) -> list[Verdict]:
+        return self.check([(i if self.with_answer else replace(i, columns={}), text) for i, text in pairs])
 
 
 @method(
