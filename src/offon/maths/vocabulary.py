@@ -20,7 +20,7 @@ def token_logp(logits_MV: Tensor, target_M: Tensor) -> Tensor:
 
 def logp_at(logits_MV: Tensor, ids_MK: Tensor) -> Tensor:
     """log p of K chosen ids at each position, normalised over the whole vocabulary; ids below 0 are padding. [M, K]."""
-    return logits_MV.gather(-1, ids_MK.clamp(min=0)) - logits_MV.logsumexp(-1, keepdim=True)
+    return logits_MV.gather(-1, ids_MK.clamp(min=0).long()) - logits_MV.logsumexp(-1, keepdim=True)
 
 
 def log1mexp(logp: Tensor) -> Tensor:

@@ -270,9 +270,9 @@ def bco(data, *, beta: Positive = 0.1) -> Stage:
     delta has no gradient and is taken by the learner as it stands, once on the whole step before it is split; the
     reference has no gradient. `data` as kto's. beta 0.1 is TRL's, the paper's 0.01.
     Watch: rewards/chosen against rewards/rejected; at the start the loss is log 2. Fails: with one kind only, delta
-    follows it and nothing is learned. Deviations: the paper and TRL keep a running mean over past steps, which mixes in
-    earlier learners and needs state; at the first step the two agree. Its weights for prompts on which only one kind
-    was seen (a prompt classifier) are left out.
+    follows it and nothing is learned. Deviations: the paper, and TRL while it had a BCO trainer (1.16 has none), keep a
+    running mean over past steps, which mixes in earlier learners and needs state; at the first step the two agree. The
+    weights for prompts on which only one kind was seen (a prompt classifier) are left out.
     """
     term = unpaired(link=Logistic(), z="mean", beta=beta)
     return Stage(labelled(data), policy(term), recommends={"learning_rate": 5e-7})

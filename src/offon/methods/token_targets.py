@@ -170,7 +170,8 @@ def unlikelihood(data, *, coef: Annotated[float, Ge(0)] = 1.0) -> Stage:
     Each candidate counts once. Both parts are differentiated; by log p(c) the second is p / (1 - p), held at 0 above
     p = 1 - 1e-5. coef = 0 is sft.
     Watch: unlikelihood/mass (probability on earlier tokens), repetition in the samples.
-    Fails: what must repeat (digits, brackets, names) is pushed down unless it is the target.
+    Fails: what must repeat (digits, brackets, names) is pushed down unless it is the target. Memory grows with the
+    square of a response's length: its candidates are kept for every position.
     Deviations: candidates come from the response alone, the prompt's words may be repeated (the paper trains language
     models without prompts). The paper's sequence-level form, on repeated n-grams of own samples, is not here.
     """

@@ -37,7 +37,7 @@ class Unlikelihood(Term):
 
     def prepare(self, batch: Batch, scores: Scores) -> Batch:
         width = max((len(t) for t in batch.trajectories), default=0)
-        rows = [_earlier(t.tokens, width) for t in batch.trajectories] or [np.zeros((0, width), np.int64)]
+        rows = [_earlier(t.tokens, width) for t in batch.trajectories] or [np.zeros((0, width), np.int32)]
         return batch.with_columns({EARLIER.at: torch.from_numpy(np.concatenate(rows))})
 
     def units(self, batch: Batch, scores: Scores) -> tuple[Tensor, Metrics]:
@@ -52,6 +52,6 @@ def _earlier(tokens_T: np.ndarray, width: int) -> np.ndarray:
     n = len(tokens_T)
     first = np.isin(np.arange(n), np.unique(tokens_T, return_index=True)[1])
     before = np.tril(np.ones((n, n), bool), -1) & first[None] & (tokens_T[None] != tokens_T[:, None])
-    found = np.full((n, width), -1, np.int64)
+    found = np.full((n, width), -1, np.int32)
     found[:, :n] = np.where(before, tokens_T[None], -1)
     return found
