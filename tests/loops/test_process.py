@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 
+from offon.errors import OffonError
 from offon.loops.check import check_recipe
 from offon.loops.pipeline import run_recipe
 from offon.methods import registry
@@ -92,3 +93,15 @@ def test_another_model_completes_where_one_is_named():
     info = registry.get("math_shepherd")
     plan = Plan.of(info.function, {}, "demonstrations", task=ParityTask(), completer="strong")
     assert Artefact("strong") in plan.models
+
+
+def test_a_conversation_that_the_model_cannot_read_to_its_end_is_refused(folder):
+    """Three turns of 24 tokens after 2 are more than 64 positions; two are not."""
+    text = RECIPE.split("pipeline:")[0].replace("FOLDER", str(folder)) + "pipeline:\n  s: {method: critique_revise, "
+    for asks, fits in (('[" w5"]', True), ('[" w5", " w6"]', False)):
+        recipe = resolve(parse(text + f"asks: {asks}, max_tokens: 24, steps: 1}}\n", folder=folder))
+        if fits:
+            check_recipe(recipe)
+        else:
+            with pytest.raises(OffonError, match="for each of 3 turns"):
+                check_recipe(recipe)

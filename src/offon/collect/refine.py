@@ -35,6 +35,10 @@ class Conversing(Collector):
     sampling: Sampling = Sampling()
 
     @property
+    def turns(self) -> int:
+        return len(self.asks)
+
+    @property
     def samplers(self) -> tuple[ModelRef, ...]:
         return (SELF,)
 

@@ -58,15 +58,18 @@ def check_prompts(stage: Stage, prompts: Sequence[Group], where: str) -> None:
             raise
 
 
-def check_room(prompts: Sequence[Group], max_tokens: int, longest: int | None, where: str) -> None:
-    """Every prompt and the longest response after it have to fit into what the model reads."""
+def check_room(
+    prompts: Sequence[Group], max_tokens: int, longest: int | None, where: str, *, responses: int = 1
+) -> None:
+    """Every prompt and the longest responses after it have to fit into what the model reads."""
     if longest is None or not prompts:
         return
     prompt = max(len(view) for group in prompts for view in group.views.values())
-    if prompt + max_tokens > longest:
-        room = longest - prompt
+    if prompt + responses * max_tokens > longest:
+        room = (longest - prompt) // responses
+        asked = f"max_tokens {max_tokens}" + (f" for each of {responses} turns" if responses > 1 else "")
         raise ConfigError(
-            f"max_tokens {max_tokens} after a prompt of {prompt} tokens is more than the {longest} the model reads",
+            f"{asked} after a prompt of {prompt} tokens is more than the {longest} the model reads",
             where=where,
             fix=f"max_tokens: {room} or less" if room > 0 else "shorter prompts",
         )

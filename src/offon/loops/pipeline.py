@@ -291,7 +291,8 @@ class Pipeline:
         prompts = list(data) if data is not None else prompt_groups(task.items("train"), tokenizer)
         check_prompts(stage, prompts, node.name)
         if data is None:
-            check_room(prompts, settings.max_tokens, self.longest(node), node.name)
+            turns = 1 + sum(part.turns for part in stage.collect.everything)
+            check_room(prompts, settings.max_tokens, self.longest(node), node.name, responses=turns)
         return stage, prompts
 
     def inputs(self, node: MethodNode, tokenizer: Any) -> dict[str, Any]:
