@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from offon.errors import DataError
+from offon.loops.build import check_prompts
 from offon.loops.scoring import layout_of, score, weigh
 from offon.parts import Artefact, divergence, policy
 from offon.types.batch import Batch
@@ -124,6 +125,11 @@ def test_traces_are_sft_under_the_prompt_without_the_context():
     )
     assert torch.allclose(next(iter(logp.values())).detach(), plain[:, 0], atol=1e-5)
     same(gradient_of("context_distill", groups, view="hint", targets="traces"), gradient_of("sft", groups))
+
+
+@pytest.mark.parametrize("row", ["context_distill", "context_opd", "opsd"])
+def test_a_template_is_enough_where_items_bring_no_view(row):
+    check_prompts(stage(row, template="w9 {prompt}"), prompts(), row)
 
 
 def test_a_view_that_nobody_can_write_is_refused_before_anything_runs():

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from offon.collect import Collector, Hint, demonstrations, rollouts, shown, tagged_by
+from offon.collect import Collector, demonstrations, rollouts, shown, tagged_by
+from offon.collect.guides import Told
 from offon.methods.registry import method
 from offon.parts import SELF_START, Artefact, Mix, Skew, Stage, TopK, divergence, one, policy, policy_gradient
 from offon.recipe.arguments import TeacherArg
@@ -146,7 +147,7 @@ def context_distill(task, *, view: str = "context", template: str | None = None,
     """
     term = divergence(to=SELF_START, view=view) if targets == "logits" else policy_gradient(advantage=one)
     return Stage(
-        shown(view, template) | rollouts(task, model=SELF_START, guide=Hint(view=view, drop=True)),
+        shown(view, template) | rollouts(task, model=SELF_START, guide=Told(view=view)),
         policy(term),
         recommends={"learning_rate": 1e-5},
     )
