@@ -23,6 +23,7 @@ from offon.parts import (
     Learner,
     Live,
     Need,
+    Route,
     SquaredError,
     Stage,
     Start,
@@ -72,7 +73,7 @@ def init(tmp_path_factory):
     return path
 
 
-def run(directory, stage, init, *, stops=(), lora=None, prompts=None, **changes) -> Runtime:
+def run(directory, stage, init, *, stops=(), lora=None, prompts=None, checkpointing=False, **changes) -> Runtime:
     settings = NodeSettings(**{
         "init": str(init), "steps": 4, "learning_rate": 1e-2, "prompts_per_step": 4, "prompts_per_buffer": 8,
         "max_tokens": 5, "save_steps": 100, "seed": 3, **changes,
@@ -82,7 +83,14 @@ def run(directory, stage, init, *, stops=(), lora=None, prompts=None, **changes)
         with RunDirectory.create(directory, recipe_text="", resume=True) as opened:
             node = opened.node("stage")
             found = node.latest_checkpoint()
-            holdings = Holdings(stage.validate(), init, {"init": init}, lora, checkpoint=found and found.path)
+            holdings = Holdings(
+                stage.validate(),
+                init,
+                {"init": init},
+                lora,
+                checkpoint=found and found.path,
+                checkpointing=checkpointing,
+            )
             runtime = Runtime(node, holdings, prompts, settings, interrupted=lambda: runtime.state.step == stop)  # noqa: B023
             if stop is None:
                 run_stage(stage, runtime)
@@ -112,6 +120,14 @@ def test_two_learners_stopped_anywhere_are_the_same_two(tmp_path, init, lora):
     assert [[{k: v for k, v in line.items() if "time" not in k} for line in run] for run in lines][0] == [
         {k: v for k, v in line.items() if "time" not in k} for line in lines[1]
     ]
+
+
+def test_recomputing_layers_in_the_backward_pass_changes_nothing(tmp_path, init):
+    plain, recomputed = (run(tmp_path / str(on), two_learners(), init, checkpointing=on) for on in (False, True))
+    for name in ("policy", "critic"):
+        a, b = (weights(runtime.holdings.learners[name]) for runtime in (plain, recomputed))
+        for key in a:
+            torch.testing.assert_close(a[key], b[key], rtol=1e-4, atol=1e-5)
 
 
 def test_each_learner_moves_its_own_weights_at_its_own_rate(tmp_path, init):
@@ -205,6 +221,12 @@ def test_what_a_learner_cannot_say_is_refused_before_anything_loads(learners, wo
         two_learners(learners=learners).validate()
 
 
+def test_a_route_does_not_sample():
+    by_family = rollouts(TASK, 2, model=Route("family", {"a": SELF, "b": SELF_START}))
+    with pytest.raises(ConfigError, match="is to sample"):
+        two_learners(collect=by_family | verify(TASK)).validate()
+
+
 def test_two_learners_of_one_name_are_refused():
     with pytest.raises(ConfigError, match="one name"):
         two_learners(learners=(policy(), policy()))
@@ -222,3 +244,13 @@ def test_a_need_of_another_learner_is_scored_once():
     stage = two_learners()
     assert [need.column for need in stage.needs if need.when == "buffer"] == ["logp@self", "value@critic"]
     assert Need("value", Live("critic"), when="buffer") in stage.needs
+
+
+def test_a_fingerprint_is_taken_again_after_a_step_and_not_before(tmp_path, init, monkeypatch):
+    taken = []
+    monkeypatch.setattr(Model, "fingerprint", lambda self: taken.append(self) or str(len(taken)))
+    holdings = Holdings(two_learners().validate(), init, {"init": init})
+    first, other = holdings.fingerprint(SELF), holdings.fingerprint(Artefact("init"))
+    assert (holdings.fingerprint(SELF), len(taken)) == (first, 2)
+    holdings.stepped(holdings.stage.main)
+    assert holdings.fingerprint(SELF) != first and holdings.fingerprint(Artefact("init")) == other

@@ -47,7 +47,7 @@ class Calls:
         completions = self.engine.generate(requests, model, progress=self._generating)
         own = ref == SELF_START or SELF in ref.walk()  # the learner, or a mixture it is part of
         source = Source.LEARNER if own else Source.TEACHER
-        producer = Producer(model=model.fingerprint(), step=0 if ref == SELF_START else step)
+        producer = Producer(model=self.holdings.fingerprint(ref), step=0 if ref == SELF_START else step)
         sampled = [
             self._trajectory(prompt, completion, source, producer)
             for prompt, completion in zip(prompts, completions, strict=True)

@@ -62,9 +62,11 @@ class Holdings:
         lora: LoraSpec | None = None,
         *,
         checkpoint: Path | None = None,
+        checkpointing: bool = False,
         device=None,
     ):
         self.stage, self.init, self.artefacts, self.lora, self.device = stage, init, artefacts, lora, device
+        self.checkpointing = checkpointing
         self.learners = {learner.name: self._learner(learner, checkpoint) for learner in stage.learners}
         self.averages = {ref: self(ref.of).copy_frozen() for ref in stage.models if isinstance(ref, Ema)}
         if checkpoint:
@@ -72,11 +74,11 @@ class Holdings:
                 for name, mean, _ in self._averaged(ref):
                     mean.copy_(saved[name])
         self._frozen: dict[Any, Model] = {}
+        self._fingerprints: dict[ModelRef, str] = {}
 
     def _learner(self, learner: Learner, checkpoint: Path | None) -> Model:
-        if checkpoint:
-            return Model.load(self.place(checkpoint, learner.name), head=learner.head, device=self.device)
-        return Model.load(self._begins(learner), head=learner.head, lora=self.lora, device=self.device)
+        path, lora = (self.place(checkpoint, learner.name), None) if checkpoint else (self._begins(learner), self.lora)
+        return Model.load(path, head=learner.head, lora=lora, checkpointing=self.checkpointing, device=self.device)
 
     def _begins(self, learner: Learner) -> str | Path:
         return self.artefacts[learner.init.name] if isinstance(learner.init, Artefact) else self.init
@@ -137,9 +139,17 @@ class Holdings:
         means = [{name: mean for name, mean, _ in self._averaged(ref)} for ref in self.averages]
         tensors.save(means, directory / AVERAGES)
 
+    def fingerprint(self, ref: ModelRef) -> str:
+        """Of a model's weights as they are now; every weight is read, once between two steps."""
+        if ref not in self._fingerprints:
+            self._fingerprints[ref] = self(ref).fingerprint()
+        return self._fingerprints[ref]
+
     @torch.no_grad()
-    def average(self, learner: Learner) -> None:
-        """Bring the running averages of a learner up to its last step."""
+    def stepped(self, learner: Learner) -> None:
+        """A learner has moved: its running averages follow."""
+        kept = self._fingerprints.items()
+        self._fingerprints = {r: f for r, f in kept if not any(isinstance(part, Live | Ema) for part in r.walk())}
         for ref in self.averages:
             if self(ref.of) is self.learners[learner.name]:
                 for _, mean, now in self._averaged(ref):

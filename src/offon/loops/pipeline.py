@@ -262,8 +262,9 @@ class Pipeline:
         found = directory.latest_checkpoint()
         stage, prompts = self.stage(node, load_tokenizer(init.path))
         holdings = Holdings(
-            stage, init.path, self._models_of(node), lora=lora_of(settings), checkpoint=found.path if found else None
-        )
+            stage, init.path, self._models_of(node), lora=lora_of(settings), checkpoint=found.path if found else None,
+            checkpointing=settings.gradient_checkpointing,
+        )  # fmt: skip
         run_time = Runtime(
             directory, holdings, prompts, settings, progress=self._stepped, interrupted=self.stop, engine=self.engine
         )

@@ -186,7 +186,7 @@ class Runtime:
             error.where = f"{self.node.name}, step {state.step}, {learner.name}: {error.where}"
             error.kept = f"the batch in {path.name}; the last checkpoint; nothing was updated"
             raise
-        self.holdings.average(learner)
+        self.holdings.stepped(learner)
         state.skipped_steps += norm == 0
         area = "" if learner is self.stage.main else f"{learner.name}/"
         metrics |= {"grad_norm": (norm, 1.0), "learning_rate": (rate, 1.0)}

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from offon.errors import ConfigError
 from offon.parts.credit.base import Credit
-from offon.parts.models import SELF, SELF_START, Artefact, Ema, Live, ModelRef, Need, Start
+from offon.parts.models import SELF, SELF_START, Artefact, Ema, Live, ModelRef, Need, Route, Start
 from offon.parts.terms import Term
 
 
@@ -194,6 +194,8 @@ class Stage:
                 require(term.requires, own, f"term {term.name}")
         for need in self.needs:
             self._require_head(need)
+        if routes := [ref for ref in self.samplers if isinstance(ref, Route)]:
+            raise ConfigError(f"{routes[0]} is to sample", why="a route scores", fix="rollouts by each of its models")
         return self
 
     def _require_head(self, need: Need) -> None:

@@ -68,6 +68,7 @@ class NodeSettings(Settings):
     prompts_per_step      groups per optimizer step       prompts_per_buffer  groups collected at once (null: one step)
     epochs                passes over a buffer            max_age  most learner updates between sampling and training
     save_steps            optimizer steps between checkpoints; the last `save_total_limit` stay (null: all)
+    gradient_checkpointing  layers are computed again in the backward pass: less memory, about a third more time
     """
 
     init: str = field()
@@ -82,6 +83,7 @@ class NodeSettings(Settings):
     epochs: Count = 1
     max_age: Annotated[int, Ge(0)] | None = None
     lora: Lora | None = None
+    gradient_checkpointing: bool = False
     save_steps: Count = 50
     save_total_limit: Count | None = 2  # the newest and, should it turn out damaged, the one before
 
