@@ -269,7 +269,8 @@ def test_a_ratio_of_1_from_scoring_the_sampler_under_the_trained_prompt_would_sh
 
 
 def test_every_modifier_has_a_case():
-    assert {case.modifier[0] for case in CASES if case.modifier} == set(registry.modifiers())
+    """But a judge, who has to be able to write numbers: see test_reward_sources."""
+    assert {case.modifier[0] for case in CASES if case.modifier} >= set(registry.modifiers()) - {"judge"}
 
 
 @every_row
