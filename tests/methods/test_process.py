@@ -73,6 +73,20 @@ def test_vineppos_steps_share_out_what_the_response_gained(by):
             assert by < 99 or len(per_step) == 1
 
 
+def test_the_progress_of_a_policy_under_itself_is_nothing_on_average():
+    """E_a Q(s, a) = V(s): over 200 first steps the mean gain is within 4 standard errors of 0. Under another prover it
+    need not be."""
+    task = ParityTask()
+    groups = [prompt_group(item).replace(draw=draw) for draw, item in enumerate(task.items("train")[:4])]
+    chain = rollouts(task, 50) | verify(task) | steps(2) | continuation_value(verify(task), n=32)
+    gains = []
+    for group in chain.given(sampling=Sampling(max_tokens=4))(Sampler(model(0)).context(), groups):
+        for member in group.members:
+            gains.append(member.spans[0].signals["value"] - member.signals["value"])
+    error = np.sqrt(np.var(gains) / len(gains) + 0.25 / 32 / 4)  # of the mean, and of the four shared V(x)
+    assert abs(np.mean(gains)) < 4 * error and np.std(gains) > 0.05
+
+
 def test_without_alpha_progress_rewards_are_rloo():
     members = [response([1, 3], [0.5, r], reward=r, start=0.25) for r in (1.0, 0.0, 1.0)]
     assert advantage(leave_one_out() >> progress(coef=0.0), *members) == advantage(leave_one_out(), *members)

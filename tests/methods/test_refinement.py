@@ -187,7 +187,7 @@ def test_without_bonus_each_attempt_is_leave_one_out_on_its_own_reward():
 
 
 def test_the_first_stage_rewards_second_attempts_and_holds_first_ones():
-    learner = score(TASK, stage="first").learners[0]
+    learner = score(TASK, phase="first").learners[0]
     assert advantages(learner.credit, (1.0, 0.0), (0.0, 1.0)) == [[0, 0, -1], [0, 0, 1]]
     assert {term.name: (term.on, term.coef) for term in learner.terms if term.gain} == {
         "kl": ("trainable", 0.01), "kl_first": ("turn:0", 0.1),

@@ -103,26 +103,28 @@ def vineppo(
     paper="2410.08146",
 )  # fmt: skip
 def pav(
-    task, *, group_size: GroupSize = 4, alpha: float = 3.0, prover_best_of: Count = 4, continuations: Count = 8,
-    separator: str | int = "\n",
+    task, *, group_size: GroupSize = 4, alpha: float = 3.0, prover: ModelArg | None = None, prover_best_of: Count = 4,
+    continuations: Count = 8, separator: str | int = "\n",
 ) -> Stage:  # fmt: skip
     """Rewarding progress (process advantage verifiers): outcome RL with a bonus for steps a prover profits from.
 
-        A_mu(k) = Q_mu(s_k) - Q_mu(s_k-1),   mu = best of `prover_best_of` tries by the model the stage began with
+        A_mu(k) = Q_mu(s_k) - Q_mu(s_k-1),   mu = best of `prover_best_of` tries by the prover
         A_t = (R_i - mean_{j != i} R_j) + alpha A_mu(k) for every token t of step k
         L = -1/N sum_t r_t A_t,   r_t = pi(y_t) / pi_sampled(y_t)
 
-    N counts tokens. The progress of a step is credited to that step alone (the paper's gradient keeps the distribution
-    of states fixed), so it does not telescope away. Detached: everything but log pi. alpha = 0 is RLOO. Q_mu is
-    estimated without bias from `continuations` tries per step. A prover that is the policy itself adds no signal in
-    expectation; one far too weak or too strong adds none at all, because its values do not move.
+    N counts tokens. prover: a model; the one the stage began with unless written. The progress of a step is credited to
+    that step alone (the paper's gradient keeps the distribution of states fixed), so it does not telescope away.
+    Detached: everything but log pi. alpha = 0 is RLOO. Q_mu is estimated without bias from `continuations` tries per
+    step. A prover that is the policy itself adds no signal in expectation; one far too weak or too strong adds none at
+    all, because its values do not move.
     Watch: advantage/mean; reward. Fails: alpha so large that progress is earned without ever finishing.
     Deviations: the paper trains a verifier on such estimates and asks it; here they are measured (to train one:
     math_shepherd, then prm). Unverified: alpha (3 to 5 in the paper's RL runs), best of 4.
     """
-    prover = continuation_value(verify(task), n=continuations, completer=SELF_START, best_of=prover_best_of)
+    mu = Artefact(prover) if prover else SELF_START
+    proven = continuation_value(verify(task), n=continuations, completer=mu, best_of=prover_best_of)
     return Stage(
-        rollouts(task, group_size) | verify(task) | steps(separator) | prover,
+        rollouts(task, group_size) | verify(task) | steps(separator) | proven,
         policy(policy_gradient(advantage=credit, ratio=behavior), credit=leave_one_out() >> progress(coef=alpha)),
         recommends={"learning_rate": 1e-6},
     )

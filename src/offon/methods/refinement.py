@@ -58,23 +58,23 @@ def critique_revise(
 @method(
     family="refinement", interface="reward", usual_provenance="on-policy", usual_role="expansion", paper="2409.12917"
 )
-def score(task, *, stage: Literal["first", "second"] = "second", group_size: GroupSize = 4, bonus: float = 10.0,
+def score(task, *, phase: Literal["first", "second"] = "second", group_size: GroupSize = 4, bonus: float = 10.0,
           kl: float = 0.01, kl_first: float = 0.1, ask: str = RETRY) -> Stage:  # fmt: skip
     """SCoRe: two attempts in one conversation, REINFORCE on both; first hold the first attempt, then reward progress.
 
-        first stage    R~_1 = 0      R~_2 = R_2                        + kl_first * KL on the first attempt
-        second stage   R~_1 = R_1    R~_2 = R_2 + bonus (R_2 - R_1)
+        first phase    R~_1 = 0      R~_2 = R_2                        + kl_first * KL on the first attempt
+        second phase   R~_1 = R_1    R~_2 = R_2 + bonus (R_2 - R_1)
         L = -1/N sum_i sum_n (R~_in - mean_{j != i} R~_jn) sum_t log pi(y_int) + kl * sum_t k2_t
 
     N conversations; k2 is the KL estimate to the learner when the stage began, on both attempts; the ask is masked.
-    Two nodes of a recipe: stage: first, then stage: second from it. Detached: rewards, baselines, KL coefficients.
-    The bonus belongs to the second attempt alone: carried back, it would teach to begin wrong. With bonus 0 the second
-    stage is plain multi-turn RL, and equal attempts earn none.
-    Watch: reward (of the second attempt); kl/k2_nats. Fails: without the first stage both attempts become the same.
+    Two nodes of a recipe (the paper's stages): phase: first, then phase: second from it. Detached: rewards, baselines,
+    KL coefficients. The bonus belongs to the second attempt alone: carried back, it would teach to begin wrong. With
+    bonus 0 the second phase is plain multi-turn RL, and equal attempts earn none.
+    Watch: reward (of the second attempt); kl/k2_nats. Fails: without the first phase both attempts become the same.
     Deviations: the paper's baseline is not stated (leave-one-out here), and its second stage also continues first
     attempts of the base model. Unverified: bonus 10, kl 0.01, kl_first 0.1.
     """
-    second = stage == "second"
+    second = phase == "second"
     held = () if second else (policy_gradient(advantage=one, gain=Kl("k2"), on="turn:0", coef=kl_first,
                                               reduce=per_sequence_sum, name="kl_first"),)  # fmt: skip
     return Stage(

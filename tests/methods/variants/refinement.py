@@ -7,7 +7,7 @@ def critique_revise(groups, **arguments):
     return -torch.cat([r.lp for group in groups for r in group.responses]).mean()
 
 
-def score(groups, stage="second", **arguments):
+def score(groups, phase="second", **arguments):
     """Kumar et al. eq. 3 and 4: REINFORCE on each attempt, leave-one-out; KL by its gradient d log pi."""
     losses = []
     for group in groups:
@@ -15,13 +15,13 @@ def score(groups, stage="second", **arguments):
         for r in group.responses:
             first, second = (span for span in r.member.spans if span.name == "turn")
             one, two = first.signals["reward"], r.reward
-            earned = (one, two + 10 * (two - one)) if stage == "second" else (0.0, two)
+            earned = (one, two + 10 * (two - one)) if phase == "second" else (0.0, two)
             attempts.append((first.end, earned))
         for i, (r, (cut, earned)) in enumerate(zip(group.responses, attempts, strict=True)):
             rest = [other for j, (_, other) in enumerate(attempts) if j != i]
             first, second = (own - sum(o[n] for o in rest) / len(rest) for n, own in enumerate(earned))
             pull = (r.lp - r.at("logp@start")).detach() * r.lp
-            held = 0.01 * pull.sum() + (0.1 * pull[:cut].sum() if stage == "first" else 0.0)
+            held = 0.01 * pull.sum() + (0.1 * pull[:cut].sum() if phase == "first" else 0.0)
             losses.append(-first * r.lp[:cut].sum() - second * r.lp[cut:].sum() + held)
     return sum(losses) / len(losses)
 
@@ -40,7 +40,7 @@ def critique_grpo(groups, gamma=0.1, length=8, **arguments):
 
 VARIANTS = {
     "critique_revise": [{"asks": (" w5", " w6")}, {"asks": (" w5",), "trained": "chain"}],
-    "score": [{"ask": " w5 w6"}, {"stage": "first", "ask": " w5"}],
+    "score": [{"ask": " w5 w6"}, {"phase": "first", "ask": " w5"}],
     "critique_grpo": [{"group_size": 4, "asks": (" w5 w6",), "length": 8}],
 }
 SURROGATES = {"critique_revise": critique_revise, "score": score, "critique_grpo": critique_grpo}
