@@ -74,6 +74,13 @@ def test_online_ipo_is_satisfied_exactly_at_its_target(normalise):
 # --- xpo --------------------------------------------------------------------------------------------------------------
 
 
+def test_ipo_md_samples_both_between_learner_and_reference_and_plain_online_ipo_from_the_learner():
+    assert online_ipo(ParityTask()).collect.parts[0].model == SELF
+    assert online_ipo(ParityTask(), mixture=0.25).collect.parts[0].model == Mix(
+        (SELF, SELF_START), (0.75, 0.25), "logit"
+    )
+
+
 def test_xpo_without_optimism_is_online_dpo_on_a_pair_of_policy_and_reference():
     contrast, optimism = xpo(ParityTask(), alpha=0.0).learners[0].terms
     assert (contrast,) == online_dpo(ParityTask()).learners[0].terms and optimism.coef == 0

@@ -26,6 +26,12 @@ from offon.parts import (
 from offon.parts.credit import kl_penalty, no_baseline
 
 Beta = Annotated[float, Gt(0)]
+Mixture = Annotated[float, Ge(0), Le(1)]
+
+
+def towards_start(share: float) -> Mix:
+    """pi^(1 - share) ref^share, token by token: between the learner and what it began as."""
+    return Mix((SELF, SELF_START), (1 - share, share), "logit")
 
 
 @method(
@@ -56,8 +62,9 @@ def online_dpo(task, *, beta: Beta = 0.1, ties: Literal["drop", "random"] = "dro
     paper="2403.08635",
 )  # fmt: skip
 def online_ipo(
-    task, *, tau: Beta = 0.1, normalise: Literal["none", "length"] = "none", ties: Literal["drop", "random"] = "drop"
-) -> Stage:
+    task, *, tau: Beta = 0.1, normalise: Literal["none", "length"] = "none", mixture: Mixture = 0.0,
+    ties: Literal["drop", "random"] = "drop",
+) -> Stage:  # fmt: skip
     """Online IPO: two fresh responses per prompt, a judge prefers one, the margin is regressed on 1 / (2 tau).
 
         L = 1/P sum (d - 1 / (2 tau))^2,   d = [S_w - S_w^ref] - [S_l - S_l^ref],   S = sum_t log pi(y_t)
@@ -65,11 +72,13 @@ def online_ipo(
     ref = the learner when the stage began; samples and judgements are detached. Sampling from the live policy makes its
     fixed point the Nash equilibrium of the regularised preference game, where offline IPO's depends on the data.
     normalise: "none" sums over tokens, as the paper and TRL's online trainer do; "length" takes means, as TRL's offline
-    ipo does: a different target for the same tau.
+    ipo does: a different target for the same tau. mixture above 0 is IPO-MD: both are sampled from pi^(1 - mixture)
+    ref^mixture, token by token.
     Watch: rewards/margins against 1 / (2 tau). Fails: tau so small that no policy near ref reaches the target.
     """
+    sampler = towards_start(mixture) if mixture else SELF
     return Stage(
-        rollouts(task, 2) | verify(task) | judged(ties=ties),
+        rollouts(task, 2, model=sampler) | verify(task) | judged(ties=ties),
         policy(contrast(score=LogRatio(normalise=normalise), link=Square(1 / (2 * tau)), beta=1.0)),
         recommends={"learning_rate": 1e-6},
     )
@@ -107,7 +116,7 @@ def xpo(task, *, beta: Beta = 0.1, alpha: float = 1e-5, ties: Literal["drop", "r
     paper="2312.00886",
 )  # fmt: skip
 def nash_md(
-    task, *, beta: float = 0.1, mixture: Annotated[float, Ge(0), Le(1)] = 0.5,
+    task, *, beta: float = 0.1, mixture: Mixture = 0.5,
     kl: Literal["sequence", "token"] = "sequence", by: Literal["sign", "logistic"] = "sign",
 ) -> Stage:  # fmt: skip
     """Nash learning from human feedback (Nash-MD): win against a mixture of oneself and the reference.
@@ -122,12 +131,14 @@ def nash_md(
     Watch: advantage/mean, the share of opponents that win. Fails: a verifier that ties y and y' says nothing.
     Deviations: mixture 0.5 is TRL's; unverified: the paper's 0.125.
     """
-    opponent = Mix((SELF, SELF_START), (1 - mixture, mixture), "logit")
     wins = no_baseline(signal="preference")
     held = policy_gradient(advantage=one, gain=Kl("k2"), coef=beta, reduce=per_sequence_sum, name="kl")
     terms = (policy_gradient(advantage=credit, reduce=per_sequence_sum), *((held,) if kl == "token" else ()))
     return Stage(
-        rollouts(task) | rollouts(task, model=opponent, tag="opponent") | verify(task) | against_opponents(by=by),
+        rollouts(task)
+        | rollouts(task, model=towards_start(mixture), tag="opponent")
+        | verify(task)
+        | against_opponents(by=by),
         policy(*terms, credit=kl_penalty(beta) >> wins if kl == "sequence" else wins),
         recommends={"learning_rate": 5e-7},
     )

@@ -37,7 +37,7 @@ def nash_md(groups, kl="sequence", **arguments):
 
 VARIANTS = {
     "online_dpo": [{}, {"ties": "random"}],
-    "online_ipo": [{}, {"normalise": "length"}],
+    "online_ipo": [{}, {"normalise": "length"}, {"mixture": 0.25}],
     "nash_md": [{}, {"kl": "token"}, {"mixture": 1.0, "by": "logistic"}],
     "xpo": [{"alpha": 0.1}, {"ties": "random", "alpha": 0.1}],
 }
