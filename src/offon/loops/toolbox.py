@@ -175,6 +175,7 @@ class Workshop(Toolbox):
         self._open -= {trajectory.id for trajectory in _everyone(groups)}
 
     def weights(self, model: ModelRef) -> Weights:
+        same_vocabulary(self.tokenizer, load_tokenizer(self.models.path(model)), str(model))
         return {name: p.detach().clone() for name, p in self._merged(model).named_parameters()}
 
     def squared_gradients(self, groups: list[Group]) -> Weights:

@@ -53,8 +53,8 @@ class MethodInfo:
 
     @property
     def inputs(self) -> dict[str, bool]:
-        """The inputs the row takes: name -> whether it must be given."""
-        parameters = self.signature.parameters
+        """The inputs the row takes: name -> whether it must be given. A modifier has arguments only."""
+        parameters = self.signature.parameters if self.kind != "modifier" else {}
         return {name: parameters[name].default is inspect.Parameter.empty for name in INPUTS if name in parameters}
 
     @property
@@ -62,7 +62,7 @@ class MethodInfo:
         return {
             name: parameter
             for name, parameter in self.signature.parameters.items()
-            if name not in (*INPUTS, "stage", "toolbox")
+            if name not in (*self.inputs, "stage", "toolbox")
         }
 
     @property

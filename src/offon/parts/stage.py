@@ -178,6 +178,16 @@ class Stage:
     def replace(self, **changes) -> Stage:
         return dataclasses.replace(self, **changes)
 
+    def adding(self, *terms: Term) -> Stage:
+        """The stage with further terms for the model it makes."""
+        main = self.main
+        return self.replace(
+            learners=tuple(
+                dataclasses.replace(learner, terms=(*learner.terms, *terms)) if learner is main else learner
+                for learner in self.learners
+            )
+        )
+
     def validate(self) -> Stage:
         """Refuse, before anything loads, parts that require what nothing before them provides."""
         have: frozenset[str] = frozenset()
