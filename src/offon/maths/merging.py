@@ -116,7 +116,8 @@ def dare(
         kept = tau * (torch.rand(tau.shape, generator=generator) >= drop)
         if rescale == "expected":
             return kept / (1 - drop)
-        return kept * (tau.abs().sum() / kept.abs().sum().clamp(min=torch.finfo(tau.dtype).tiny))
+        size = kept.abs().sum()
+        return kept * (tau.abs().sum() / size) if size > 0 else kept
 
     thin = [{name: thinned(model[name] - base[name]) for name in base} for model in models]
     return {name: origin + scale * sum(t[name] for t in thin) for name, origin in base.items()}
