@@ -1,0 +1,266 @@
+"""Filtering: what is kept and why, what a made data set may not hold, and the limits that make one method another."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+
+import pytest
+import torch
+
+from offon.collect.fit import by_prompt, top_share
+from offon.loops.check import check_recipe
+from offon.loops.pipeline import run_recipe
+from offon.models.model import Model
+from offon.recipe import parse, resolve
+from offon.runs import ledger
+from offon.types import Group, Item, Source, Trajectory
+from tests.support import WORDS, model, qwen3, tokenizer
+
+EASY = """\
+def score(prompts, completions, **columns):
+    return [float(len(c.split()) % 2) for c in completions]
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model, a task whose checker calls about half of all answers right, and data with several answers a prompt."""
+    root = tmp_path_factory.mktemp("user")
+    model(0).save(root / "base")
+    prompts = [f"w{i} w{j}" for i in range(6) for j in range(6)]
+    rows = [{"prompt": p, "answer": "w3", "views": {"answer": f"{p} w9 w9"}} for p in prompts]
+    (root / "task.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (root / "easy.py").write_text(EASY)
+    answers = ("w3 w4", "w5", "w1 w2 w3", "w5")
+    demos = [{"prompt": p, "completion": answer, "answer": "w3"} for p in prompts[:6] for answer in answers]
+    (root / "demos.jsonl").write_text("".join(json.dumps(row) + "\n" for row in demos))
+    return root
+
+
+def run(folder, path, nodes: str):
+    task = f"{{python: '{folder}/easy.py:score', data: {folder}/task.jsonl}}"
+    text = f"model: ./base\ntask: {task}\nprobe: false\npipeline:\n{nodes}"
+    resolved = resolve(parse(text, folder=folder))
+    check_recipe(resolved)
+    return run_recipe(resolved, path)
+
+
+def rows_of(run_path, node: str = "d") -> list[dict]:
+    return [json.loads(line) for line in (run_path / "nodes" / node / "final" / "data.jsonl").read_text().splitlines()]
+
+
+# ---- best of n, on what can be enumerated
+
+
+def test_the_density_of_the_best_of_n_and_its_bound_on_the_divergence():
+    """Answers a, b, c with probabilities 1/2, 1/3, 1/6 and rewards 1 < 2 < 3. P(best of n = y) = F(y)^n - F(y-)^n:
+    best of 2: 1/4, 25/36 - 9/36 = 16/36, 11/36; enumerated below over all pairs. KL(best || pi) <= log n - (n - 1)/n."""
+    p = [1 / 2, 1 / 3, 1 / 6]
+    for n in (1, 2, 3, 8):
+        best = [0.0] * 3
+        for drawn in itertools.product(range(3), repeat=n):
+            best[max(drawn)] += math.prod(p[i] for i in drawn)
+        cumulative = [0.0, 1 / 2, 5 / 6, 1.0]
+        assert best == pytest.approx([b**n - a**n for a, b in itertools.pairwise(cumulative)])
+        kl = sum(q * math.log(q / r) for q, r in zip(best, p, strict=True))
+        assert kl <= math.log(n) - (n - 1) / n + 1e-12
+    assert best[2] == pytest.approx(1 - (5 / 6) ** 8)
+
+
+def test_best_of_one_is_the_models_own_samples_and_of_many_the_best_there_is(folder, tmp_path):
+    one = run(folder, tmp_path / "one", "  d: {method: best_of_n, n: 1, max_tokens: 40}\n")
+    fates = ledger.query(one, "select fate, count(*) n from trajectories group by fate").to_pylist()
+    assert {row["fate"] for row in fates} <= {
+        "kept",
+        "dropped: says nothing",
+        "dropped: truncated: it has no end to learn",
+    }
+    many = run(folder, tmp_path / "many", "  d: {method: best_of_n, n: 24, max_tokens: 40}\n")
+    best = [row["offon"]["signals"]["reward"] for row in rows_of(many)]
+    assert min(best) == 1.0 > min(row["offon"]["signals"]["reward"] for row in rows_of(one))
+
+
+def test_a_cap_keeps_easy_prompts_from_dominating_and_nobody_is_kept_twice(folder, tmp_path):
+    done = run(folder, tmp_path / "r", "  d: {method: best_of_n, n: 12, keep: 2, at_least: 1.0, max_tokens: 40}\n")
+    kept: dict[str, list[str]] = {}
+    for row in rows_of(done):
+        kept.setdefault(row["prompt"], []).append(row["completion"])
+    assert max(map(len, kept.values())) == 2
+    assert all(len(set(answers)) == len(answers) for answers in kept.values())
+    reasons = ledger.query(done, "select distinct fate from trajectories").column("fate").to_pylist()
+    assert {"dropped: said before", "dropped: not among the best", "dropped: below threshold"} <= set(reasons)
+
+
+# ---- star
+
+
+def test_a_rationalised_answer_is_trained_under_the_prompt_that_does_not_show_the_answer(folder, tmp_path):
+    """w9 w9 is what only the view with the answer holds; it may stand in no prompt and in no trained prefix."""
+    done = run(folder, tmp_path / "r", "  d: {method: rationales, max_tokens: 40}\n")
+    rows, hint = rows_of(done), tokenizer()("w9 w9").input_ids
+    told = [row for row in rows if "guided" in row["offon"]["tags"]]
+    assert told and len(told) < len(rows)
+    assert not any("w9 w9" in row["prompt"] for row in rows)
+    for row in ledger.query(
+        done, "select prompt_tokens, train_prompt_tokens, tags, temperature from trajectories where fate = 'kept'"
+    ).to_pylist():
+        assert row["train_prompt_tokens"][-2:] != hint and row["temperature"] == 0.0
+        assert (row["prompt_tokens"][-2:] == hint) == ("guided" in row["tags"])
+    prompts = [row["prompt"] for row in rows]
+    assert len(set(prompts)) == len(prompts), "one answer a prompt: told only where the first was wrong"
+
+
+def test_without_rationalisation_wrong_prompts_are_left_out(folder, tmp_path):
+    done = run(folder, tmp_path / "r", "  d: {method: rationales, rationalize: false, max_tokens: 40}\n")
+    assert not any("guided" in row["offon"]["tags"] for row in rows_of(done))
+
+
+# ---- rest and rest-em
+
+
+EM = "  {name}: {{method: rest_em, iterations: {n}, n: 4, cap: 4, steps: 3, max_tokens: 40, learning_rate: 1e-2, prompts_per_step: 4}}\n"
+
+
+def test_every_m_step_starts_from_the_base_bit_for_bit_and_samples_come_from_the_model_before(folder, tmp_path):
+    done = run(folder, tmp_path / "r", EM.format(name="em", n=2))
+    fingerprint = {name: Model.load(path).fingerprint() for name, path in (
+        ("base", folder / "base"), ("first", done / "nodes/em-1-model/final"))}  # fmt: skip
+    assert {row["offon"]["producer"] for row in rows_of(done, "em-1-data")} == {fingerprint["base"]}
+    assert {row["offon"]["producer"] for row in rows_of(done, "em-2-data")} == {fingerprint["first"]}
+    text = (
+        EM.format(name="em", n=2)
+        + "  again: {method: sft, data: $em-2-data, steps: 3, learning_rate: 1e-2, prompts_per_step: 4}\n"
+    )
+    by_hand = run(folder, tmp_path / "h", text.replace("method: sft,", "method: sft, init: ./base,"))
+    weights = [(by_hand / "nodes" / node / "final/model.safetensors") for node in ("em", "again")]
+    from safetensors.torch import load_file
+
+    one, two = map(load_file, weights)
+    # another node's name is another order of the same data: same start, same data, not the first iteration's model
+    first = load_file(by_hand / "nodes/em-1-model/final/model.safetensors")
+    distance = lambda a, b: sum(float((a[k] - b[k]).norm()) for k in a)  # noqa: E731
+    assert distance(one, two) < 0.5 * distance(one, first) or distance(one, two) == 0
+
+
+def test_one_iteration_is_rejection_sampling_fine_tuning(folder):
+    text = "model: ./base\ntask: gym:x\npipeline:\n" + EM.format(name="em", n=1)
+    data, sft = resolve(parse(text, folder=folder)).nodes
+    assert (data.method, data.arguments["at_least"]) == ("best_of_n", 1.0)
+    assert (sft.method, sft.settings.data, sft.settings.init) == ("sft", "$em-1-data", str(folder / "base")) or (
+        sft.settings.data == "$em-data"
+    )
+
+
+def test_above_reads_the_recorded_reward_and_a_low_threshold_is_self_training(folder, tmp_path):
+    nodes = """\
+  all: {method: best_of_n, n: 4, keep: 4, max_tokens: 40}
+  good: {method: above, data: $all}
+  any: {method: above, data: $all, at_least: -1.0}
+"""
+    done = run(folder, tmp_path / "r", nodes)
+    everything, good = rows_of(done, "all"), rows_of(done, "good")
+    assert [r["completion"] for r in rows_of(done, "any")] and len(rows_of(done, "any")) == len(everything)
+    right = {r["offon"]["id"] for r in everything if r["offon"]["signals"]["reward"] == 1.0}
+    assert len(good) == len(right) < len(everything)
+    assert json.loads((done / "nodes/good/node.json").read_text())["cost"].get("tokens_generated", 0) == 0
+
+
+# ---- selection by a model
+
+
+def unigram(tmp_path):
+    """A model whose next-token distribution depends on nothing: all embeddings are the same vector."""
+    hf = qwen3(3)
+    hf.config.tie_word_embeddings = False
+    torch.manual_seed(0)
+    head = torch.nn.Linear(32, len(WORDS) + 2, bias=False)
+    with torch.no_grad():
+        hf.model.embed_tokens.weight[:] = hf.model.embed_tokens.weight[0]
+    hf.lm_head = head
+    Model.wrap(hf, tokenizer(), device="cpu").save(tmp_path / "unigram")
+    return tmp_path / "unigram"
+
+
+@pytest.mark.parametrize("ratio", ["perplexity", "nll"])
+def test_an_answer_independent_of_its_prompt_has_ifd_one(folder, tmp_path, ratio):
+    init = unigram(tmp_path)
+    done = run(
+        folder, tmp_path / "r", f"  d: {{method: superfiltering, init: {init}, data: ./demos.jsonl, ratio: {ratio}}}\n"
+    )
+    signals = ledger.query(done, "select signals from trajectories").to_pylist()
+    assert [dict(row["signals"])["ifd"] for row in signals] == pytest.approx([1.0] * 24, abs=1e-5)
+
+
+def test_the_two_ratios_are_what_they_say_by_hand(folder, tmp_path):
+    """From the same two mean NLLs a, b: a / b and exp(a) / exp(b)."""
+    found = {}
+    for ratio in ("perplexity", "nll"):
+        line = f"  d: {{method: superfiltering, data: ./demos.jsonl, ratio: {ratio}, share: 1.0}}\n"
+        done = run(folder, tmp_path / ratio, line)
+        for row in ledger.query(done, "select signals, text, prompt_text from trajectories").to_pylist():
+            s = dict(row["signals"])
+            given, alone = -s["mean_logp"], -s["mean_logp/alone"]
+            assert s["ifd"] == pytest.approx(given / alone if ratio == "nll" else math.exp(given) / math.exp(alone))
+            found.setdefault(ratio, []).append(s["ifd"])
+        assert all(row["offon"]["signals"]["ifd"] <= 1.0 for row in rows_of(done))
+    orders = [sorted(range(24), key=lambda i, v=values: v[i]) for values in found.values()]
+    assert orders[0] != orders[1], "the two rank differently"
+
+
+def group(*values: float) -> Group:
+    item = Item(id="x", prompt="w1")
+    members = [Trajectory.of([5], [3], Source.EXTERNAL, signals={"ifd": v}, id=str(v)) for v in values]
+    return Group(item=item, views={"prompt": (3,)}, members=tuple(members))
+
+
+def test_the_top_share_is_of_all_rows_and_above_one_is_never_kept():
+    kept = [
+        m.signals["ifd"] for g in top_share([group(0.1, 1.2), group(0.9, 0.8, 0.5)], "ifd", 0.4, 1.0) for m in g.members
+    ]
+    assert kept == [0.9, 0.8]
+    dropped = dict(
+        (t.signals["ifd"], why) for g in top_share([group(0.1, 1.2)], "ifd", 0.5, 1.0) for t, why in g.dropped
+    )
+    assert dropped == {1.2: "ifd above 1"}
+
+
+def test_grape_keeps_what_the_model_itself_would_say(folder, tmp_path):
+    """The model's greedy answer beside others; a single candidate stays what it is: sft."""
+    own = Model.load(folder / "base")
+    ids = own.tokenizer("w0 w0", return_tensors="pt").input_ids
+    greedy = own.hf.generate(ids, max_new_tokens=5, do_sample=False)[0, 2:]
+    text = own.tokenizer.decode(greedy, skip_special_tokens=True) or "w7"
+    rows = [{"prompt": "w0 w0", "completion": c} for c in ("w1 w1 w1", text, "w6")]
+    rows += [{"prompt": "w5 w2", "completion": "w8"}]
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = run(folder, tmp_path / "r", f"  d: {{method: grape, data: {tmp_path}/c.jsonl}}\n")
+    kept = {row["prompt"]: row["completion"] for row in rows_of(done)}
+    assert kept["w5 w2"] == "w8" and len(rows_of(done)) == 2
+    scores = {
+        row["text"]: dict(row["signals"])["mean_logp"]
+        for row in ledger.query(done, "select text, signals from trajectories where prompt_text = 'w0 w0'").to_pylist()
+    }
+    assert kept["w0 w0"] == max(scores, key=scores.get)
+
+
+def test_rows_of_one_prompt_become_one_group():
+    a, b = group(1.0), group(2.0)
+    (joined,) = by_prompt([a, b])
+    assert [m.id for m in joined.members] == ["1.0", "2.0"]
+
+
+# ---- self-distillation
+
+
+def test_rewrites_that_are_right_replace_the_reference_and_the_rest_falls_back(folder, tmp_path):
+    line = "  d: {method: rewritten, data: ./demos.jsonl, template: '{prompt} w9 {reference} w9', max_tokens: 40}\n"
+    done = run(folder, tmp_path / "r", line)
+    rows = rows_of(done)
+    own = [row for row in rows if row["offon"]["sampling"]]
+    gold = [row for row in rows if not row["offon"]["sampling"]]
+    assert own and gold and len(rows) <= 24
+    assert all(row["offon"]["signals"]["reward"] == 1.0 for row in own)
+    assert {row["completion"] for row in gold} <= {"w3 w4", "w5", "w1 w2 w3"}
+    assert not any("w9" in row["prompt"] for row in rows)
