@@ -8,6 +8,7 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from offon.collect.fit import by_prompt, top_share
 from offon.loops.check import check_recipe
@@ -28,7 +29,10 @@ def score(prompts, completions, **columns):
 def folder(tmp_path_factory):
     """A model, a task whose checker calls about half of all answers right, and data with several answers a prompt."""
     root = tmp_path_factory.mktemp("user")
-    model(0).save(root / "base")
+    ending = model(18)
+    with torch.no_grad():  # so that greedy answers end, too
+        ending.core.model.embed_tokens.weight[1] *= 1.6
+    ending.save(root / "base")
     prompts = [f"w{i} w{j}" for i in range(6) for j in range(6)]
     rows = [{"prompt": p, "answer": "w3", "views": {"answer": f"{p} w9 w9"}} for p in prompts]
     (root / "task.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -55,8 +59,9 @@ def rows_of(run_path, node: str = "d") -> list[dict]:
 
 
 def test_the_density_of_the_best_of_n_and_its_bound_on_the_divergence():
-    """Answers a, b, c with probabilities 1/2, 1/3, 1/6 and rewards 1 < 2 < 3. P(best of n = y) = F(y)^n - F(y-)^n:
-    best of 2: 1/4, 25/36 - 9/36 = 16/36, 11/36; enumerated below over all pairs. KL(best || pi) <= log n - (n - 1)/n."""
+    """Answers a, b, c with probabilities 1/2, 1/3, 1/6 and rewards 1 < 2 < 3. P(best of n = y) = F(y)^n - F(y-)^n.
+
+    Best of 2: 1/4, 25/36 - 9/36 = 16/36, 11/36; enumerated below. KL(best || pi) <= log n - (n - 1)/n."""
     p = [1 / 2, 1 / 3, 1 / 6]
     for n in (1, 2, 3, 8):
         best = [0.0] * 3
@@ -70,20 +75,20 @@ def test_the_density_of_the_best_of_n_and_its_bound_on_the_divergence():
 
 
 def test_best_of_one_is_the_models_own_samples_and_of_many_the_best_there_is(folder, tmp_path):
-    one = run(folder, tmp_path / "one", "  d: {method: best_of_n, n: 1, max_tokens: 40}\n")
+    one = run(folder, tmp_path / "one", "  d: {method: best_of_n, n: 1, max_tokens: 12}\n")
     fates = ledger.query(one, "select fate, count(*) n from trajectories group by fate").to_pylist()
     assert {row["fate"] for row in fates} <= {
         "kept",
         "dropped: says nothing",
         "dropped: truncated: it has no end to learn",
     }
-    many = run(folder, tmp_path / "many", "  d: {method: best_of_n, n: 24, max_tokens: 40}\n")
+    many = run(folder, tmp_path / "many", "  d: {method: best_of_n, n: 10, max_tokens: 12}\n")
     best = [row["offon"]["signals"]["reward"] for row in rows_of(many)]
     assert min(best) == 1.0 > min(row["offon"]["signals"]["reward"] for row in rows_of(one))
 
 
 def test_a_cap_keeps_easy_prompts_from_dominating_and_nobody_is_kept_twice(folder, tmp_path):
-    done = run(folder, tmp_path / "r", "  d: {method: best_of_n, n: 12, keep: 2, at_least: 1.0, max_tokens: 40}\n")
+    done = run(folder, tmp_path / "r", "  d: {method: best_of_n, n: 8, keep: 2, at_least: 1.0, max_tokens: 12}\n")
     kept: dict[str, list[str]] = {}
     for row in rows_of(done):
         kept.setdefault(row["prompt"], []).append(row["completion"])
@@ -98,7 +103,7 @@ def test_a_cap_keeps_easy_prompts_from_dominating_and_nobody_is_kept_twice(folde
 
 def test_a_rationalised_answer_is_trained_under_the_prompt_that_does_not_show_the_answer(folder, tmp_path):
     """w9 w9 is what only the view with the answer holds; it may stand in no prompt and in no trained prefix."""
-    done = run(folder, tmp_path / "r", "  d: {method: rationales, max_tokens: 40}\n")
+    done = run(folder, tmp_path / "r", "  d: {method: rationales, max_tokens: 12}\n")
     rows, hint = rows_of(done), tokenizer()("w9 w9").input_ids
     told = [row for row in rows if "guided" in row["offon"]["tags"]]
     assert told and len(told) < len(rows)
@@ -113,14 +118,18 @@ def test_a_rationalised_answer_is_trained_under_the_prompt_that_does_not_show_th
 
 
 def test_without_rationalisation_wrong_prompts_are_left_out(folder, tmp_path):
-    done = run(folder, tmp_path / "r", "  d: {method: rationales, rationalize: false, max_tokens: 40}\n")
+    done = run(folder, tmp_path / "r", "  d: {method: rationales, rationalize: false, max_tokens: 12}\n")
     assert not any("guided" in row["offon"]["tags"] for row in rows_of(done))
 
 
 # ---- rest and rest-em
 
 
-EM = "  {name}: {{method: rest_em, iterations: {n}, n: 4, cap: 4, steps: 3, max_tokens: 40, learning_rate: 1e-2, prompts_per_step: 4}}\n"
+EM = """\
+  {name}:
+    {{method: rest_em, iterations: {n}, n: 4, cap: 4, steps: 3, max_tokens: 12, learning_rate: 1e-2,
+     prompts_per_step: 4}}
+"""
 
 
 def test_every_m_step_starts_from_the_base_bit_for_bit_and_samples_come_from_the_model_before(folder, tmp_path):
@@ -129,33 +138,23 @@ def test_every_m_step_starts_from_the_base_bit_for_bit_and_samples_come_from_the
         ("base", folder / "base"), ("first", done / "nodes/em-1-model/final"))}  # fmt: skip
     assert {row["offon"]["producer"] for row in rows_of(done, "em-1-data")} == {fingerprint["base"]}
     assert {row["offon"]["producer"] for row in rows_of(done, "em-2-data")} == {fingerprint["first"]}
-    text = (
-        EM.format(name="em", n=2)
-        + "  again: {method: sft, data: $em-2-data, steps: 3, learning_rate: 1e-2, prompts_per_step: 4}\n"
-    )
-    by_hand = run(folder, tmp_path / "h", text.replace("method: sft,", "method: sft, init: ./base,"))
-    weights = [(by_hand / "nodes" / node / "final/model.safetensors") for node in ("em", "again")]
-    from safetensors.torch import load_file
-
-    one, two = map(load_file, weights)
-    # another node's name is another order of the same data: same start, same data, not the first iteration's model
-    first = load_file(by_hand / "nodes/em-1-model/final/model.safetensors")
-    distance = lambda a, b: sum(float((a[k] - b[k]).norm()) for k in a)  # noqa: E731
-    assert distance(one, two) < 0.5 * distance(one, first) or distance(one, two) == 0
+    trained = load_file(done / "nodes/em-1-model/final/model.safetensors")
+    start = load_file(folder / "base" / "model.safetensors")
+    resolved = resolve(parse((done / "recipe.yaml").read_text()))
+    assert {resolved.node(name).settings.init for name in ("em-1-model", "em")} == {str(folder / "base")}
+    assert any(not torch.equal(trained[name], start[name]) for name in start)
 
 
 def test_one_iteration_is_rejection_sampling_fine_tuning(folder):
     text = "model: ./base\ntask: gym:x\npipeline:\n" + EM.format(name="em", n=1)
     data, sft = resolve(parse(text, folder=folder)).nodes
     assert (data.method, data.arguments["at_least"]) == ("best_of_n", 1.0)
-    assert (sft.method, sft.settings.data, sft.settings.init) == ("sft", "$em-1-data", str(folder / "base")) or (
-        sft.settings.data == "$em-data"
-    )
+    assert (sft.method, sft.settings.data, sft.settings.init) == ("sft", "$em-data", str(folder / "base"))
 
 
 def test_above_reads_the_recorded_reward_and_a_low_threshold_is_self_training(folder, tmp_path):
     nodes = """\
-  all: {method: best_of_n, n: 4, keep: 4, max_tokens: 40}
+  all: {method: best_of_n, n: 4, keep: 4, max_tokens: 12}
   good: {method: above, data: $all}
   any: {method: above, data: $all, at_least: -1.0}
 """
@@ -255,7 +254,7 @@ def test_rows_of_one_prompt_become_one_group():
 
 
 def test_rewrites_that_are_right_replace_the_reference_and_the_rest_falls_back(folder, tmp_path):
-    line = "  d: {method: rewritten, data: ./demos.jsonl, template: '{prompt} w9 {reference} w9', max_tokens: 40}\n"
+    line = "  d: {method: rewritten, data: ./demos.jsonl, template: '{prompt} w9 {reference} w9', max_tokens: 12}\n"
     done = run(folder, tmp_path / "r", line)
     rows = rows_of(done)
     own = [row for row in rows if row["offon"]["sampling"]]

@@ -113,7 +113,8 @@ class Plan(Toolbox):
 
     @property
     def uses_init(self) -> bool:
-        return SELF in self.models
+        """Prompts and rows are read with the tokenizer of the init, also where its weights are not."""
+        return bool(self.collected) or SELF in self.models
 
     def __str__(self) -> str:
         steps = [str(collector) for collector in self.collected]
