@@ -1,5 +1,5 @@
-"""Consolidation: the anchor that is zero where it started, F = 1 as L2, replay that leaves the rest alone, and merges as
-nodes of a recipe."""
+"""Consolidation: an anchor that is zero where it started, F = 1 as L2, replay that leaves the rest alone, and merges
+as nodes of a recipe."""
 
 from __future__ import annotations
 
@@ -98,7 +98,8 @@ def test_other_architectures_and_vocabularies_are_refused(folder, tmp_path):
 
 def test_a_merge_is_measured_like_the_result_of_a_stage(folder, tmp_path):
     (folder / "task.jsonl").write_text((folder / "demos.jsonl").read_text().replace("completion", "answer"))
-    text = "model: ./base\ntask: {jsonl: ./task.jsonl, verifier: exact}\nprobe: {prompts: 4, samples: 4, k: 2, max_tokens: 4}\n"
+    text = "model: ./base\ntask: {jsonl: ./task.jsonl, verifier: exact}\n"
+    text += "probe: {prompts: 4, samples: 4, k: 2, max_tokens: 4}\n"
     text += "pipeline:\n  m: {method: merge_linear, models: [./one, ./two]}\n"
     done = run_recipe(resolve(parse(text, folder=folder)), tmp_path / "r")
     assert [entry["model"] for entry in json.loads((done / "diagnosis.json").read_text())] == ["m"]

@@ -79,13 +79,12 @@ class Checker(Pipeline):
         if not paths:
             return entry | {"note": "reads what earlier nodes make: checked when it runs"}
         tokenizer = load_tokenizer(next(iter(paths.values())))
-        prompts = []
-        if settings.task is not None and "task" in info.inputs:
-            prompts = prompt_groups(self.task(settings.task).items("train"), tokenizer)[: settings.prompts]
-            check_room(prompts, settings.max_tokens, self.longest(node), node.name)
         inputs = self.inputs(node, tokenizer)
         made = info.composed(**inputs, **node.arguments).validate()
-        data = inputs.get("data", ())
+        data, prompts = inputs.get("data", ()), []
+        if made.samplers and "task" in inputs and not data:
+            prompts = prompt_groups(inputs["task"].items("train"), tokenizer)[: settings.prompts]
+            check_room(prompts, settings.max_tokens, self.longest(node), node.name)
         held = []
         for ref in made.models:
             name = "self" if ref in (SELF, SELF_START) else ref.name
