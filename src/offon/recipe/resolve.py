@@ -408,7 +408,7 @@ class _Resolver(Reader):
         if base is None:
             self.problem(f"node {name!r} has no init", position, fix="init: ./model, or model: ./model at the top")
         arguments, _ = self.arguments(info, given, position)
-        inputs = {key: values.pop(key) for key in info.inputs if key in values}
+        inputs = {key: values[key] if key == "task" else values.pop(key) for key in info.inputs if key in values}
         if "task" in info.inputs and self.document.data.get("task") is not None:
             inputs.setdefault("task", self.document.data["task"])
         loop = self.composed(info, inputs, arguments, (), position) if len(self.problems) == before else None
