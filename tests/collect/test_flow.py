@@ -18,6 +18,7 @@ from offon.collect import (
     refill,
     right,
     rollouts,
+    score,
     tagged,
     verify,
 )
@@ -85,6 +86,21 @@ def test_members_that_join_after_the_verdict_are_not_scored():
     Stage(rollouts(TASK, 4) | rollouts(TASK, 1) | verify(TASK), learner).validate()
     with pytest.raises(ConfigError, match="reward"):
         Stage(rollouts(TASK, 4) | verify(TASK) | rollouts(TASK, 1), learner).validate()
+
+
+def test_a_score_for_choices_made_while_collecting_is_a_column_that_others_may_require():
+    part = score("entropy")
+    assert part.provides == {"entropy@self"} and part.requires == {"members"}
+    asked = []
+
+    def scored(groups, need):
+        asked.append(need)
+        return [g.map(lambda m: m.with_token_signals(**{need.column: np.zeros(len(m))})) for g in groups]
+
+    where = dataclasses.replace(Sampler(MODEL).context(), score=scored)
+    [group] = short(rollouts(TASK, 2) | part)(where, prompts(1))
+    assert [need.when for need in asked] == ["buffer"]
+    assert all("entropy@self" in member.token_signals for member in group.members)
 
 
 # --- refill ---

@@ -31,8 +31,8 @@ SEEN = {  # what shows that the mechanism was at work: a tag, or a source of wha
 def test_stopping_anywhere_changes_nothing(tmp_path, models, row):  # noqa: F811
     (tmp_path / "mine.py").write_text(ROWS)
     results = []
-    for name, stops in (("straight", []), ("stopped", [1, 3, 4])):
-        changes = {"max_tokens": 4, "prompts_per_step": 6}
+    for name, stops in (("straight", []), ("stopped", [2, 3])):
+        changes = {"max_tokens": 4, "prompts_per_step": 6, "steps": 4}
         runtime = run(tmp_path / name, models, f"{tmp_path}/mine.py:{row}", {}, changes, stops)
         results.append(everything(runtime, tmp_path / name))
     a, b = results
@@ -50,7 +50,14 @@ def test_stopping_anywhere_changes_nothing(tmp_path, models, row):  # noqa: F811
 def test_replays_keep_the_log_probs_of_the_weights_that_sampled_them(tmp_path, models):  # noqa: F811
     """Bit for bit those on record with the first time the tokens were trained, however much the learner has moved."""
     (tmp_path / "mine.py").write_text(ROWS)
-    run(tmp_path / "run", models, f"{tmp_path}/mine.py:replays", {}, {"max_tokens": 4, "prompts_per_step": 6}, [])
+    run(
+        tmp_path / "run",
+        models,
+        f"{tmp_path}/mine.py:replays",
+        {},
+        {"max_tokens": 4, "prompts_per_step": 6, "steps": 4},
+        [],
+    )
     rows = ledger.query(
         tmp_path / "run",
         "select item, tokens, step_sampled, behavior_logp, list_contains(tags, 'replay') as replay from trajectories",
