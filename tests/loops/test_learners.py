@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from offon import parts
 from offon.collect import rollouts, verify
 from offon.errors import ConfigError, Interrupted
 from offon.loops.holdings import Holdings, plan
@@ -254,3 +257,14 @@ def test_a_fingerprint_is_taken_again_after_a_step_and_not_before(tmp_path, init
     assert (holdings.fingerprint(SELF), len(taken)) == (first, 2)
     holdings.stepped(holdings.stage.main)
     assert holdings.fingerprint(SELF) != first and holdings.fingerprint(Artefact("init")) == other
+
+
+def test_the_row_of_the_documentation_is_a_stage():
+    page = (Path(__file__).parents[2] / "docs" / "learners.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names: dict = {}
+    exec(code, names)
+    stage = names["small_ppo"](TASK).validate()
+    assert [learner.name for learner in stage.learners] == ["policy", "critic"]
+    for name in ("Live", "Start", "Artefact", "Ema", "Mix", "Route"):
+        assert f"`{name}(" in page and hasattr(parts, name)

@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoModelForTokenClassification
 
-from offon.errors import Interrupted
+from offon.errors import Interrupted, ModelError
 from offon.loops import runtime
 from offon.loops.check import check_recipe
 from offon.loops.pipeline import run_recipe
@@ -73,6 +73,18 @@ def test_check_says_what_both_learners_hold(pairs):
     assert {"self", "critic", "start", "$rm"} <= held.keys()
     assert held["critic"]["size_bytes"] == pytest.approx(held["self"]["size_bytes"], rel=0.1)
     assert "value" in held["critic"]["role"] and "score" in held["$rm"]["role"]
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        (RECIPE.replace("{model: $rm, weight: 0.5}", "{model: ./small}"), "small is a language model"),
+        (RECIPE.replace("method: ppo,", "method: ppo, init: $rm,"), "rm is a reward model"),
+    ],
+)
+def test_a_language_model_is_no_reward_model_and_the_other_way_round(pairs, text, words):
+    with pytest.raises(ModelError, match=words):
+        check_recipe(recipe(pairs, text.replace("LORA", "null")))
 
 
 def test_stopped_in_the_middle_of_a_buffer_it_is_the_same_policy_and_critic(pairs, finished, tmp_path, monkeypatch):

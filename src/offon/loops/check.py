@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from offon.loops.build import check_room
 from offon.loops.holdings import Held, is_adapter, plan, same_vocabulary, uses
 from offon.loops.pipeline import Pipeline
 from offon.methods import registry
-from offon.models.loading import load_tokenizer, positions
+from offon.models.loading import head_of, load_tokenizer, positions
 from offon.parts.models import SELF, SELF_START, Artefact
+from offon.parts.stage import Stage
 from offon.recipe import FunctionNode, MakeNode, MethodNode, ResolvedRecipe, TrainNode
 from offon.recipe.resolved import Node
 from offon.types import Group
@@ -31,6 +33,7 @@ class Checker(Pipeline):
         super().__init__(recipe, run=None, progress=lambda event: None, stop=lambda: False)
         self.made = {f"${node.name}": art.Artefact(Path(STAND_IN), node.name, "") for node in recipe.nodes}
         self.errors: list[OffonError] = []
+        self.heads: dict[str, str | None] = {}  # of the models that stages make
 
     def root(self, source: str) -> str | None:
         """The model a chain of init edges starts from; None if a node makes it."""
@@ -114,6 +117,8 @@ class Checker(Pipeline):
         for name, other in ((name, art.locate(r)) for name, s in sources.items() if (r := self.root(s))):
             same_vocabulary(tokenizer, load_tokenizer(other), name)
             sizes[name] = parameter_count(other)
+        self.heads[f"${node.name}"] = stage.main.head
+        self.check_heads(stage, settings.init, sources)
         if set(sources) <= set(sizes):
             rank, is_new = self.adapter(node, local)
             trained = adapter_parameter_count(local, rank) if rank else None
@@ -123,6 +128,26 @@ class Checker(Pipeline):
             return entry | {"collect": str(stage.collect), "note": f"{settings.data} is read when it runs"}
         supervised = int(sum(m.trainable.sum() for g in prompts for m in g.members))
         return entry | {"prompts": len(prompts), "supervised_tokens": supervised, "collect": str(stage.collect)}
+
+    def check_heads(self, stage: Stage, init: str, sources: Mapping[str, str]) -> None:
+        """Rewards are read off reward models, and nothing else is."""
+        needed = [(need.what, ref) for need in stage.needs for ref in need.model.walk()]
+        read = [(what, sources[ref.name]) for what, ref in needed if isinstance(ref, Artefact)]
+        if stage.main.head is None:
+            read.append(("logp", init))
+        for what, source in read:
+            if source in self.heads:
+                head = self.heads[source]
+            elif source.startswith("$"):
+                continue  # an earlier node makes it, and says what it is when it has
+            else:
+                head = head_of(art.locate(source))
+            if (what in ("value", "score")) != (head is not None) and what != "parameters":
+                raise ModelError(
+                    f"{source} is {'a reward model' if head else 'a language model'}",
+                    why=f"{what} is asked of it",
+                    fix="a language model" if head else "a model made by train_reward_model, or any with one label",
+                )
 
     def adapter(self, node: TrainNode, root: Path) -> tuple[int | None, bool]:
         """(rank of the adapter a stage trains or None, whether the adapter is new in it)."""

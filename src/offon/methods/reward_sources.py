@@ -143,7 +143,7 @@ def judge(
 
 @method(
     kind="modifier", family="reward source", interface="reward", usual_provenance="any", usual_role="reshaping",
-    paper="2307.09288",
+    paper="2306.01693",
 )  # fmt: skip
 def reward_weights(stage: Stage, *, weights: Mapping[str, float]) -> Stage:
     """What each source of the reward counts: a weighted sum of named rewards.
