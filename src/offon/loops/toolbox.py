@@ -45,6 +45,7 @@ class FrozenModels:
     def __init__(self, init: Path | None, artefacts: Mapping[str, Path]):
         self.init, self.artefacts = init, artefacts
         self._loaded: dict[Path, Model] = {}
+        self._fingerprints: dict[Path, str] = {}
 
     def path(self, ref: ModelRef) -> Path:
         match ref:
@@ -65,6 +66,12 @@ class FrozenModels:
                 same_vocabulary(load_tokenizer(self.init), model.tokenizer, str(ref))
             self._loaded[path] = model
         return self._loaded[path]
+
+    def fingerprint(self, ref: ModelRef) -> str:
+        path = self.path(ref)
+        if path not in self._fingerprints:
+            self._fingerprints[path] = self(ref).fingerprint()
+        return self._fingerprints[path]
 
     @property
     def any_path(self) -> Path:
