@@ -127,8 +127,8 @@ def gkd(teacher, task=None, data=None, *, beta: Share = 0.5, on_policy: Share = 
         L = 1/N sum_t [ beta KL(q || m) + (1 - beta) KL(p || m) ],  m = beta q + (1 - beta) p
 
     N counts tokens; the teacher q and the prefixes are detached. With probability on_policy (the paper's lambda), by
-    one coin a step from (seed, step), all prefixes are the student's own; else the demonstrations in `data`, or without
-    data the teacher's responses (the paper's SeqKD variant).
+    one coin a buffer from (seed, draw), all prefixes are the student's own; else the demonstrations in `data`, or
+    without data the teacher's responses (the paper's SeqKD variant).
     beta 0 is the forward KL and beta 1 the reverse, unscaled, as in TRL; in between the divergence falls to 0 towards
     both ends: 0.01 trains a hundred times more slowly than 0. on_policy 1: on_policy_distill. 0.5 and 0.5: TRL's.
     Watch: divergence/jsd_nats, at most the entropy of the coin beta. Fails: as on_policy_distill at 1, as kd at 0.
@@ -255,8 +255,9 @@ def sdpo(
     teacher is the running average of the learner, ema += rate (pi - ema); teacher, gain and support are detached. N
     counts tokens. beta 0.5 (0 forward, 1 reverse), top 100 with the rest in one bucket, gain capped at 2, rate 0.05,
     group of 8: the authors' code. template: words of our own.
-    Watch: divergence/jsd_nats, the share of groups without a success. Fails: hard prompts, where nobody succeeds; easy
-    ones, where the sibling's style is all there is to learn.
+    Watch: divergence/jsd_nats, the share of groups without a success; the model has to read a prompt, a sibling and a
+    response in one. Fails: hard prompts, where nobody succeeds; a model too small to use what it is shown unlearns
+    (docs/learning.md has that cell); easy prompts, where the sibling's style is all there is to learn.
     Deviations: feedback in words (of a compiler, say) is not shown, only siblings; TRL's port defaults to the sampled
     token, reverse KL and no bucket.
     """
