@@ -14,6 +14,8 @@ import torch
 
 from offon import parts
 from offon.collect import rollouts, verify
+from offon.engines.api import Request
+from offon.engines.native import NativeEngine
 from offon.errors import ConfigError, Interrupted
 from offon.loops.holdings import Holdings, plan
 from offon.loops.runtime import Runtime, swapped
@@ -268,3 +270,17 @@ def test_the_row_of_the_documentation_is_a_stage():
     assert [learner.name for learner in stage.learners] == ["policy", "critic"]
     for name in ("Live", "Start", "Artefact", "Ema", "Mix", "Route"):
         assert f"`{name}(" in page and hasattr(parts, name)
+
+
+def test_a_learner_with_an_adapter_samples_as_it_began_with_the_adapter_off(init):
+    stage = Stage(rollouts(TASK, 1, model=SELF_START) | verify(TASK), two_learners().main)
+    holdings = Holdings(stage, init, {}, LoraSpec(r=2))
+    with torch.no_grad():
+        for parameter in holdings.learner.train_parameters().values():
+            parameter.add_(0.3)
+    asked = [Request((2, 3), Sampling(max_tokens=6), (1, i)) for i in range(8)]
+    start, now, base = (
+        [c.tokens for c in NativeEngine().generate(asked, m)]
+        for m in (holdings(SELF_START), holdings(SELF), Model.load(init, device="cpu"))
+    )
+    assert start == base != now

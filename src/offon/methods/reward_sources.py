@@ -42,7 +42,8 @@ def train_reward_model(data, *, margin: float | Literal["data"] = 0.0, centre: A
     Watch: rewards/accuracies on the training pairs, rewards/margins; held-out pairs say more.
     Fails: it learns what the pairs' writers differ in, length first of all; a policy then exploits that.
     Deviations: InstructGPT weighs the C(K, 2) pairs of one prompt by 1 / C(K, 2), here each pair of the data counts the
-    same; TRL 1.16 centres only on request, with the same term.
+    same; TRL 1.16 centres only on request, with the same term. transformers' own forward reads the last token that is
+    not the pad id: where pad and EOS are one id, the token before the EOS that is read here.
     """
     preferred = contrast(score=Head(), beta=1.0, margin=margin)
     centred = contrast(score=Head(), link=Square(0.0), beta=1.0, of="sum", coef=centre, name="centring")
