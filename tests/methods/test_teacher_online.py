@@ -159,7 +159,7 @@ def test_returns_per_remaining_token_by_hand():
 def test_minillm_weighs_by_the_mixture_that_was_sampled():
     """w = pi / (mix q + (1 - mix) p): behaviour log-probs are the mixture's, the reward's p is the student's own."""
     groups = collected("minillm")
-    first = learner("minillm").credit.credit.steps[0]
+    first = learner("minillm").credit.steps[0]
     for member in (m for g in groups for m in g.members):
         q, p = (np.exp(member.token_signals[f"logp@{name}"]) for name in ("teacher", "self"))
         assert np.allclose(np.exp(member.behavior_logp), 0.2 * q + 0.8 * p, rtol=1e-3)
@@ -177,7 +177,7 @@ def test_minillm_reads_text_beside_its_rollouts_and_never_as_them():
     assert 0 < len(texts) < len(groups) and len({m.id for g in groups for m in g.members}) == len(groups)
     batch = weigh(Batch.of(groups), made.terms)
     external = batch.columns["source"] == Source.EXTERNAL
-    for name, mine in (("text", external), ("policy_gradient", ~external), ("divergence", ~external)):
+    for name, mine in (("replay", external), ("policy_gradient", ~external), ("divergence", ~external)):
         assert torch.allclose(batch.weights[name], mine.double() / mine.sum())
     assert all("advantage" not in g.members[0].token_signals for g in texts)
     own = np.concatenate([m.token_signals["advantage"] for g in groups if g not in texts for m in g.members])

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from offon.collect import demonstrations, drawn_from, mixture, rollouts, shown, sibling_shown, verify
+from offon.collect import demonstrations, mixture, rollouts, shown, sibling_shown, verify
+from offon.methods.consolidation import replay
 from offon.methods.registry import method
 from offon.parts import (
     SELF,
@@ -25,14 +26,13 @@ from offon.parts import (
     credit,
     divergence,
     jsd,
-    one,
     per_remaining,
     policy,
     policy_gradient,
     proximal,
     teacher_logratio,
 )
-from offon.parts.credit import among, whiten
+from offon.parts.credit import whiten
 from offon.recipe.arguments import DataArg, ModelArg, TeacherArg
 
 Count = Annotated[int, Ge(1)]
@@ -209,27 +209,26 @@ def minillm(task, teacher, *, mix: Share = 0.2, returns: Literal["next", "own"] 
     y is sampled, token by token, from the mixture of teacher q and student p, which keeps reward hacking away; what was
     sampled from is recorded, so that the importance weight is the plain ratio. The first term is what a token does to
     the rest of the sequence, divided by its length; the second what it does now, exact over the vocabulary; the third,
-    with `text`, plain likelihood on a share of the groups. N counts sampled tokens, N' those of the text. R and w are
-    detached. returns="next" is the paper's sum from t + 1; "own" counts the token itself too, as the authors' code.
+    with `text`, plain likelihood on a share of the groups (the replay modifier). N counts sampled tokens, N' those of
+    the text. R and w are detached. returns="next" is the paper's sum from t + 1; "own" counts the token itself too, as
+    the authors' code.
     mix 0.2, clip 0.2: the paper. Buffers: prompts_per_buffer 256 and epochs 4 there; here once by default.
     Watch: advantage/mean, divergence/reverse_nats; the sampler gap is the mixture's, so the ledger calls the stage
     off-policy unless mix is 0. Fails: a large mix trains prefixes the student never reaches.
     Deviations: the code divides rewards by 0.5 and cuts them at 100; whitening undoes the first.
     TRL's port leaves the advantage attached and has gamma 0 by default, which is opd with an exact term.
     """
-    sampled = rollouts(task, model=Mix((TEACHER, SELF), (mix, 1 - mix)))
     graded = teacher_logratio(TEACHER, student="proximal") >> per_remaining(start=returns) >> whiten()
-    likelihood = policy_gradient(advantage=one, on="external", name="text")
-    return Stage(
-        mixture(drawn_from(text), sampled, share=text_share) if text is not None else sampled,
+    stage = Stage(
+        rollouts(task, model=Mix((TEACHER, SELF), (mix, 1 - mix))),
         policy(
-            policy_gradient(advantage=credit, ratio=behavior, trust=Clip(clip, clip), on="learner"),
-            divergence(to=TEACHER, kind="reverse", on="learner"),
-            *([likelihood] if text is not None else []),
-            credit=among(graded, "learner"),
+            policy_gradient(advantage=credit, ratio=behavior, trust=Clip(clip, clip)),
+            divergence(to=TEACHER, kind="reverse"),
+            credit=graded,
         ),
         recommends={"learning_rate": 5e-6},
     )
+    return stage if text is None else replay(stage, data=text, share=text_share, coef=1.0)
 
 
 @method(
