@@ -68,6 +68,7 @@ class FrozenModels:
         return self._loaded[path]
 
     def fingerprint(self, ref: ModelRef) -> str:
+        """Read once: these weights do not move."""
         path = self.path(ref)
         if path not in self._fingerprints:
             self._fingerprints[path] = self(ref).fingerprint()

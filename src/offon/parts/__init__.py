@@ -2,8 +2,9 @@
 
 from offon.parts.credit import group_mean_std, per_remaining, teacher_logratio
 from offon.parts.divergence import Divergence, Jsd, Skew, TopK, jsd
+from offon.parts.loop import BASE, LAST, Loop, Ref
 from offon.parts.models import SELF, SELF_START, Artefact, Ema, Live, Mix, ModelRef, Need, Route, Start
-from offon.parts.schedules import Fade, Sigmoid
+from offon.parts.schedules import Each, Fade, Growth, Sigmoid
 from offon.parts.stage import Learner, Stage, Updates, policy
 from offon.parts.terms import (
     AbsoluteLogRatio,
@@ -61,6 +62,7 @@ contrast, divergence, policy_gradient = Contrast, Divergence, PolicyGradient
 listwise, unpaired = Listwise, Unpaired
 
 __all__ = [
+    "BASE", "LAST", "Each", "Growth", "Loop", "Ref",
     "SELF", "SELF_START", "AbsoluteLogRatio", "Artefact", "CapWeight", "Clip", "ClipCovariance", "Ema", "EntropyWeight",
     "Exponential", "Fade", "Head", "HighEntropy", "Hinge", "ImportanceWeight", "Jsd", "Kl", "LabelCrossEntropy",
     "Learner", "Likelier", "Live", "LogProb", "LogRatio", "Logistic", "Mask", "Mix", "ModelRef", "Need", "Odds", "P",
