@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from offon.runs import ledger
+from offon.types import Verdict
 from tests.loops.test_resume import everything, models, run  # noqa: F401  (models is a fixture)
+from tests.support import ParityTask
 
 ROWS = """
 from offon.methods.guided import expert_prefix
@@ -65,3 +67,18 @@ def test_replays_keep_the_log_probs_of_the_weights_that_sampled_them(tmp_path, m
     first = {(r["item"], tuple(r["tokens"]), r["step_sampled"], *r["behavior_logp"]) for r in rows if not r["replay"]}
     again = [(r["item"], tuple(r["tokens"]), r["step_sampled"], *r["behavior_logp"]) for r in rows if r["replay"]]
     assert again and set(again) <= first
+
+
+def test_metrics_are_about_what_was_sampled_now(tmp_path, models, monkeypatch):  # noqa: F811
+    """Replays and demonstrations are verified too; "reward" and the all-fail counts leave them out."""
+    (tmp_path / "mine.py").write_text(
+        "from offon.methods.mixed import luffy\n"
+        "from tests.support import demonstrations\n"
+        "data = [g.map(lambda m: m.replace(text='told')) for g in demonstrations()]\n"
+        "def row(task): return luffy(task, data, group_size=3)\n"
+    )
+
+    monkeypatch.setattr(ParityTask, "verify", lambda task, pairs: [Verdict(float(text == "told")) for _, text in pairs])
+    runtime = run(tmp_path / "run", models, f"{tmp_path}/mine.py:row", {}, {"steps": 2}, [])
+    assert [line["reward"] for line in runtime.node.metrics()] == [0.0, 0.0]
+    assert runtime.state.groups["all_fail"] == 8 and runtime.state.groups["members"] == 16

@@ -242,11 +242,11 @@ class Runtime:
         state = self.state
         for group in groups:
             everyone = [*group.members, *(member for member, _ in group.dropped)]
-            rewards = [m.signals["reward"] for m in everyone if "reward" in m.signals]
+            rewards = [m.signals["reward"] for m in _fresh(group) if "reward" in m.signals]
             state.cost["verifier_calls"] += sum(map(verdicts, everyone))
             scored = [r for r in rewards if r is not None]
             state.groups["unscored"] += len(rewards) - len(scored)
-            sampled = [m for m in everyone if m.behavior_logp is not None]
+            sampled = [m for m in _fresh(group) if m.behavior_logp is not None]
             state.groups["members"] += len(sampled)
             state.groups["truncated"] += sum("truncated" in m.tags for m in sampled)
             if scored:
@@ -317,10 +317,17 @@ def swapped(groups: Sequence[Group], names: Mapping[str, str]) -> list[Group]:
     return [group.map(exchanged) for group in groups]
 
 
+def _fresh(group: Group) -> list[Trajectory]:
+    """Everything a group ever had but what came from data or memory to join what was sampled: that says nothing about
+    the learner now."""
+    everyone = [*group.members, *(member for member, _ in group.dropped)]
+    return [m for m in everyone if m.behavior_logp is not None and "replay" not in m.tags] or everyone
+
+
 def _group_metrics(groups: Sequence[Group]) -> dict[str, tuple[float, float]]:
     """Rewards, lengths and truncation of a step's groups, members set aside included where they were scored."""
     metrics: dict[str, tuple[float, float]] = {}
-    everyone = [[*g.members, *(m for m, _ in g.dropped)] for g in groups]
+    everyone = [_fresh(group) for group in groups]
     rewards = [[r for m in members if (r := m.signals.get("reward")) is not None] for members in everyone]
     rewards = [group for group in rewards if group]
     if rewards:

@@ -110,7 +110,8 @@ def uft(task, data, *, group_size: GroupSize = 8, cuts: Count = 5, start: Share 
     token. over 0.6: the authors hint for 300 of 500 steps. sft 0.001: the loss on h only keeps it from being forgotten.
     Watch: reward as the hints go. Fails: p falling faster than the skill grows.
     Deviations: parts are equal in tokens (the authors cut at sentences) and p stays at `end` where they go to 0; their
-    hint mask is shifted by one token; their KL of 0.001 to the start is `with: [kl_anchor]`.
+    hint mask is shifted by one token; their KL of 0.001 to the start is `with: [kl_anchor]`. A sampling temperature
+    other than 1 is that of the hint's likelihood too.
     """
     guide = ExpertPrefix(library=Library(data), amount=Fade(start, end, over, "cosine"), cuts=cuts, scaffold=False)
     return Stage(
@@ -138,7 +139,7 @@ def chord(task, data, *, weight: Literal["phi", "mu"] = "phi", peak: Share = 0.1
     mu(step) rises to `peak` over `rise` of the stage, then falls to `valley` by a cosine over `over`. L_grpo is a token
     mean over rollouts, M counts demonstrated tokens. phi is at most 1/4, at p = 1/2: neither what is known nor what is
     out of reach is pushed. The paper's mu form: weight: mu with peak 0.9 falling to 0.05.
-    mu 0 is grpo with a token mean, mu 1 is sft (or dft's kin).
+    mu 0 is grpo with a token mean, mu 1 is sft, its tokens weighed by phi or not.
     Watch: loss/sft against reward. Fails: mu high for long with demonstrations far from the learner: its own way is
     lost.
     Deviations: demonstrations are those of the step's prompts; Trinity draws them from a data set of their own.
