@@ -1,5 +1,6 @@
 """Process supervision: what each row's credit is, by hand, and the limits that turn it into another method."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -172,11 +173,23 @@ def test_an_implicit_reward_model_that_has_not_moved_leaves_leave_one_out():
     assert advantage(prime, *members) == advantage(leave_one_out(), *members)
 
 
+def test_implicit_rewards_can_be_bounded_by_the_largest_return_of_the_buffer():
+    """Returns to go: (1, 0) of the first group's first response, 2 of its second, -4 of the other group's: over 4."""
+    bounded = dataclasses.replace(IMPLICIT, scale="buffer")
+    one = group_of(scored(2, [1.0, -1.0], 0.0), scored(1, [3.0], 0.0))
+    two = group_of(scored(1, [-9.0], 0.0), scored(1, [-1.0], 0.0))
+    plain, scaled = IMPLICIT.over_buffer([one, two]), bounded.over_buffer([one, two])
+    for before, after in zip(plain, scaled, strict=True):
+        for m, n in zip(before.members, after.members, strict=True):
+            assert n.token_signals["token_reward"] == pytest.approx(m.token_signals["token_reward"] / 4, abs=1e-5)
+
+
 def test_the_reward_model_of_prime_learns_outcomes_from_its_log_ratios():
     """beta 0.5, sums of log-ratios 2 (right) and -2 (wrong): both log(1 + e^-1), mean of two; gradient by a log-prob of
     the right one: -beta sigma(-1) / 2."""
-    prm_learner, policy_learner = prime(ParityTask(), beta=0.5).learners
-    assert (prm_learner.name, policy_learner.name) == ("prm", "policy")
+    policy_learner, prm_learner = prime(ParityTask(), beta=0.5).learners
+    assert (policy_learner.name, prm_learner.name) == ("policy", "prm")
+    assert prime(ParityTask(), beta=0.5, update="before").learners == (prm_learner, policy_learner)
     members = [Trajectory.of([4, 1], [2], Source.LEARNER, signals={"reward": r}) for r in (1.0, 0.0)]
     batch = weigh(Batch.of([group_of(*members)]), prm_learner.terms)
     own = torch.tensor([1.0, 0.0, -2.0, -1.0], requires_grad=True)

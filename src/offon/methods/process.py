@@ -199,31 +199,31 @@ def pure(
 )  # fmt: skip
 def prime(
     task, *, group_size: GroupSize = 4, beta: Positive = 0.05, process: float = 5.0, outcome: float = 5.0,
-    clip: float = 0.2, keep: Bounds = (0.2, 0.8), max_rounds: Count = 4, prm_learning_rate: Positive = 1e-6,
+    scale: Literal["buffer", "none"] = "buffer", update: Literal["after", "before"] = "after", clip: float = 0.2,
+    keep: Bounds = (0.2, 0.8), max_rounds: Count = 4, prm_learning_rate: Positive = 1e-6,
 ) -> Stage:  # fmt: skip
     """PRIME: a process reward model that is a language model, trained by outcomes beside the policy it rewards.
 
         prm      L = 1/N sum_i -log sigma(+-beta sum_t d_it),  + if the response is right,  d = log pi_prm - log pi_ref
-        policy   r_it = beta d_it;   A_it = sum_{s >= t} process (G r_is - sum_j mean_t r_jt) / (G - 1)
+        policy   r_it = beta d_it / scale;   A_it = sum_{s >= t} process (G r_is - sum_j mean_t r_jt) / (G - 1)
                         + outcome (R_i - mean of the others),   then whitened over the buffer's tokens
                  L = -1/N sum_t min(r_t A_t, clip(r_t, 1 - clip, 1 + clip) A_t),   r_t = pi(y_t) / pi_sampled(y_t)
 
-    Both begin as the node's model, which stays as ref. Each step the reward model is updated first and then scores the
-    policy's responses. Prompts of a mean reward outside `keep` are drawn again. Detached: A; the reward model learns by
-    its own loss alone, through logits (the released code takes a sigmoid first). While prm = ref this is RLOO.
+    Both begin as the node's model, which stays as ref. scale: the buffer's largest |sum_{s >= t} beta d|, or none.
+    update: the reward model learns from a step's responses after it has scored them, or before (a second forward pass).
+    Prompts of a mean reward outside `keep` are drawn again. Detached: A; the reward model learns by its own loss alone,
+    through logits (the released code takes a sigmoid first). While prm = ref this is RLOO.
     Watch: rewards/chosen against rewards/rejected (of the reward model); reward. Fails: with all right or all wrong
-    prompts the reward model sees no difference.
-    Deviations: the policy's learning rate 5e-7 is unverified.
+    prompts the reward model sees no difference. Constants: the released run's, learning rates included.
     """
     outcomes = unpaired(link=Logistic(), z="zero", beta=beta, good="right", bad="wrong")
-    implicit = implicit_reward(prm=Live("prm"), reference=Start("prm"), beta=beta, coef=process)
+    implicit = implicit_reward(prm=Live("prm"), reference=Start("prm"), beta=beta, coef=process, scale=scale)
     earned = implicit >> leave_one_out_reward(coef=outcome) >> return_to_go(signal=None) >> whiten()
+    surrogate = policy_gradient(advantage=credit, ratio=behavior, trust=Clip(clip, clip))
+    learners = policy(surrogate, credit=earned), Learner("prm", (outcomes,), learning_rate=prm_learning_rate)
     return Stage(
         refill(rollouts(task, group_size) | verify(task), keep=rate(*keep), max_rounds=max_rounds),
-        (
-            Learner("prm", (outcomes,), learning_rate=prm_learning_rate),
-            policy(policy_gradient(advantage=credit, ratio=behavior, trust=Clip(clip, clip)), credit=earned),
-        ),
+        learners if update == "after" else learners[::-1],
         recommends={"learning_rate": 5e-7},
     )
 

@@ -93,7 +93,7 @@ def pure(groups, baseline="token", verifiable=1.0, **arguments):
 
 VARIANTS = {
     "prm": [{}, {"per": "solution", "after_error": "mask"}, {"last_step_only": True}],
-    "prime": [{"keep": (0.0, 1.0)}],
+    "prime": [{"keep": (0.0, 1.0)}, {"keep": (0.0, 1.0), "update": "before", "scale": "none"}],
     "vineppo": [{"separator": 1, "continuations": 3}, {"separator": "w9", "continuations": 2}],
     "pav": [{"separator": 2, "continuations": 4}],
     "grpo_process": [{"separator": 2}],

@@ -191,14 +191,17 @@ class Progress(Credit):
 class ImplicitReward(Credit):
     """coef * leave-one-out of beta (log pi_prm(y_t) - log pi_ref(y_t)) on every token's reward (PRIME).
 
-    The sum over a response is the log-odds that the implicit reward model gives it, times beta. prm and reference are
-    the same model now and when the stage began.
+    The sum over a response is the log-odds that the implicit reward model gives it. prm and reference are the same
+    model now and when the stage began.
+
+    scale  "buffer": divided by the largest |return-to-go| of the buffer, which then is 1; "none"
     """
 
     prm: ModelRef
     reference: ModelRef
     beta: float = 0.05
     coef: float = 1.0
+    scale: Literal["buffer", "none"] = "none"
     requires = frozenset({"members"})
     min_group = 2
 
@@ -207,8 +210,23 @@ class ImplicitReward(Credit):
         return (Need("logp", self.prm, when="buffer"), Need("logp", self.reference, when="buffer"))
 
     def __call__(self, group: Group) -> Group:
-        now, start = (need.column for need in self.needs)
-        reward = [self.beta * (m.token_signals[now] - m.token_signals[start])[m.trainable] for m in group.members]
+        (credited,) = self.over_buffer([group])
+        return credited
+
+    def over_buffer(self, groups: Sequence[Group]) -> list[Group]:
+        largest = 1.0
+        if self.scale == "buffer":
+            returns = [np.abs(maths.suffix_sum(self._reward(member))) for g in groups for member in g.members]
+            largest = max((float(r.max()) for r in returns if len(r)), default=0.0) + 1e-6
+        return [self._given(group, largest) if group.members else group for group in groups]
+
+    def _reward(self, member: Trajectory) -> np.ndarray:
+        """One number per trainable token."""
+        now, start = (member.token_signals[need.column] for need in self.needs)
+        return self.beta * (now - start)[member.trainable]
+
+    def _given(self, group: Group, largest: float) -> Group:
+        reward = [self._reward(member) / largest for member in group.members]
         centred = maths.rescaled_leave_one_out([r if len(r) else np.zeros(1) for r in reward])
 
         def given(member: Trajectory, column: np.ndarray) -> Trajectory:
