@@ -78,7 +78,7 @@ def kd(teacher, task=None, data=None, *, alpha: Share = 0.5, kd_temperature: Pos
 
 @method(
     family="off-policy distillation", interface="teacher targets", usual_provenance="off-policy",
-    usual_role="expansion or consolidation", paper="2601.20802",
+    usual_role="expansion or consolidation", paper="2503.16870",
 )  # fmt: skip
 def topk_kd(teacher, task=None, data=None, *, top: Count = 64, kd_temperature: Positive = 1.0,
             rest: Literal["tail", "renormalised", "raw"] = "tail") -> Stage:  # fmt: skip
@@ -86,7 +86,8 @@ def topk_kd(teacher, task=None, data=None, *, top: Count = 64, kd_temperature: P
 
         L = 1/D sum_t T^2 KL(coarse(q_T) || coarse(p_T)),  coarse(p) = (p_1 .. p_K, 1 - sum_K p)
 
-    A lower bound of the full KL, growing with K, exact at K = V - 1; p is normalised over the whole vocabulary.
+    A lower bound of the full KL, growing with K, exact at K = V - 1; p is normalised over the whole vocabulary. The
+    reference shows what keeping the K alone does to the student; the bucket is that of arXiv:2601.20802.
     rest="renormalised": both restricted to the K and renormalised (the mass on them is left free); "raw": sum_K q log
     (q/p) without the bucket, verl's estimator, whose minimiser empties the student's tail: for comparison only.
     top=64: a compromise of storage where teachers are remote; unverified as a published default.
