@@ -1,0 +1,82 @@
+"""Every row can be asked for in a recipe: one is written from its signature, resolved and checked, without weights."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+from offon.loops.check import check_recipe
+from offon.methods import registry
+from offon.recipe import parse, resolve
+from offon.recipe.arguments import names_of
+from offon.testbed import TestbedTask
+
+ROWS = [info.name for info in registry.catalogue()]
+WRITTEN = {  # what an argument that has to be given says, where its annotation does not tell
+    "teachers": ["testbed:base"],
+    "texts": ["hint {prompt}"],
+    "rubric": "shorter is better",
+    "weights": {"reward": 1.0},
+    "separator": 1,
+    "top": 4,
+    "models": ["testbed:base", "testbed:base"],
+}
+MAPPINGS = {"multi_teacher_opd": {"teachers": {"scaffold": "testbed:base"}}}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A data file of each form."""
+    root = tmp_path_factory.mktemp("user")
+    items = TestbedTask("scaffold").items("train")[:8]
+    rows = {
+        "demonstrations": lambda i: {"completion": i.reference, "rationale": i.reference},
+        "pairs": lambda i: {"chosen": i.reference, "rejected": "backward 1 2 3 #"},
+        "labelled": lambda i: {"completion": i.reference, "label": len(i.id) % 2 == 0},
+        "rankings": lambda i: {"completions": [i.reference, "backward 1 2 3 #"]},
+        "steps": lambda i: {"completions": i.reference.split(), "labels": [True] * 5},
+    }
+    for form, row in rows.items():
+        text = "".join(json.dumps({"prompt": item.prompt, **row(item)}) + "\n" for item in items)
+        (root / f"{form}.jsonl").write_text(text)
+    return root
+
+
+def written(name: str, form: str | None) -> dict:
+    """The node of a row with everything it has to be given."""
+    info = registry.get(name)
+    node = {"method": name, "steps": 2} if info.kind == "stage" else {"method": name}
+    if info.kind != "modifier" and (bool(info.example().samplers) if info.kind == "stage" else "task" in info.inputs):
+        node["max_tokens"] = 8
+    for key, needed in info.inputs.items():
+        if needed and key != "task":
+            node[key] = "testbed:base" if key == "teacher" else f"./{form}.jsonl"
+    for key, parameter in info.arguments.items():
+        if parameter.default is parameter.empty and key != "toolbox":
+            names = names_of(parameter.annotation)
+            what = names.what if names else None
+            node[key] = "testbed:base" if what == "model" else f"./{what}.jsonl" if what else WRITTEN[key]
+    return {**node, **MAPPINGS.get(name, {})}
+
+
+def recipe(name: str, form: str | None) -> str:
+    info = registry.get(name)
+    if info.kind == "modifier":
+        node = {"method": "grpo", "steps": 2, "max_tokens": 8}
+        arguments = {k: v for k, v in written(name, form).items() if k != "method"}
+        node["with"] = [{name: arguments}] if arguments else [name]
+    else:
+        node = written(name, form)
+    parts = {"model": "testbed:base", "task": "testbed:scaffold", "probe": False, "pipeline": {"node": node}}
+    return yaml.safe_dump(parts, sort_keys=False)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_recipe_written_from_the_signature_passes_the_check(name, folder):
+    info = registry.get(name)
+    form = None
+    if info.inputs.get("data"):
+        form = info.example().reads if info.kind == "stage" else "demonstrations"
+    assert check_recipe(resolve(parse(recipe(name, form), folder=folder)))["nodes"]
