@@ -33,7 +33,6 @@ import yaml
 from transformers import AutoTokenizer
 
 from offon.behavior.intervals import Est, mean_over_prompts, paired_change
-from offon.errors import OffonError
 from offon.loops.artefacts import locate
 from offon.loops.pipeline import run_recipe
 from offon.models.model import Model
@@ -102,8 +101,8 @@ def run_cell(cell: Cell, output: Path | None = None) -> Result:
         started = time.perf_counter()
         try:
             run_recipe(resolve(parse(cell.recipe, folder=HERE)), output)
-        except OffonError as error:
-            return Result(**said, note=cell.note, error=str(error).splitlines()[0])
+        except Exception as error:  # a cell that breaks is a line of the table, not its end
+            return Result(**said, note=cell.note, error=f"{type(error).__name__} {error}".splitlines()[0])
         seconds = time.perf_counter() - started
 
         def path(source: str) -> Path:

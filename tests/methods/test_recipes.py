@@ -10,7 +10,7 @@ import yaml
 from offon.loops.check import check_recipe
 from offon.methods import registry
 from offon.recipe import parse, resolve
-from offon.recipe.arguments import names_of
+from offon.recipe.arguments import Names, names_of
 from offon.testbed import TestbedTask
 
 ROWS = [info.name for info in registry.catalogue()]
@@ -18,12 +18,17 @@ WRITTEN = {  # what an argument that has to be given says, where its annotation 
     "teachers": ["testbed:base"],
     "texts": ["hint {prompt}"],
     "rubric": "shorter is better",
-    "weights": {"reward": 1.0},
     "separator": 1,
     "top": 4,
     "models": ["testbed:base", "testbed:base"],
 }
-MAPPINGS = {"multi_teacher_opd": {"teachers": {"scaffold": "testbed:base"}}}
+OF_A_ROW = {  # what a row wants of its task or data, which the testbed does not bring
+    "multi_teacher_opd": {"teachers": {"scaffold": "testbed:base"}},
+    "context_distill": {"view": "hint"},
+    "context_opd": {"view": "hint"},
+    "reward_weights": {"weights": {"verifier": 1.0}},
+}
+TASKS = {"rubrics": {"jsonl": "./criteria.jsonl", "verifier": "exact"}}  # items with criteria
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +37,11 @@ def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("user")
     items = TestbedTask("scaffold").items("train")[:8]
     rows = {
-        "demonstrations": lambda i: {"completion": i.reference, "rationale": i.reference},
+        "demonstrations": lambda i: {"completion": i.reference, "tag": "label"},
         "pairs": lambda i: {"chosen": i.reference, "rejected": "backward 1 2 3 #"},
         "labelled": lambda i: {"completion": i.reference, "label": len(i.id) % 2 == 0},
         "rankings": lambda i: {"completions": [i.reference, "backward 1 2 3 #"]},
+        "criteria": lambda i: {"answer": i.reference, "rubric": ["it is right", "it is short"]},
         "steps": lambda i: {"completions": i.reference.split(), "labels": [True] * 5},
     }
     for form, row in rows.items():
@@ -55,10 +61,14 @@ def written(name: str, form: str | None) -> dict:
             node[key] = "testbed:base" if key == "teacher" else f"./{form}.jsonl"
     for key, parameter in info.arguments.items():
         if parameter.default is parameter.empty and key != "toolbox":
-            names = names_of(parameter.annotation)
-            what = names.what if names else None
-            node[key] = "testbed:base" if what == "model" else f"./{what}.jsonl" if what else WRITTEN[key]
-    return {**node, **MAPPINGS.get(name, {})}
+            node[key] = source(names) if (names := names_of(parameter.annotation)) else WRITTEN.get(key)
+    return {**node, **OF_A_ROW.get(name, {})}
+
+
+def source(names: Names) -> str:
+    if names.what == "model":
+        return "$scorer" if names.edge == "reward" else "testbed:base"
+    return f"./{names.what}.jsonl"
 
 
 def recipe(name: str, form: str | None) -> str:
@@ -69,7 +79,9 @@ def recipe(name: str, form: str | None) -> str:
         node["with"] = [{name: arguments}] if arguments else [name]
     else:
         node = written(name, form)
-    parts = {"model": "testbed:base", "task": "testbed:scaffold", "probe": False, "pipeline": {"node": node}}
+    scorer = {"method": "train_reward_model", "data": "./pairs.jsonl", "steps": 2}
+    nodes = {"scorer": scorer, "node": {"init": "testbed:base", **node}} if "$scorer" in str(node) else {"node": node}
+    parts = {"model": "testbed:base", "task": TASKS.get(name, "testbed:scaffold"), "probe": False, "pipeline": nodes}
     return yaml.safe_dump(parts, sort_keys=False)
 
 

@@ -424,7 +424,8 @@ class _Resolver(Reader):
     def _fitting(self, shared: Mapping[str, Any], node: Mapping[str, Any]) -> dict[str, Any]:
         """Of the keys written for a loop, those that mean something for one of its nodes."""
         kind = self.kind_of(node)
-        idle = fields.SAMPLING if kind == "stage" else ()
+        samples = kind == "make" and "task" in self.registry.get(node["method"]).inputs
+        idle = () if samples else fields.SAMPLING
         idle = (*idle, *(fields.READING if "data" not in node else ()))
         return {key: value for key, value in shared.items() if key in KEYS[kind] and key not in idle}
 
