@@ -34,6 +34,7 @@ VARIANTS = [
     ("kto", {}, {}),
     ("grpo", {"group_size": 4}, {"prompts_per_buffer": 8, "prompts_per_step": 4, "epochs": 2}),
     ("raft", {"group_size": 4}, {"prompts_per_buffer": 8, "prompts_per_step": 4}),
+    ("score", {"ask": " w5", "group_size": 2}, {"prompts_per_buffer": 8, "prompts_per_step": 4}),
     ("kd", {}, {}),
     ("on_policy_distill", {}, {}),
     ("minillm", {}, {}),
