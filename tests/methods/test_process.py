@@ -16,7 +16,6 @@ from offon.parts import SELF, SELF_START, Need
 from offon.parts.credit import leave_one_out, return_to_go
 from offon.parts.credit.steps import (
     ByModel,
-    OfSpans,
     implicit_reward,
     leave_one_out_reward,
     min_form,
@@ -36,9 +35,14 @@ def group_of(*members: Trajectory) -> Group:
 
 
 def response(ends, values, reward=0.0, start=0.0) -> Trajectory:
-    """A response whose steps end there and have these values as signal `value`."""
+    """A response whose steps end there and have these values, as signal `value` and as a model's scores."""
     member = Trajectory.of([4] * ends[-1], [2], Source.LEARNER, signals={"reward": reward, "value": start})
-    return with_values(with_steps(member, ends), "value", values)
+    scores = np.zeros(ends[-1])
+    scores[[end - 1 for end in ends]] = values
+    return with_values(with_steps(member, ends), "value", values).with_token_signals(**{"score@prm": scores})
+
+
+READ = ByModel(Artefact("prm"), "score")
 
 
 def advantage(credit, *members) -> list[list[float]]:
@@ -95,7 +99,7 @@ def test_without_alpha_progress_rewards_are_rloo():
 
 # --- grpo with process rewards ----------------------------------------------------------------------------------------
 
-PROCESS = normalised_steps(reward=OfSpans(), epsilon=0.0) >> return_to_go(signal=None)
+PROCESS = normalised_steps(reward=READ, epsilon=0.0) >> return_to_go(signal=None)
 
 
 def test_process_rewards_are_normalised_together_and_summed_from_a_step_on():
@@ -116,14 +120,14 @@ def test_pure_rewards_the_worst_step_against_what_the_others_earn_per_token():
     """T -> 0. First: steps of 2 and 1 tokens, rewards (0.5, -1): r* = (0, -1). Second: one step of 2 tokens, r* = 0.5.
     Others per token: 0.25 for the first, -1/3 for the second. First: (0 - 0.5, -1 - 0.25), summed to go -1.75, -1.25;
     second 0.5 + 2/3."""
-    pure = min_form(reward=OfSpans(), temperature=1e-4) >> return_to_go(signal=None)
+    pure = min_form(reward=READ, temperature=1e-4) >> return_to_go(signal=None)
     found = advantage(pure, response([2, 3], [0.5, -1.0]), response([2], [0.5]))
     assert found == [[-1.75, -1.75, -1.25], pytest.approx([7 / 6, 7 / 6])]
 
 
 def test_pure_of_one_step_each_is_leave_one_out_on_scores():
     """baseline per step: the others' mean score."""
-    pure = min_form(reward=OfSpans(), baseline="step") >> return_to_go(signal=None)
+    pure = min_form(reward=READ, baseline="step") >> return_to_go(signal=None)
     members = [response([n], [r]) for n, r in ((2, 0.9), (1, -0.4), (2, 0.1))]
     outcome = [m.with_signals(reward=r) for m, r in zip(members, (0.9, -0.4, 0.1), strict=True)]
     for found, expected in zip(advantage(pure, *members), advantage(leave_one_out(), *outcome), strict=True):
@@ -133,9 +137,7 @@ def test_pure_of_one_step_each_is_leave_one_out_on_scores():
 def test_the_verifiers_reward_joins_at_the_last_token_against_the_others():
     """Leave-one-out of 1, 0: +-1 at the end, so that every token before it sees it too."""
     both = (
-        min_form(reward=OfSpans(), baseline="none", temperature=1e-4)
-        >> leave_one_out_reward()
-        >> return_to_go(signal=None)
+        min_form(reward=READ, baseline="none", temperature=1e-4) >> leave_one_out_reward() >> return_to_go(signal=None)
     )
     found = advantage(both, response([1, 2], [-1.0, 0.5], reward=1.0), response([1, 2], [0.5, -1.0], reward=0.0))
     assert found == [[0.0, 1.0], [-2.0, -2.0]]
@@ -144,8 +146,8 @@ def test_the_verifiers_reward_joins_at_the_last_token_against_the_others():
 def test_steps_and_rewards_of_what_is_not_trained_stay_silent():
     """A step that ends on a token of the environment is rewarded at its last trainable one."""
     tokens = Trajectory.of([4, 5, 6], [2], [2, 3, 2], signals={"reward": 0.0})
-    member = with_values(with_steps(tokens, [2, 3]), "value", [1.0, 3.0])
-    credited = normalised_steps(reward=OfSpans(), epsilon=0.0)(group_of(member, response([1], [2.0])))
+    member = with_steps(tokens, [2, 3]).with_token_signals(**{"score@prm": [0.0, 1.0, 3.0]})
+    credited = normalised_steps(reward=READ, epsilon=0.0)(group_of(member, response([1], [2.0])))
     assert credited.members[0].token_signals["token_reward"].tolist() == [-1.0, 0.0, 1.0]
 
 

@@ -102,11 +102,7 @@ def leave_one_out_rate(reward_G_K: Sequence[np.ndarray], size_G_K: Sequence[np.n
 
 
 def leave_one_out_mean(reward_G_K: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """r_ik - mean over the other members j of mean_k r_jk. G arrays [K_i].
-
-    With tokens as steps this is (G r_t - sum_j mean_j) / (G - 1) shifted by no more than a member's own mean: see
-    `implicit_rewards`. Reference: PURE's reward_baseline=step.
-    """
+    """r_ik - mean over the other members j of mean_k r_jk. G arrays [K_i]. Reference: PURE's reward_baseline=step."""
     mean = np.array([np.mean(reward) for reward in reward_G_K])
     others = (mean.sum() - mean) / (len(mean) - 1)
     return [np.asarray(reward) - baseline for reward, baseline in zip(reward_G_K, others, strict=True)]

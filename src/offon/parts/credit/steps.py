@@ -5,7 +5,6 @@ Signals of steps and turns are read from spans; a span's reward is put on its la
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -33,33 +32,8 @@ def at_ends(member: Trajectory, spans: Sequence[Span], reward_K: np.ndarray) -> 
     return reward
 
 
-class StepReward(ABC):
-    """Where the reward of a step comes from."""
-
-    needs: tuple[Need, ...] = ()
-    requires: frozenset[str] = frozenset({"steps"})
-
-    @abstractmethod
-    def __call__(self, member: Trajectory) -> np.ndarray:
-        """One number per step, [K]."""
-
-
 @dataclass(frozen=True)
-class OfSpans(StepReward):
-    """A signal that the steps carry: `continuation_value` writes "value"."""
-
-    signal: str = "value"
-
-    @property
-    def requires(self) -> frozenset[str]:
-        return frozenset({"steps", self.signal})
-
-    def __call__(self, member: Trajectory) -> np.ndarray:
-        return np.array([span.signals[self.signal] for span in spans_of(member, "step")], dtype=float)
-
-
-@dataclass(frozen=True)
-class ByModel(StepReward):
+class ByModel:
     """A process reward model's score s at the last token of the step: probability sigma(s), signed 2 sigma(s) - 1 (good
     less bad), or the score itself."""
 
@@ -86,16 +60,13 @@ class ByModel(StepReward):
 class StepCredit(Credit):
     """Base of credits that turn the rewards of all steps of a group into token rewards."""
 
-    reward: StepReward
+    reward: ByModel
+    requires = frozenset({"steps"})
     min_group = 2
 
     @property
     def needs(self) -> tuple[Need, ...]:
         return self.reward.needs
-
-    @property
-    def requires(self) -> frozenset[str]:
-        return self.reward.requires
 
     def rewards(self, group: Group) -> list[np.ndarray]:
         return [self.reward(member) for member in group.members]
