@@ -100,6 +100,46 @@ def test_stages_without_an_advantage_refuse_corrections():
             registry.get(name).function(sft)
 
 
+def test_a_second_correction_or_choice_of_tokens_is_refused_and_never_takes_the_place_of_the_first():
+    once = registry.get("tis").function(registry.get("clip_cov").function(task=ParityTask()))
+    for name in ("tis", "icepop", "high_entropy"):
+        with pytest.raises(ConfigError, match="already"):
+            registry.get(name).function(once)
+
+
+def test_terms_beside_the_first_are_the_policys_and_read_what_its_first_term_reads():
+    """prime's reward model is no policy; remax's greedy response and luffy's demonstrations are not to be held."""
+    task = ParityTask()
+    for row, on in (("prime", "trainable"), ("remax", "!tag:baseline"), ("luffy", "learner")):
+        given = {"task": task, **{"luffy": {"data": []}, "prime": {"update": "before"}}.get(row, {})}
+        before = registry.get(row).function(**given)
+        for name in ("kl_loss", "entropy_bonus"):
+            after = registry.get(name).function(before)
+            added = after.main.terms[-1]
+            assert (added.name.startswith(name[:2]), added.on, added.reduce) == (True, on, before.main.terms[0].reduce)
+            others = [learner for learner in after.learners if learner is not after.main]
+            assert others == [learner for learner in before.learners if learner is not before.main]
+    for row, given in (("dpo", {"data": []}), ("kto", {"data": []}), ("srft", {"task": task, "data": []})):
+        with pytest.raises(ConfigError, match="no sum over tokens"):
+            registry.get("kl_loss").function(registry.get(row).function(**given))
+
+
+def test_a_penalty_in_the_reward_reaches_the_advantage_or_is_refused():
+    """gdpo normalises named rewards, vineppo reads values: a penalty on tokens would be lost in both."""
+    task = ParityTask()
+    for row in ("gdpo", "vineppo"):
+        with pytest.raises(ConfigError, match="would be lost"):
+            registry.get("kl_reward").function(registry.get(row).function(task=task))
+    group = prompt_group(task.items("train")[0])
+    member = Trajectory.of(
+        [2, 3], group.prompt, Source.LEARNER, behavior_logp=[-1.0, -2.0], signals={"reward": 0.0}
+    ).with_token_signals(**{"logp@teacher": np.array([-0.5, -2.0]), "logp@start": np.array([-2.0, -2.5])})
+    stage = registry.get("opd").function(task=task, teacher="t")
+    (charged,) = registry.get("kl_reward").function(stage, coef=0.1).learners
+    ((credited,),) = (g.members for g in assign_credit(charged, [group.add(member)]))
+    assert credited.token_signals["advantage"] == pytest.approx([0.5 - 0.1 * 1.0, 0.0 - 0.1 * 0.5])
+
+
 # --- what credit aims at ----------------------------------------------------------------------------------------------
 
 

@@ -189,3 +189,12 @@ def test_demonstrations_of_the_recipe_serve_as_prefixes():
     stage = registry.get("expert_prefix").function(registry.get("grpo").function(TASK), demos=demonstrations())
     [guide] = [part.guide for part in stage.collect.everything if isinstance(part, Rollouts)]
     assert guide.library.by_prompt and (rollouts(TASK, guide=guide) | verify(TASK)).requires == frozenset()
+
+
+def test_a_baseline_per_view_is_the_policys_whoever_else_learns():
+    """Where prime updates its reward model first, that one is given no credit; raft gives none to anybody."""
+    texts = {"texts": TEXTS, "baseline": "view"}
+    guided = registry.get("templates").function(registry.get("prime").function(TASK, update="before"), **texts)
+    assert [type(learner.credit).__name__ for learner in guided.learners] == ["NoneType", "PerView"]
+    with pytest.raises(ConfigError, match="no credit"):
+        registry.get("templates").function(registry.get("raft").function(TASK), **texts)

@@ -186,6 +186,15 @@ def test_without_bonus_each_attempt_is_leave_one_out_on_its_own_reward():
     ]  # fmt: skip
 
 
+def test_rewards_of_tokens_stay_with_the_attempt_they_were_given_in():
+    """A KL penalty of 1 on the first token of one of two members, leave-one-out: all of its first attempt pays 1."""
+    pair = [attempts(0.0, 0.0), attempts(0.0, 0.0)]
+    pair[0] = pair[0].with_token_signals(token_reward=np.array([-1.0, *[0.0] * (len(pair[0]) - 1)]))
+    assert turn_rewards().counts_token_rewards
+    group = turn_rewards(bonus=10.0)(Group(item=Item(id="x", prompt="w0"), views={"prompt": (2,)}, members=tuple(pair)))
+    assert [m.token_signals["advantage"].tolist() for m in group.members] == [[-1, -1, 0, 0], [1, 1, 0, 0]]
+
+
 def test_the_first_stage_rewards_second_attempts_and_holds_first_ones():
     learner = score(TASK, phase="first").learners[0]
     assert advantages(learner.credit, (1.0, 0.0), (0.0, 1.0)) == [[0, 0, -1], [0, 0, 1]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge
 
@@ -19,6 +19,7 @@ from offon.parts import (
     Kl,
     Mask,
     PolicyGradient,
+    Reduce,
     Stage,
     Truncate,
     behavior,
@@ -127,7 +128,15 @@ def kl_reward(
     Deviations: PPO's classic place for KL (InstructGPT); GRPO puts it in the loss (kl_loss).
     """
     penalty = kl_penalty(coef, estimator, to=model_or_start(to))
-    return on_credit(stage, lambda own: penalty >> own)
+
+    def charged(own: Credit) -> Credit:
+        if not own.counts_token_rewards:
+            raise ConfigError(
+                "this stage's credit reads no rewards of tokens: the penalty would be lost", fix="kl_loss or kl_anchor"
+            )
+        return penalty >> own
+
+    return on_credit(stage, charged)
 
 
 @method(kind="modifier", family="rl", interface="reward", usual_provenance="on-policy", usual_role="consolidation",
@@ -140,8 +149,8 @@ def kl_loss(
 
         L' = L + coef * mean_t [over * k(d_t)],   d = log pi - log pi_to,  k1 = d,  k2 = d^2 / 2,  k3 = e^-d - 1 + d
 
-    to: a model of the recipe ($sft); the learner when the stage began unless written. The mean is that of the stage's
-    first term. What its gradient is in expectation, per position, on the learner's own samples:
+    to: a model of the recipe ($sft); the learner when the stage began unless written. Tokens and mean are those of the
+    first term of the stage's policy. What its gradient is in expectation, per position, on the learner's own samples:
 
         k1            0: no regularisation at all        k2            reverse KL
         k3            forward KL(to || pi)               ratio * k1, ratio * k3   reverse KL, also on stale samples
@@ -152,10 +161,8 @@ def kl_loss(
     Deviations: coef 0.04 and k3 are GRPO's; TRL 1.16 multiplies by the ratio by default. kl_anchor is the exact KL over
     the whole vocabulary.
     """
-    first, *rest = stage.learners
     gain = Kl(estimator, to=model_or_start(to), over=behavior if over == "behavior" else None)
-    term = policy_gradient(advantage=one, gain=gain, reduce=first.terms[0].reduce, coef=coef, name="kl_loss")
-    return stage.replace(learners=(dataclasses.replace(first, terms=(*first.terms, term)), *rest))
+    return stage.adding(policy_gradient(advantage=one, gain=gain, **as_first(stage), coef=coef, name="kl_loss"))
 
 
 @method(kind="modifier", family="rl", interface="reward", usual_provenance="on-policy", usual_role="expansion",
@@ -203,31 +210,43 @@ def high_entropy(stage: Stage, *, share: Share = 0.2) -> Stage:
     Fails: where answers are a few tokens, the top fifth may be a single position.
     Deviations: unverified: that the paper keeps the denominator.
     """
-    return on_rewarded(stage, lambda term: dataclasses.replace(term, keep=HighEntropy(share)))
+
+    def change(term: PolicyGradient) -> PolicyGradient:
+        if term.keep is not None:
+            raise ConfigError(
+                f"{term.name} already chooses its tokens, by {type(term.keep).__name__}", fix="one of them"
+            )
+        return dataclasses.replace(term, keep=HighEntropy(share))
+
+    return on_rewarded(stage, change)
 
 
 @method(kind="modifier", family="rl", interface="reward", usual_provenance="on-policy", usual_role="expansion",
         paper="1602.01783")  # fmt: skip
 def entropy_bonus(stage: Stage, *, coef: float = 0.001) -> Stage:
-    """Pay for staying undecided: the entropy of the whole next-token distribution, at every trained position.
+    """Pay for staying undecided: the entropy of the whole next-token distribution, at every position trained by reward.
 
         L' = L - coef * mean_t H(pi(. | y_<t))
 
-    The mean is that of the stage's first term. Exact, with gradient through the distribution; the prefixes are not
-    differentiated.
+    Tokens and mean are those of the first term of the stage's policy. Exact, with gradient through the distribution;
+    the prefixes are not differentiated.
     Watch: entropy/nats against entropy.
     Fails: with a large vocabulary the bonus is cheapest on tokens that mean nothing: long before it helps, it blurs.
     Deviations: none; 0.001 is typical, verl's default is 0.
     """
-    first, *rest = stage.learners
-    term = NegativeEntropy(reduce=first.terms[0].reduce, coef=coef)
-    return stage.replace(learners=(dataclasses.replace(first, terms=(*first.terms, term)), *rest))
+    return stage.adding(NegativeEntropy(**as_first(stage), coef=coef))
 
 
 def corrected(stage: Stage, correction: Correction) -> Stage:
     """The terms that read credit, their ratios over the proximal policy, times a correction for the sampler."""
 
     def change(term: PolicyGradient) -> PolicyGradient:
+        if term.correction is not None:
+            raise ConfigError(
+                f"{term.name} is already corrected by {type(term.correction).__name__}",
+                why="one ratio corrects for one sampler, once",
+                fix="one of tis, mis, icepop and decoupled; multi_teacher_opd has its own",
+            )
         ratio = term.ratio and dataclasses.replace(term.ratio, anchor="proximal")
         return dataclasses.replace(term, ratio=ratio, correction=correction)
 
@@ -246,6 +265,18 @@ def on_rewarded(stage: Stage, change: Callable[[PolicyGradient], PolicyGradient]
             for x in stage.learners
         )
     )
+
+
+def as_first(stage: Stage) -> dict[str, Any]:
+    """Tokens and denominator of the first term of the policy, for a term beside it: what the learner itself sampled."""
+    first = stage.main.terms[0]
+    reduce, on = getattr(first, "reduce", None), getattr(first, "on", "trainable")
+    if not isinstance(reduce, Reduce) or on == "external":
+        raise ConfigError(
+            f"the first term of this stage, {first.name}, is no sum over tokens of the learner",
+            fix="kl_anchor, which reads every trained position",
+        )
+    return {"reduce": reduce, "on": on}
 
 
 def on_credit(stage: Stage, change: Callable[[Credit], Credit]) -> Stage:

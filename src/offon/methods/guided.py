@@ -8,7 +8,6 @@ under the plain prompt would give ratio 1 and hide the mismatch. The help itself
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Annotated, Literal
 
 from annotated_types import Ge
@@ -16,6 +15,7 @@ from annotated_types import Ge
 from offon.collect import ExpertPrefix, Guide, Hint, Rollouts, Rubric, Template
 from offon.collect.data import Library
 from offon.errors import ConfigError
+from offon.methods.corrections import on_credit
 from offon.methods.registry import method
 from offon.parts import Fade, Sigmoid, Stage
 from offon.parts.credit import per_view
@@ -31,10 +31,8 @@ def guided(stage: Stage, guide: Guide, baseline: Baseline = "prompt") -> Stage:
     """The stage with its rollouts guided, and members shown different things compared with each other or not."""
     if not any(isinstance(part, Rollouts) for part in stage.collect.everything):
         raise ConfigError("guidance needs rollouts to guide, and this stage samples none", fix="use grpo or raft, say")
-    first, *rest = stage.learners
-    if baseline == "view" and first.credit is not None:
-        first = dataclasses.replace(first, credit=per_view(first.credit))
-    return stage.replace(collect=stage.collect.replace(Rollouts, guide=guide), learners=(first, *rest))
+    stage = stage.replace(collect=stage.collect.replace(Rollouts, guide=guide))
+    return on_credit(stage, per_view) if baseline == "view" else stage
 
 
 @method(

@@ -29,6 +29,10 @@ class _Inner(Credit):
     def provides(self) -> frozenset[str]:
         return self.credit.provides
 
+    @property
+    def counts_token_rewards(self) -> bool:
+        return self.credit.counts_token_rewards
+
     def __call__(self, group: Group) -> Group:
         (credited,) = self.over_buffer([group])
         return credited

@@ -32,12 +32,14 @@ class Credit(ABC):
     requires   what collectors must provide
     provides   the columns it writes; other learners may read all but "advantage"
     min_group  smaller groups are set aside before any credit is given
+    counts_token_rewards   whether rewards of single tokens that came before reach the advantage
     """
 
     needs: tuple[Need, ...] = ()
     requires: frozenset[str] = frozenset({"reward"})
     provides: frozenset[str] = frozenset({"advantage"})
     min_group: int = 1
+    counts_token_rewards: bool = False
 
     @property
     def steps(self) -> tuple[Credit, ...]:
@@ -79,6 +81,10 @@ class Chain(Credit):
     @property
     def min_group(self) -> int:
         return max(step.min_group for step in self.links)
+
+    @property
+    def counts_token_rewards(self) -> bool:
+        return any(step.counts_token_rewards for step in self.links)
 
     def __call__(self, group: Group) -> Group:
         (credited,) = self.over_buffer([group])

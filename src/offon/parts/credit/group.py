@@ -26,6 +26,7 @@ class PerResponse(Credit):
 
     signal: str = "reward"
     min_group = 2
+    counts_token_rewards = True
 
     @abstractmethod
     def advantages(self, reward_G: np.ndarray, group: Group) -> np.ndarray: ...

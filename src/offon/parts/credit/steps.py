@@ -13,7 +13,7 @@ import numpy as np
 
 from offon.maths import steps as maths
 from offon.maths.credit import leave_one_out
-from offon.parts.credit.base import Credit
+from offon.parts.credit.base import Credit, token_rewards
 from offon.parts.credit.tokens import add_reward
 from offon.parts.models import ModelRef, Need
 from offon.types import Group, Span, Trajectory
@@ -212,7 +212,7 @@ class ImplicitReward(Credit):
 class TurnRewards(Credit):
     """Every token of attempt n gets what that attempt earned, less what the group's other members earned with theirs:
 
-        first R_1 for the first,    R_n + bonus (R_n - R_n-1) for a later one
+        first R_1 for the first,    R_n + bonus (R_n - R_n-1) for a later one;  and the rewards of its own tokens
 
     R_n is the signal of turn n, the last one's that of the whole. Nothing flows back to earlier attempts: with the
     bonus that would teach to begin wrong.
@@ -223,6 +223,7 @@ class TurnRewards(Credit):
     signal: str = "reward"
     requires = frozenset({"turns", "reward"})
     min_group = 2
+    counts_token_rewards = True
 
     def __call__(self, group: Group) -> Group:
         reward_G_N = np.array([self._rewards(member) for member in group.members])
@@ -237,10 +238,12 @@ class TurnRewards(Credit):
         return group.replace(members=tuple(map(given, group.members, advantage_G_N)))
 
     def _rewards(self, member: Trajectory) -> np.ndarray:
-        *earlier, _ = spans_of(member, "turn")
-        reward = np.array([*(span.signals[self.signal] for span in earlier), member.signals[self.signal]], dtype=float)
-        shaped = maths.shaped_turns(reward, self.bonus)
-        return np.concatenate([self.first * shaped[:1], shaped[1:]])
+        turns = spans_of(member, "turn")
+        earned = (span.signals[self.signal] for span in turns[:-1])
+        shaped = maths.shaped_turns(np.array([*earned, member.signals[self.signal]], dtype=float), self.bonus)
+        of_tokens = token_rewards(member, signal=None)
+        own = [of_tokens[span.start : span.end].sum() for span in turns]
+        return np.concatenate([self.first * shaped[:1], shaped[1:]]) + own
 
 
 normalised_steps, min_form, leave_one_out_reward, progress = NormalisedSteps, MinForm, LeaveOneOutReward, Progress

@@ -9,6 +9,7 @@ import numpy as np
 
 from offon.maths import credit as maths
 from offon.parts.credit.base import TOKEN_REWARD, Credit, token_rewards
+from offon.parts.credit.tokens import add_reward
 from offon.parts.models import SELF, ModelRef, Need
 from offon.types import Group, Trajectory
 
@@ -23,13 +24,14 @@ class TeacherLogRatio(Credit):
     student   whose log p: that of the distribution really sampled, or the learner's own when the buffer was filled
               (proximal), where somebody else sampled
 
-    Written as token rewards, and as advantages with discount 0: the gradient of the reverse KL at each position, with
-    prefixes given. `>> return_to_go(...)` makes it that of whole sequences.
+    Added to the token rewards there are, and written as advantages with discount 0: the gradient of the reverse KL at
+    each position, with prefixes given. `>> return_to_go(...)` makes it that of whole sequences.
     """
 
     teachers: tuple[tuple[ModelRef, float], ...]
     view: str = "train"
     student: Literal["behavior", "proximal"] = "behavior"
+    counts_token_rewards = True
 
     @property
     def requires(self) -> frozenset[str]:
@@ -47,8 +49,8 @@ class TeacherLogRatio(Credit):
         scored = [member.token_signals[need.column] for need in self.needs]
         student = scored.pop() if self.student == "proximal" else member.behavior_logp
         teachers = sum(weight * logp for (_, weight), logp in zip(self.teachers, scored, strict=True))
-        reward = np.where(member.trainable, maths.logp_difference(teachers, student), 0.0)
-        return member.with_token_signals(advantage=reward, **{TOKEN_REWARD: reward})
+        graded = add_reward(member, maths.logp_difference(teachers, student))
+        return graded.with_token_signals(advantage=graded.token_signals[TOKEN_REWARD])
 
 
 def teacher_logratio(*teachers: ModelRef | tuple[ModelRef, float], **how) -> TeacherLogRatio:
@@ -66,6 +68,7 @@ class PerRemaining(Credit):
 
     start: Literal["own", "next"] = "own"
     requires = frozenset({"members"})
+    counts_token_rewards = True
 
     def __call__(self, group: Group) -> Group:
         def returns(member: Trajectory) -> Trajectory:

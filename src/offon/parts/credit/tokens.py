@@ -93,6 +93,7 @@ class ReturnToGo(Credit):
 
     gamma: float = 1.0
     signal: str | None = "reward"
+    counts_token_rewards = True
 
     def __call__(self, group: Group) -> Group:
         def returns(member: Trajectory) -> Trajectory:
@@ -112,6 +113,7 @@ class Gae(Credit):
     lam: float = 0.95
     signal: str | None = "reward"
     provides = frozenset({"advantage", "return"})
+    counts_token_rewards = True
 
     @property
     def needs(self) -> tuple[Need, ...]:
