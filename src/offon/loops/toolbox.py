@@ -37,6 +37,7 @@ from offon.types import Group, Sampling, Trajectory
 DATA = "data.jsonl"
 WORK = "work"  # below the node's directory, until it is done
 NO_END = "truncated: it has no end to learn"
+UNCOMPARED = "nothing is left to compare it with"
 
 
 class FrozenModels:
@@ -167,9 +168,11 @@ class Workshop(Toolbox):
     def write(self, groups: list[Group]) -> None:
         groups = [group.drop([bool(m.text.strip()) for m in group.members], "says nothing") for group in groups]
         groups = [group.drop(["truncated" not in m.tags for m in group.members], NO_END) for group in groups]
-        rows = [row for group in groups for row in (_pairs if group.comparisons else _demonstrations)(group)]
+        compared = any(group.comparisons for group in groups)
+        if compared:
+            groups = [group.drop([bool(group.comparisons)] * len(group.members), UNCOMPARED) for group in groups]
         self.record(groups, "kept")
-        self.write_rows(rows)
+        self.write_rows(row for group in groups for row in (_pairs if compared else _demonstrations)(group))
 
     def write_rows(self, rows: Iterable[Mapping[str, Any]]) -> None:
         rows = list(rows)

@@ -104,10 +104,10 @@ class MethodInfo:
         given = {name: [] if name in forms else value for name, value in given.items()}
         return Plan.of(self.function, self.recommends, forms.get("data", "demonstrations"), **given)
 
-    def example(self) -> Any:
-        """The row at its defaults, with stand-ins for what it must be given."""
+    def example(self, **given: Any) -> Any:
+        """The row at its defaults, with stand-ins for what else it must be given."""
         needed = [p for p in self.signature.parameters.values() if p.default is p.empty and p.name != "toolbox"]
-        return self.composed(**{parameter.name: _stand_in(parameter) for parameter in needed})
+        return self.composed(**{parameter.name: _stand_in(parameter) for parameter in needed} | given)
 
     def describe(self) -> dict[str, Any]:
         fields = ("name", "kind", "family", "usual_provenance", "interface", "usual_role", "paper", "reference")

@@ -423,14 +423,18 @@ class _Resolver(Reader):
 
     def _fitting(self, shared: Mapping[str, Any], node: Mapping[str, Any]) -> dict[str, Any]:
         """Of the keys written for a loop, those that mean something for one of its nodes."""
-        kind = self.kind_of(node)
-        samples = kind == "make" and "task" in self.registry.get(node["method"]).inputs
-        idle = () if samples else fields.SAMPLING
+        info = self.info_of(node)
+        read = {"data": "data"} if "data" in node and "data" in info.inputs else {}
+        idle = () if info.example(**read).samplers else fields.SAMPLING
         idle = (*idle, *(fields.READING if "data" not in node else ()))
-        return {key: value for key, value in shared.items() if key in KEYS[kind] and key not in idle}
+        return {key: value for key, value in shared.items() if key in KEYS[info.kind] and key not in idle}
 
     def kind_of(self, node: Any) -> str | None:
         """What a node's method is (stage, make, loop); None where that cannot be said."""
+        info = self.info_of(node)
+        return info and info.kind
+
+    def info_of(self, node: Any) -> Any:
         method = node.get("method") if isinstance(node, Mapping) else None
         if isinstance(method, str) and ":" in method:
             name, _, function = method.partition(".py:")
@@ -438,7 +442,7 @@ class _Resolver(Reader):
         elif method not in self.registry.names("stage", "make", "loop"):
             return None
         with contextlib.suppress(Exception):  # what is wrong with a file is said where the node is resolved
-            return self.registry.get(method).kind
+            return self.registry.get(method)
         return None
 
     # ---- functions
