@@ -38,7 +38,7 @@ def test_success_before_and_after_differ_by_the_total_of_d1(entry):
 def test_planted_gain_is_called_on_every_hard_prompt(entry):
     assert entry["calls"] == {"gained": 10, "lost": 0, "kept": 9, "never": 0, "undecided": 0}
     assert {p["call"] for p in entry["prompts"] if p["family"] == "hard"} == {"gained"}
-    assert entry["d1"]["certified"]["expansion"]["low"] > 0.15
+    assert entry["d1"]["certified"]["expansion"]["low"] > 0.1
     assert entry["d1"]["can_certify_out"]
 
 

@@ -52,3 +52,18 @@ def test_a_teacher_without_the_skill_places_nobody():
     )
     assert {prompt["call"] for prompt in entry["prompts"]} == {"missing"}
     assert entry["cost"]["teacher_tokens"] > 0
+
+
+def test_no_reachable_prompt_is_called_before_its_scaffold_was_tried():
+    """Untried, a scaffold counts as no help: a fragile prompt with some successes of its own would be called ranking."""
+    entry = diagnose_model("testbed:base", {"testbed": ["scaffold", "guard"]}, prompts=12, budget=64, max_tokens=8)
+    for prompt in entry["prompts"]:
+        assert ("scaffold" in prompt) == (prompt["family"] == "scaffold")
+
+
+def test_one_failing_prompt_has_no_placebo():
+    """The placebo is a wrong response to another prompt; with nobody else failing there is none, and no crash."""
+    entry = diagnose_model(
+        "testbed:base", {"testbed": ["absent"]}, teacher="testbed:base", prompts=1, budget=96, max_tokens=8
+    )
+    assert "placebo" not in entry["prompts"][0]

@@ -12,8 +12,8 @@ First match, on the model's success p_strict <= p_content (content: the verdict 
     missing       below, and even placed well the model does not finish
 
 placed well: after as many steps of a teacher's answer as do not give the answer away, it succeeds with A >= .5. What
-the model begins is alive if a teacher finishes its first step with B >= .5, and at least .2 more often than another
-prompt's first step (a teacher that starts over finishes anything).
+the model begins is alive if a teacher finishes its first step with B >= .5, and at least .2 more often than half of a
+wrong response to another prompt (a teacher that starts over finishes anything).
 Without a teacher the last three cannot be told apart; together they are `unsupported`.
 
 Axes: P prompts, D posterior draws, C classes.
@@ -64,7 +64,7 @@ class Measured:
     scaffold, previous  another condition: the prompt with its scaffold, or an earlier checkpoint
     placed              the model after a teacher's steps, as far as they do not give the answer away
     finished            a teacher after the model's first step
-    placebo             a teacher after the model's first step on another prompt
+    placebo             a teacher after the first half of the model's wrong response to another prompt
     """
 
     strict: Counts
@@ -88,6 +88,9 @@ class Posterior:
 
     rates: Mapping[str, np.ndarray]
     classes: np.ndarray
+
+    def at(self, prompts) -> Posterior:
+        return Posterior({name: p_DP[:, prompts] for name, p_DP in self.rates.items()}, self.classes[:, prompts])
 
     @property
     def probabilities(self) -> np.ndarray:
@@ -115,26 +118,37 @@ def posterior(measured: Measured, k: int, rule: Rule = Rule()) -> Posterior:
         **{name: getattr(measured, name) or none for name in ("scaffold", "previous", "placed", "finished", "placebo")},
     }
     draws = {
-        name: jeffreys_quantile(*counts, quantile_D[:, None])
+        name: _draws(counts, quantile_D)
         for (name, counts), quantile_D in zip(rates.items(), lattice(len(rates)).T, strict=True)
     }
     p_content = draws["content"]
     p_strict = p_content * np.where(knows_P, draws["ratio"], 1.0)
     better = np.maximum(*(np.where(rates[name].scored > 0, draws[name], 0.0) for name in ("scaffold", "previous")))
-    competent, finished = draws["placed"] >= rule.competent, draws["finished"]
-    alive = (finished >= rule.alive) & (finished - draws["placebo"] >= rule.over_placebo)
+    classes = classify({**draws, "strict": p_strict, "better": better}, k, rule)
+    return Posterior(draws, classes)
+
+
+def _draws(counts: Counts, quantile_D: np.ndarray) -> np.ndarray:
+    """[D, P] quantiles of the Jeffreys posteriors, each distinct pair of counts once."""
+    distinct_U, where_P = np.unique(np.stack(counts, axis=1), axis=0, return_inverse=True)
+    return jeffreys_quantile(*distinct_U.T, quantile_D[:, None])[:, where_P.ravel()]
+
+
+def classify(rates: Mapping[str, np.ndarray], k: int, rule: Rule = Rule()) -> np.ndarray:
+    """The rule on success probabilities, elementwise: indices into CLASSES. rates: strict, content, better (the best
+    other condition), placed, finished, placebo."""
+    strict, content, better, finished = (rates[name] for name in ("strict", "content", "better", "finished"))
+    competent = rates["placed"] >= rule.competent
+    alive = (finished >= rule.alive) & (finished - rates["placebo"] >= rule.over_placebo)
     conditions = {
-        "solved": p_strict >= rule.solved,
-        "format": (p_content >= rule.format_content) & (p_strict < rule.format_ratio * p_content),
-        "fragile": (better >= rule.fragile) & (p_content < rule.fragile_ratio * better),
-        "ranking": p_content >= support_threshold(k, zeta=rule.zeta),
+        "solved": strict >= rule.solved,
+        "format": (content >= rule.format_content) & (strict < rule.format_ratio * content),
+        "fragile": (better >= rule.fragile) & (content < rule.fragile_ratio * better),
+        "ranking": content >= support_threshold(k, zeta=rule.zeta),
         "local": competent & alive,
         "unreachable": competent,
     }
-    classes = np.select(
-        list(conditions.values()), [CLASSES.index(name) for name in conditions], CLASSES.index("missing")
-    )
-    return Posterior(draws, classes)
+    return np.select(list(conditions.values()), [CLASSES.index(name) for name in conditions], CLASSES.index("missing"))
 
 
 @cache
@@ -168,8 +182,8 @@ def entropy_drop(found: Posterior, rate: str, samples: int) -> np.ndarray:
     log_weight = special.xlogy(outcomes, p_DP) + special.xlog1py(n - outcomes, -p_DP)
     weight_ODP = np.exp(log_weight + np.log(special.comb(n, outcomes)))
     predicted_OP = weight_ODP.mean(axis=1)
-    one_hot_DPC = (found.classes[:, :, None] == np.arange(len(CLASSES))).astype(float)
-    joint_OPC = np.einsum("odp,dpc->opc", weight_ODP, one_hot_DPC) / len(p_DP)
+    one_hot_PDC = (found.classes.T[:, :, None] == np.arange(len(CLASSES))).astype(float)
+    joint_OPC = (weight_ODP.transpose(2, 0, 1) @ one_hot_PDC).transpose(1, 0, 2) / len(p_DP)
     given_OPC = joint_OPC / np.maximum(predicted_OP, 1e-300)[:, :, None]
     after_P = (predicted_OP * stats.entropy(given_OPC, axis=2)).sum(axis=0)
     return np.nan_to_num(stats.entropy(found.probabilities, axis=1) - after_P)

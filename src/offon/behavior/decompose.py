@@ -12,7 +12,7 @@ import numpy as np
 from scipy import special
 
 from offon.behavior.counts import Counts
-from offon.behavior.intervals import Est, mean_over_prompts, newcombe
+from offon.behavior.intervals import Est, mean_over_prompts, newcombe, signed_mean
 from offon.behavior.support import (
     ALPHA,
     IN,
@@ -81,9 +81,8 @@ def decompose(
     result is a function of the counts alone.
 
     The null mean is exactly 0 when a half holds the same share of the samples before and after (equal n, or even n);
-    otherwise off by less than 1 / n. Intervals: 95%, bootstrap over prompts. A term carried by few prompts has a skewed
-    law and covers less: .89 to .92 measured for expansion and attrition of identical checkpoints at 80 to 200
-    prompts, .95 for the total. A term of width 0 had no prompt in its cell.
+    otherwise off by less than 1 / n. Intervals: 95% over prompts; `signed_mean` for the terms, which few prompts carry.
+    Coverage: docs/validation.md. A term of width 0 had no prompt in its cell.
     Reference: arXiv:2604.07941, secs 2.3 and 3 (expansion, reshaping, attrition), here at prompt level.
     """
     for name, counts in (("before", before), ("after", after)):
@@ -99,13 +98,14 @@ def decompose(
     named = prompt_terms(before, after, k, zeta=zeta, alpha=alpha)
     change_P = after.rate - before.rate
 
-    columns = [change_P, *(values for terms in named.values() for values in terms.values())]
-    total, *rest = mean_over_prompts(np.stack(columns, axis=1), seed=seed)
+    total = mean_over_prompts(change_P, seed=seed)[0]
     if np.ptp(change_P) == 0:  # no spread to resample: as sure as the pooled samples make us
         sums = (before.successes.sum(), before.scored.sum(), after.successes.sum(), after.scored.sum())
         total = Est(total.estimate, *newcombe(*sums))
-    estimates = iter(rest)
-    weightings = {name: {term: next(estimates) for term in terms} for name, terms in named.items()}
+    weightings = {
+        name: dict(zip(terms, signed_mean(np.stack([*terms.values()], axis=1)), strict=True))
+        for name, terms in named.items()
+    }
 
     n_half = (int(np.median(before.scored)) // 2, int(np.median(after.scored)) // 2)
     possible = [can_certify(n, k, zeta=zeta, alpha=alpha) for n in n_half]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from offon.behavior.intervals import Est, mean_over_prompts
+from offon.behavior.intervals import Est, mean_over_prompts, signed_mean
 from offon.errors import ConfigError, DataError
 
 NEW, LOST, SHARED = "new", "lost", "shared"
@@ -79,8 +79,10 @@ def decompose_trajectories(
     )
     rows[:, 2] *= TRAJECTORY_SIGNS["attrition"]
     total = rows @ np.array(list(TRAJECTORY_SIGNS.values()))
-    names = ("total", *TRAJECTORY_SIGNS)
-    return dict(zip(names, mean_over_prompts(np.column_stack([total, rows]), seed=seed), strict=True))
+    return {
+        "total": mean_over_prompts(total, seed=seed)[0],
+        **dict(zip(TRAJECTORY_SIGNS, signed_mean(rows), strict=True)),
+    }
 
 
 def bits(before_success: float, after: Scored) -> dict[str, float]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from offon.behavior.counts import Counts
 from offon.behavior.decompose import half_successes
-from offon.behavior.intervals import Est, bootstrap_means, clopper_pearson_lower, clopper_pearson_upper
+from offon.behavior.intervals import Est, bootstrap_means, clopper_pearson_lower, clopper_pearson_upper, stretch
 from offon.behavior.intervals import mean_over_prompts as over_prompts
 from offon.behavior.passk import mixed_group_probability, pass_at_k
 from offon.behavior.support import IN, OUT, support_calls
@@ -23,12 +23,14 @@ from offon.errors import DataError
 
 
 def ratio(top_P, bottom_P, *, level: float = 0.95, seed: int = 0) -> Est:
-    """sum of tops over sum of bottoms, with the percentile interval over prompts; NaN where nothing is below."""
+    """sum of tops over sum of bottoms, with the stretched percentile interval over prompts; NaN where nothing is below."""
     rows = np.column_stack([np.asarray(top_P, float), np.asarray(bottom_P, float)])
     top_B, bottom_B = bootstrap_means(rows, seed=seed).T
     with np.errstate(divide="ignore", invalid="ignore"):
         estimate, ratios_B = rows[:, 0].sum() / rows[:, 1].sum(), top_B / bottom_B
     low, high = np.nanquantile(ratios_B, [(1 - level) / 2, (1 + level) / 2]) if len(ratios_B) else (np.nan, np.nan)
+    wider = float(stretch(rows[:, :1] - estimate * rows[:, 1:], level)[0])  # the part that makes the ratio uncertain
+    low, high = estimate + wider * (low - estimate), estimate + wider * (high - estimate)
     return Est(float(estimate), float(min(low, estimate)), float(max(high, estimate)))
 
 

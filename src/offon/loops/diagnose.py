@@ -1,6 +1,6 @@
 """Diagnosing one model on one task: spend rollouts where they tell most, call each prompt, say what would help.
 
-Order of spending: a few rollouts of every prompt; the scaffold where the task has one; a teacher's prefixes and
+Order of spending: a few rollouts of every prompt; the scaffold where the task has one and it could matter; a teacher's prefixes and
 completions only where success seems out of reach; then, prompt by prompt, whichever measurement promises the largest
 fall of the call's entropy per rollout, until the call is sure or the prompt's budget is spent.
 """
@@ -92,12 +92,16 @@ def diagnose_model(
 
 def spend(bench: Bench, budget: int, k: int, rule: Rule, progress: Progress) -> None:
     """Measure until every prompt is called or has spent its budget."""
-    everyone = np.arange(len(bench.groups))
+    everyone = np.arange(len(bench.spent))
     bench.measure("rollouts", everyone, min(FIRST, budget))
     progress({"note": bench.estimate(budget)})
     while True:
         found = posterior(bench.measured, k, rule)
         sure = found.probabilities.max(axis=1) >= rule.confidence
+        before_scaffold = np.isin(
+            found.probabilities.argmax(axis=1), [CLASSES.index("solved"), CLASSES.index("format")]
+        )
+        sure &= before_scaffold | ~bench.unhelped  # untried, a scaffold counts as no help: no ground to be sure on
         below = found.probabilities[:, [CLASSES.index(name) for name in BELOW_SUPPORT]].sum(axis=1)
         open_prompts = np.flatnonzero(~sure & (bench.spent + MORE <= budget))
         if not len(open_prompts):
@@ -108,10 +112,12 @@ def spend(bench: Bench, budget: int, k: int, rule: Rule, progress: Progress) -> 
         if bench.guided and (needy := open_prompts[(below[open_prompts] > 0.1) & ~bench.asked[open_prompts]]).size:
             bench.ask_teacher(needy)
             continue
-        drops = {rate: entropy_drop(found, rate, MORE) for rate in found.rates}
+        asked = {prompt: bench.candidates(prompt) for prompt in open_prompts}
+        useful = {rate for candidates in asked.values() for rate in candidates.values()}
+        drops = {rate: entropy_drop(found.at(open_prompts), rate, MORE) for rate in sorted(useful)}
         chosen = defaultdict(list)
-        for prompt in open_prompts:
-            promise = {name: drops[rate][prompt] for name, rate in bench.candidates(prompt).items()}
+        for row, prompt in enumerate(open_prompts):
+            promise = {name: drops[rate][row] for name, rate in asked[prompt].items()}
             best = max(promise, key=promise.get)
             if promise[best] >= WORTH:
                 chosen[best].append(prompt)
@@ -194,7 +200,9 @@ class Bench:
         if prompt in self.answers:
             found["placed"] = "placed"
         if self.teacher is not None and self.failures[prompt]:
-            found |= {"finished": "finished", "placebo": "placebo"}
+            found["finished"] = "finished"
+            if any(self.failures[other] for other in self.failures if other != prompt):
+                found["placebo"] = "placebo"
         return found
 
     def ask_teacher(self, prompts: np.ndarray) -> None:
@@ -247,7 +255,7 @@ class Bench:
                         requests.append((p, group.prompt, self._prefixes(own[at % len(own)])[0]))
                     case "placebo":
                         other = self.failures[next(q for q in others[at % len(others) :] + others if q != p)]
-                        requests.append((p, group.prompt, self._prefixes(other[at % len(other)])[0]))
+                        requests.append((p, group.prompt, self._half(other[at % len(other)])))
         self._record(name, requests, self.teacher if name in ("finished", "placebo") else self.learner)
         self.spent[prompts] += samples
 
@@ -294,6 +302,12 @@ class Bench:
         else:
             ends = by_separator(len(tokens), "\n", lambda n: self._text(tokens[:n]))
         return [tuple(tokens[:end]) for end in ends]
+
+    def _half(self, tokens: Tokens) -> Tokens:
+        """The first half of a response's steps. Of another prompt it is surely wrong, where its first step alone, a
+        word that opens many answers, may be as right here as there."""
+        prefixes = self._prefixes(tokens)
+        return prefixes[(len(prefixes) - 1) // 2]
 
     def _text(self, tokens: Sequence[int]) -> str:
         return self.learner.tokenizer.decode(tokens, skip_special_tokens=True)

@@ -1,0 +1,82 @@
+"""Run the studies and write docs/validation.md."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib
+import json
+import os
+import platform
+import time
+from pathlib import Path
+
+import numpy
+import scipy
+import torch
+import transformers
+
+from studies.validation.findings import Finding, table
+
+DOCS = Path(__file__).parents[2] / "docs" / "validation.md"
+FOUND = Path(__file__).parent / "found.json"
+SECTIONS = {
+    "exactness": "Exactness and nulls",
+    "coverage": "Coverage of the 95% intervals",
+    "events": "Diagnosis, rates known",
+    "trained": "Diagnosis of trained models",
+    "cost": "Cost",
+    "effects": "Published effects",
+}
+
+
+def machine() -> str:
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    versions |= {"numpy": numpy.__version__, "scipy": scipy.__version__}
+    told = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return f"Python {platform.python_version()}, {told}; {platform.machine()}, {os.cpu_count()} cores, one thread"
+
+
+def page(found: dict) -> str:
+    parts = [(Path(__file__).parent / "preface.md").read_text().rstrip()]
+    for name, title in SECTIONS.items():
+        if name in found:
+            section = found[name]
+            findings = [Finding(**row) for row in section["findings"]]
+            met = sum(finding.met for finding in findings)
+            parts.append(f"## {title}")
+            notes = Path(__file__).parent / "notes" / f"{name}.md"
+            if notes.exists():
+                parts.append(notes.read_text().rstrip())
+            parts.append(
+                f"{met} of {len(findings)} met. {section['date']}, {section['seconds']:.0f} s; {section['machine']}."
+            )
+            parts.append(table(findings))
+    return "\n\n".join(parts) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m studies.validation")
+    parser.add_argument("sections", nargs="*", metavar="section", help=", ".join(SECTIONS))
+    parser.add_argument("--quick", action="store_true", help="reduced sizes; prints, writes nothing")
+    asked = parser.parse_args()
+    if unknown := set(asked.sections) - set(SECTIONS):
+        parser.error(f"no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
+    torch.set_num_threads(1)
+    found = json.loads(FOUND.read_text()) if FOUND.exists() else {}
+    for name in asked.sections or SECTIONS:
+        started = time.monotonic()
+        findings = importlib.import_module(f"studies.validation.{name}").run(asked.quick)
+        seconds = time.monotonic() - started
+        print(f"{name}, {seconds:.0f} s\n{table(findings)}", flush=True)
+        found[name] = {
+            "date": datetime.date.today().isoformat(), "seconds": seconds, "machine": machine(),
+            "findings": [vars(finding) for finding in findings],
+        }  # fmt: skip
+        if not asked.quick:
+            FOUND.write_text(json.dumps(found, indent=1) + "\n")
+            DOCS.write_text(page(found))
+
+
+if __name__ == "__main__":
+    main()
