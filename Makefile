@@ -3,6 +3,7 @@
 # make test-oldest  the tests with the oldest transformers admitted
 # make parity       rows against TRL's losses on equal inputs: docs/parity.md
 # make learning     each mechanism on the bottleneck it is meant for: docs/learning.md; ARGS="grpo raft" selects
+# make validate     instruments and diagnosis against known truth: docs/validation.md; ARGS="exactness events" selects
 # make lint         style
 # make clean        remove the environments
 #
@@ -16,7 +17,7 @@ VENV := .venv
 OLDEST := .venv-oldest
 PARITY := .venv-parity
 
-.PHONY: demo test test-oldest parity learning lint clean
+.PHONY: demo test test-oldest parity learning validate lint clean
 
 demo: $(VENV)/.installed-demo
 	$(VENV)/bin/offon demo --overwrite
@@ -33,6 +34,9 @@ parity: $(PARITY)/.installed-test
 
 learning: $(VENV)/.installed-test
 	$(VENV)/bin/python -m benchmarks.learning --write $(ARGS)
+
+validate: $(VENV)/.installed-test
+	$(VENV)/bin/python -m studies.validation $(ARGS)
 
 lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .

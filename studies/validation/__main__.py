@@ -48,9 +48,8 @@ def page(found: dict) -> str:
             notes = Path(__file__).parent / "notes" / f"{name}.md"
             if notes.exists():
                 parts.append(notes.read_text().rstrip())
-            parts.append(
-                f"{met} of {len(findings)} met. {section['date']}, {section['seconds']:.0f} s; {section['machine']}."
-            )
+            made = f"{section['date']}, {section['seconds']:.0f} s; {section['machine']}"
+            parts.append(f"{met} of {len(findings)} met. {made}.")
             parts.append(table(findings))
     return "\n\n".join(parts) + "\n"
 
@@ -74,7 +73,7 @@ def main() -> None:
             "findings": [vars(finding) for finding in findings],
         }  # fmt: skip
         if not asked.quick:
-            FOUND.write_text(json.dumps(found, indent=1) + "\n")
+            FOUND.write_text(json.dumps(found, indent=1, default=float) + "\n")
             DOCS.write_text(page(found))
 
 

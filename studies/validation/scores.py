@@ -29,16 +29,17 @@ def score(
     wrongly = usable & np.isin(calls, (*BELOW_SUPPORT, UNSUPPORTED))
     several = f"{len(calls)} prompts"
     prevalence = np.array([(true_P == c).mean() for c in CLASSES])
-    return [
-        Finding(what=f"{name}: accuracy of decided calls", value=float((calls == true_P)[decided].mean()),
-                relation=">=", bound=0.95, of=f"{int(decided.sum())} decided of {several}"),
-        Finding(what=f"{name}: decided", value=float(decided.mean()), relation=">=", bound=0.8, of=several),
-        Finding(what=f"{name}: rollouts per prompt, the most", value=int(spent_P.max()), relation="<=", bound=224,
-                of=f"mean {spent_P.mean():.0f}, median {np.median(spent_P):.0f}"),
-        Finding(what=f"{name}: calibration error", value=calibration_error(probabilities_PC.max(axis=1), best == true_P),
-                relation="<=", bound=0.05, of=several),
-        Finding(what=f"{name}: solved or ranking called below support", value=float(wrongly.sum() / max(usable.sum(), 1)),
-                relation="<=", bound=0.01, of=f"{int(usable.sum())} prompts"),
-        Finding(what=f"{name}: error of the shares (L1)", value=float(np.abs(probabilities_PC.mean(axis=0) - prevalence).sum()),
-                relation="<=", bound=0.1, of=several),
+    spread = f"mean {spent_P.mean():.0f}, median {np.median(spent_P):.0f}"
+    rows = [
+        ("accuracy of decided calls", (calls == true_P)[decided].mean(), ">=", 0.95, f"{decided.sum()} of {several}"),
+        ("decided", decided.mean(), ">=", 0.8, several),
+        ("rollouts per prompt, the most", spent_P.max(), "<=", 224, spread),
+        ("calibration error", calibration_error(probabilities_PC.max(axis=1), best == true_P), "<=", 0.05, several),
+        ("solved or ranking called below support", wrongly.sum() / max(usable.sum(), 1), "<=", 0.01,
+         f"{usable.sum()} prompts"),
+        ("error of the shares (L1)", np.abs(probabilities_PC.mean(axis=0) - prevalence).sum(), "<=", 0.1, several),
     ]  # fmt: skip
+    return [
+        Finding(what=f"{name}: {what}", value=float(value), relation=relation, bound=bound, of=of)
+        for what, value, relation, bound, of in rows
+    ]

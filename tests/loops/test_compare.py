@@ -20,7 +20,7 @@ def test_the_same_checkpoint_twice():
 
 def test_a_better_model():
     entry = compare_models("testbed:student", "testbed:base", TASK, **SMALL)
-    assert entry["d1"]["total"]["low"] > 0.1 and entry["role"]["name"] in ("reshaping", "mixed")
+    assert entry["d1"]["total"]["low"] > 0.05 and entry["role"]["name"] in ("reshaping", "mixed")
     assert set(entry["families"]) == {"rare", "guard"}
     assert "success" in entry["sentence"] and "points" in entry["sentence"]
     d1 = entry["trajectories"]["d1"]

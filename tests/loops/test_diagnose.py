@@ -55,7 +55,7 @@ def test_a_teacher_without_the_skill_places_nobody():
 
 
 def test_no_reachable_prompt_is_called_before_its_scaffold_was_tried():
-    """Untried, a scaffold counts as no help: a fragile prompt with some successes of its own would be called ranking."""
+    """Untried, a scaffold counts as no help: a fragile prompt with some successes would be called ranking."""
     entry = diagnose_model("testbed:base", {"testbed": ["scaffold", "guard"]}, prompts=12, budget=64, max_tokens=8)
     for prompt in entry["prompts"]:
         assert ("scaffold" in prompt) == (prompt["family"] == "scaffold")

@@ -79,10 +79,8 @@ def decompose_trajectories(
     )
     rows[:, 2] *= TRAJECTORY_SIGNS["attrition"]
     total = rows @ np.array(list(TRAJECTORY_SIGNS.values()))
-    return {
-        "total": mean_over_prompts(total, seed=seed)[0],
-        **dict(zip(TRAJECTORY_SIGNS, signed_mean(rows), strict=True)),
-    }
+    terms = dict(zip(TRAJECTORY_SIGNS, signed_mean(rows), strict=True))
+    return {"total": mean_over_prompts(total, seed=seed)[0], **terms}
 
 
 def bits(before_success: float, after: Scored) -> dict[str, float]:

@@ -23,7 +23,7 @@ from offon.errors import DataError
 
 
 def ratio(top_P, bottom_P, *, level: float = 0.95, seed: int = 0) -> Est:
-    """sum of tops over sum of bottoms, with the stretched percentile interval over prompts; NaN where nothing is below."""
+    """Sum of tops over sum of bottoms, with its stretched percentile interval; NaN where nothing is below."""
     rows = np.column_stack([np.asarray(top_P, float), np.asarray(bottom_P, float)])
     top_B, bottom_B = bootstrap_means(rows, seed=seed).T
     with np.errstate(divide="ignore", invalid="ignore"):

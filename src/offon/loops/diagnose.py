@@ -1,8 +1,9 @@
 """Diagnosing one model on one task: spend rollouts where they tell most, call each prompt, say what would help.
 
-Order of spending: a few rollouts of every prompt; the scaffold where the task has one and it could matter; a teacher's prefixes and
-completions only where success seems out of reach; then, prompt by prompt, whichever measurement promises the largest
-fall of the call's entropy per rollout, until the call is sure or the prompt's budget is spent.
+Order of spending: a few rollouts of every prompt; the scaffold where the task has one and it could
+matter; a teacher's prefixes and completions only where success seems out of reach; then, prompt by prompt, whichever
+measurement promises the largest fall of the call's entropy per rollout, until the call is sure or the prompt's budget
+is spent.
 """
 
 from __future__ import annotations
