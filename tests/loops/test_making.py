@@ -253,3 +253,11 @@ def test_a_loop_stopped_in_its_second_iteration_ends_with_the_same_weights(folde
     assert trained == ["em"]
     final = "nodes/em/final/model.safetensors"
     assert (straight / final).read_bytes() == (stopped / final).read_bytes()
+
+
+def test_what_making_cost_is_in_the_reports_total(finished):
+    from offon import report
+
+    made = json.loads((finished / "nodes" / "best" / "node.json").read_text())["cost"]
+    total = report.summarise(finished)["cost"]
+    assert total["tokens_generated"] == made["tokens_generated"] and total["tokens_trained"] > 0

@@ -24,13 +24,15 @@ def summarise(run_dir: str | Path) -> dict[str, Any]:
     pipeline = run.pipeline()
     nodes = pipeline.get("nodes", [])
     stages = [_stage(run, node) for node in nodes if node.get("kind") == "train"]
+    costs = [stage["cost"] for stage in stages]
+    made = [node["cost"] for node in nodes if "cost" in node]  # data that a row made
     summary = {
         "run": run.info(),
         "status": run.status(),
         "probe": pipeline.get("probe") or {},
         "nodes": nodes,
         "stages": stages,
-        "cost": {name: sum(stage["cost"].get(name) or 0 for stage in stages) for name in COSTS},
+        "cost": {name: sum(cost.get(name) or 0 for cost in [*costs, *made]) for name in COSTS},
         "diagnosis": run.diagnosis(),
     }
     return {"warnings": _warnings(summary)} | summary
