@@ -15,6 +15,7 @@ import torch
 import trl
 from datasets import Dataset
 from torch import Tensor
+from transformers import Qwen3ForSequenceClassification
 
 from offon.parts.models import SELF, SELF_START, Artefact
 from tests.methods.cases import Ready
@@ -163,6 +164,20 @@ def kto(ready: Ready, **options) -> dict[str, Tensor]:
         examples.append({"prompt_ids": list(judged.prefix()), **ids, "label": "desirable" in judged.tags})
     batch = trainer.data_collator(examples)
     return gradient_of(trainer.compute_loss(trainer.model, batch), trainer.model)
+
+
+def reward(ready: Ready, **options) -> dict[str, Tensor]:
+    model = Qwen3ForSequenceClassification(ready.models(SELF).hf.config)
+    model.load_state_dict(ready.models(SELF).hf.state_dict())
+    trainer = trl.RewardTrainer(
+        model, args=arguments(trl.RewardConfig, **options), train_dataset=_text("chosen", "rejected"),
+        processing_class=tokenizer(),
+    )  # fmt: skip
+    pairs = [
+        {f"{kind}_ids": pair["prompt_ids"] + pair[f"{kind}_ids"] for kind in ("chosen", "rejected")}
+        for pair in pairs_of(ready)
+    ]
+    return gradient_of(trainer.compute_loss(trainer.model, trainer.data_collator(pairs)), trainer.model)
 
 
 # --- rewards --------------------------------------------------------------------------------------------------------
