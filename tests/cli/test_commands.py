@@ -284,6 +284,11 @@ def test_methods_of_a_name_shows_formula_arguments_parts_and_paper(capsys):
         assert part in shown
     assert main(["methods", "grpo", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["arguments"][0]["name"] == "group_size"
+    for name, words in (
+        ("tis", "with: [tis]"), ("best_of_n", "makes data or weights"), ("star", "chain of nodes"),
+        ("reward_model", "needed"), ("rloo", "null"),
+    ):  # fmt: skip
+        assert main(["methods", name]) == 0 and words in capsys.readouterr().out
     assert main(["methods", "gropo"]) == 2
     assert "grpo" in capsys.readouterr().err
 

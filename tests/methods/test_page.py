@@ -19,6 +19,27 @@ def test_every_method_has_a_family_of_the_survey_with_its_tendencies():
         assert FAMILIES[info.family].strength and FAMILIES[info.family].handoff_risk, info.name
 
 
+def test_pages_say_how_a_method_is_named_what_has_to_be_given_and_what_waits():
+    written = page.pages()
+    text = "".join(written.values())
+    assert "_empty" not in text and "- `model`: has to be given" in written["reward-source.md"]
+    assert page.KINDS["modifier"].format("tis") in text
+    waiting = (
+        "Cross-tokenizer",
+        "GRAO",
+        "HiPO",
+        "StepHint",
+        "S2R",
+        "ReST-MCTS",
+        "TDPO",
+        "VAPO",
+        "RLPR",
+        "GiGPO",
+        "WARP",
+    )
+    assert all(name in written["README.md"] for name in (*waiting, "GAD", "TemplateRL"))
+
+
 def test_no_row_is_longer_than_a_screen_of_thought():
     lengths = {info.name: page.code_lines(info) for info in registry.catalogue()}
     assert statistics.median(lengths.values()) <= 12 and max(lengths.values()) <= 40, lengths

@@ -14,12 +14,25 @@ if TYPE_CHECKING:
     from offon.methods.registry import MethodInfo
 
 
+HOW = {
+    "stage": "method: {name}",
+    "modifier": "with: [{name}], on a node that trains",
+    "make": "method: {name}, a node that makes data or weights and trains nothing",
+    "loop": "method: {name}, which stands for a chain of nodes",
+}  # how a recipe names a method of this kind
+
+
 def in_full(info: MethodInfo) -> dict[str, Any]:
     """A catalogue entry with its formula, and every argument with its default and what it accepts."""
     from offon.recipe.values import annotation_of, described
 
     arguments = [
-        {"name": name, "default": None if p.default is p.empty else p.default, "allowed": described(annotation_of(p))}
+        {
+            "name": name,
+            "needed": p.default is p.empty,
+            "default": None if p.default is p.empty else p.default,
+            "allowed": described(annotation_of(p)),
+        }
         for name, p in info.arguments.items()
     ]
     recommends = dict(info.example().recommends) if info.kind == "stage" else {}
@@ -50,13 +63,14 @@ def page(method: dict[str, Any]) -> str:
     lines = [
         "{name}: {family}, {interface}, usually {usual_provenance}, {usual_role}".format(**method),
         *([method["reference"]] if method["reference"] else []),
+        HOW[method["kind"]].format(**method),
         "",
         method["doc"],
     ]
     if method["inputs"]:
         lines += ["", "takes " + ", ".join(f"{name} ({need})" for name, need in method["inputs"].items())]
     if method["arguments"]:
-        rows = [[a["name"], a["default"], a["allowed"]] for a in method["arguments"]]
+        rows = [[a["name"], _default(a), a["allowed"]] for a in method["arguments"]]
         lines += ["", table(("argument", "default", "allowed"), rows)]
     if method["recommends"]:
         lines += ["", "recommends " + ", ".join(f"{name} {value}" for name, value in method["recommends"].items())]
@@ -66,6 +80,10 @@ def page(method: dict[str, Any]) -> str:
             lines += [f"  {learner['name']}   {term}" for term in learner["terms"]]
             lines += [f"  credit   {learner['credit']}"] if learner["credit"] else []
     return "\n".join(lines)
+
+
+def _default(argument: dict[str, Any]) -> Any:
+    return "needed" if argument["needed"] else "null" if argument["default"] is None else argument["default"]
 
 
 def diagnosis_page(diagnosis: dict[str, Any]) -> str:
