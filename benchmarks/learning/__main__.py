@@ -98,12 +98,12 @@ def run_cell(cell: Cell, output: Path | None = None) -> Result:
     said = {"row": cell.row, "bottleneck": cell.bottleneck, "against": cell.before or cell.model, "by": cell.by}
     with tempfile.TemporaryDirectory() as scratch:
         output = output or Path(scratch) / "run"
-        started = time.perf_counter()
+        started = time.process_time()
         try:
             run_recipe(resolve(parse(cell.recipe, folder=HERE)), output)
         except Exception as error:  # a cell that breaks is a line of the table, not its end
             return Result(**said, note=cell.note, error=f"{type(error).__name__} {error}".splitlines()[0])
-        seconds = time.perf_counter() - started
+        seconds = time.process_time() - started
 
         def path(source: str) -> Path:
             return output / "nodes" / source / "final" if source in cell.pipeline else locate(source)
@@ -147,7 +147,7 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
         note = f"{verdict}; {found['note']}" if found["note"] else verdict
         lines.append(
             f"| {name} | {found['bottleneck']} | {before.estimate:.3f}{against} | {after} | {change} | "
-            f"{found['seconds']:.0f} | {note} |"
+            f"{'' if found['seconds'] is None else round(found['seconds'])} | {note} |"
         )
     return "\n".join(lines)
 
@@ -160,7 +160,8 @@ in `benchmarks/learning`. Numbers are exact success on the held-out prompts of o
 prompts with 95% intervals over prompts, one training seed. Before is the model the stage starts from, or what is named
 in brackets: the same recipe without the mechanism. A cell has learned if its gain is at least what was asked for (0.05
 unless the cell says otherwise) and the gain's interval is above 0. Rows that differ from another by one value have no
-cell: they are proved by identity, gradient and parity.
+cell: they are proved by identity, gradient and parity. Seconds are CPU seconds of one thread, data and all stages of the
+recipe included.
 """
 
 
