@@ -1,5 +1,6 @@
 """The documentation is what the rows say, and rows stay short."""
 
+import re
 import statistics
 from pathlib import Path
 
@@ -38,6 +39,21 @@ def test_pages_say_how_a_method_is_named_what_has_to_be_given_and_what_waits():
         "WARP",
     )
     assert all(name in written["README.md"] for name in (*waiting, "GAD", "TemplateRL"))
+
+
+def test_every_page_says_what_to_watch_how_it_fails_and_where_it_deviates():
+    for info in registry.catalogue():
+        missing = [word for word in ("watch", "fails", "deviation") if word not in info.doc.lower()]
+        assert not missing, f"{info.name} does not say: {missing}"
+        assert info.paper, info.name
+
+
+def test_the_readme_names_every_method_and_only_pages_that_are_there():
+    readme = (DOCS.parents[1] / "README.md").read_text()
+    named = set(re.findall(r"[a-z_]+", readme))
+    assert {info.name for info in registry.catalogue()} <= named
+    links = re.findall(r"\]\((docs/[^)]+)\)", readme)
+    assert [link for link in links if not (DOCS.parents[1] / link).exists()] == []
 
 
 def test_no_row_is_longer_than_a_screen_of_thought():

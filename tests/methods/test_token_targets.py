@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 
+import numpy as np
 import pytest
 import torch
 
@@ -91,6 +92,17 @@ def test_asft_names_the_direction_of_its_kl():
 def test_iw_sft_is_sft_where_it_starts():
     for level in ("sequence", "token"):
         assert difference(of("iw_sft", started(), level=level), of("sft", started())) < 1e-5
+
+
+def test_a_power_is_never_ignored_at_either_level():
+    """lp - lp_start = 0.1 on every token: e^0.1 per token unless a power is written, e^0.2 per sequence."""
+    for level, power, expected in (("token", None, 0.1), ("token", 1.5, 0.15), ("sequence", None, 0.2)):
+        (term,) = learner("iw_sft", level=level, power=power).terms
+        batch = weigh(Batch.of(demonstrations()), [term])
+        logp = torch.full((batch.n_tokens,), -1.0)
+        _, metrics = term.units(batch, {Need("logp", SELF): logp, term.needs[1]: logp - 0.1})
+        total, count = metrics["gain/importance_weight"]
+        assert total / count == pytest.approx(np.exp(expected), rel=1e-5)
 
 
 def test_iw_weights_are_bounded_and_detached():

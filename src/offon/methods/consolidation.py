@@ -35,6 +35,9 @@ def kl_anchor(
     to: a model of the recipe ($sft); the learner when the stage began unless written. Exact per position, on any
     prefix, where the sampled estimators are right only on the learner's own tokens. At pi = pi_anchor the gradient is
     0.
+    Watch: kl_anchor/reverse_nats, the distance so far, against success.
+    Fails: a large coef forbids what the stage is for; an anchor that is wrong about the new task is held on to.
+    Deviations: InstructGPT and GRPO estimate the KL from the sampled token (kl_reward, kl_loss).
     """
     anchor = divergence(to=Artefact(to) if to else SELF_START, kind=kind, coef=coef, name="kl_anchor")
     return stage.adding(anchor)
@@ -90,6 +93,7 @@ def fisher(toolbox, task=None, data=None, *, kind: Literal["true", "empirical"] 
     wherever training converged. Saved as a model directory whose weights are F.
     Watch: the number of responses (`prompts`): a few hundred are usual. Fails: an empirical Fisher on data the model
     fits badly measures the misfit. A temperature other than 1 measures another model.
+    Deviations: the paper does not say whose y are taken; both forms are here.
     """
     if kind == "empirical":
         groups = toolbox.collect(demonstrations(data), data)
@@ -113,6 +117,7 @@ def ewc(stage: Stage, *, fisher: ModelArg, to: ModelArg | None = None, coef: Ann
     value and gradient are 0; with F = 1 it is L2 to theta*. All weights have to be trained: no LoRA.
     coef depends on the scale of F, a mean of squared gradients of whole responses; unverified: no value travels.
     Watch: loss/ewc. Fails: a diagonal F ignores what parameters do together; kl_anchor holds behaviour instead.
+    Deviations: the paper adds a penalty for each earlier task; here it is one.
     """
     anchor = Artefact(to) if to else SELF_START
     return stage.adding(ParameterPenalty(to=anchor, importance=Artefact(fisher), coef=coef, name="ewc"))
@@ -130,6 +135,7 @@ def merge_linear(toolbox, *, models: Models, weights: list[float] | None = None)
     Float32; adapters are merged into their base first (W + alpha/r BA: a mean of A and of B is another matrix).
     Watch: held-out success of the merge, which is measured like a stage's result. Fails: models without a common
     ancestor, or far from it, do not lie in one basin.
+    Deviations: none; the paper's greedy soup is a choice of models made by you.
     """
     toolbox.save(merging.linear([toolbox.weights(Artefact(m)) for m in models], weights), like=Artefact(models[0]))
 
@@ -164,6 +170,7 @@ def task_arithmetic(toolbox, *, models: Models, scale: float = 0.4) -> None:
     scale 1/n is the soup; 0.3 to 0.4 served several tasks in the paper (unverified), where it is tuned on held-out
     data; a negative scale unlearns.
     Watch: held-out success per task. Fails: tasks that pull one weight both ways cancel: see ties.
+    Deviations: none.
     """
     tuned = [toolbox.weights(Artefact(model)) for model in models]
     toolbox.save(merging.task_arithmetic(toolbox.weights(SELF), tuned, scale), like=SELF)
@@ -202,6 +209,7 @@ def dare(
     rescale="realised" divides by the share of |tau|_1 that stayed instead, tensor by tensor, as mergekit does.
     drop 0.9 is within the paper's range; drop 0 is task_arithmetic. The masks are a function of the node's seed.
     Watch: held-out success over a few seeds. Fails: large task vectors (far from the base) do not survive thinning.
+    Deviations: mergekit rescales by what was realised (rescale); the paper merges with ties as well as by sums.
     """
     tuned = [toolbox.weights(Artefact(model)) for model in models]
     merged = merging.dare(toolbox.weights(SELF), tuned, drop, scale, toolbox.seed, rescale)

@@ -36,6 +36,7 @@ def raft(task, *, group_size: Count = 8, keep: Count = 1, at_least: float | None
     the ledger says how much older (mean age), which is how off-policy the stage was.
     at_least: a kept response must reach this reward; None keeps the best of each group, good or bad (the paper's form).
     Watch: the share of prompts with a kept response. Fails: easy prompts dominate; nothing wrong is ever pushed down.
+    Deviations: the paper can also keep the top 1/K of the whole batch.
     """
     return Stage(
         rollouts(task, group_size) | verify(task) | keep_best(keep, at_least),
@@ -76,6 +77,7 @@ def above(toolbox, data, *, at_least: float = 1.0) -> None:
 
     Reads the reward that was written beside each row, and asks nobody again.
     Watch: the number of rows left. Fails: a threshold above every reward leaves nothing, which is an error.
+    Deviations: the paper raises the threshold within one step; here each threshold is a node (rest).
     """
     toolbox.write(toolbox.collect(demonstrations(data) | recorded() | keep_best(None, at_least), data))
 
@@ -98,6 +100,7 @@ def rationales(
     {prompt} and {reference}, the item's reference response.
     Watch: how many answers were rationalised (tag "guided"); text that mentions the hint ("since the answer is").
     Fails: a right answer reached for wrong reasons is learned as well.
+    Deviations: the paper's rationales are few-shot; here the prompt is the item's.
     """
     answer = rollouts(task, 1, temperature=0.0) | verify(task)
     again = shown(view, template) | rollouts(task, 1, temperature=0.0, guide=Told(view=view)) | verify(task)
@@ -121,6 +124,7 @@ def star(
     not add up. In expectation the gradient is REINFORCE's with reward 1[right] and no baseline.
     first_steps 40, growing by 20% each iteration; decoding is greedy (arXiv:2203.14465, appendix; unverified: numbers).
     Watch: the share of prompts answered without help, per iteration. Fails: see `rationales`.
+    Deviations: the paper prompts with few-shot rationales.
     """
     told_as = {"rationalize": rationalize, "view": view, "template": template}
     return Loop(
@@ -176,6 +180,7 @@ def rest_em(
     n 32, top_k 40 and temperature 0.7 are the paper's for MATH (unverified: numbers); the last two are the node's keys,
     and the library's (1, 0) unless written. cap keeps easy prompts from dominating.
     Watch: held-out success per iteration: it overfits after a few. Fails: easy prompts dominate, diversity shrinks.
+    Deviations: none known.
     """
     return Loop(
         {
@@ -203,6 +208,7 @@ def superfiltering(toolbox, data, *, ratio: Literal["perplexity", "nll"] = "perp
     The same tokens count in both passes: without the prompt they follow a BOS (else EOS) token.
     Watch: the kept rows' lengths. Fails: noisy answers that no prompt explains have a high IFD too; share 0.05 to 0.15
     is the papers' range. An answer independent of its prompt has IFD 1.
+    Deviations: none from the two ratios; ties are kept in the order of the data.
     """
     scores = without_prompt() | mean_logp() | mean_logp(view=ALONE) | instruction_following(ratio)
     toolbox.write(top_share(toolbox.collect(demonstrations(data) | scores, data), "ifd", share, at_most=1.0))
@@ -222,6 +228,7 @@ def grape(toolbox, data) -> None:
     Rows that say the same are one candidate. A prompt with one row keeps it: all single, it is sft.
     Watch: the kept rows' lengths. Fails: short or repetitive text is likely; score with the template trained with,
     as this does.
+    Deviations: none from the score; the paper draws candidates from several models, here they are what data holds.
     """
     fit = distinct() | mean_logp() | keep_best(1, by="mean_logp")
     toolbox.write(toolbox.collect(demonstrations(data) | fit, by_prompt(data)))
@@ -263,6 +270,7 @@ def self_distilled_sft(
     What is learned lies closer to what the model would say, so that less of the rest is forgotten. Another method of
     2026 shares its acronym (SDFT, on-policy with demonstrations in context).
     Watch and fails: see `rewritten`. LoRA in the paper: `lora: true`.
+    Deviations: see `rewritten`.
     """
     return Loop(
         {

@@ -75,6 +75,7 @@ def online_ipo(
     ipo does: a different target for the same tau. mixture above 0 is IPO-MD: both are sampled from pi^(1 - mixture)
     ref^mixture, token by token.
     Watch: rewards/margins against 1 / (2 tau). Fails: tau so small that no policy near ref reaches the target.
+    Deviations: TRL's online trainer sums too, and has no mixture.
     """
     sampler = towards_start(mixture) if mixture else SELF
     return Stage(

@@ -24,6 +24,7 @@ def spin_pairs(toolbox, data, *, samples: Count = 1) -> None:
     S is the sum of log-probs of a response, w the demonstration, l the sample. An answer equal to the demonstration
     makes no pair, and one that has no end (max_tokens) is left out.
     Watch: prompts left without a pair: the model says what the data say. Fails: see `spin`.
+    Deviations: see `spin`.
     """
     toolbox.write(toolbox.collect(demonstrations(data) | rollouts(None, samples) | paired(), data))
 

@@ -215,6 +215,7 @@ def prime(
     through logits (the released code takes a sigmoid first). While prm = ref this is RLOO.
     Watch: rewards/chosen against rewards/rejected (of the reward model); reward. Fails: with all right or all wrong
     prompts the reward model sees no difference. Constants: the released run's, learning rates included.
+    Deviations: logits, as said; none else known.
     """
     outcomes = unpaired(link=Logistic(), z="zero", beta=beta, good="right", bad="wrong")
     implicit = implicit_reward(prm=Live("prm"), reference=Start("prm"), beta=beta, coef=process, scale=scale)

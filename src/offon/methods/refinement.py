@@ -71,8 +71,9 @@ def score(task, *, phase: Literal["first", "second"] = "second", group_size: Gro
     KL coefficients. The bonus belongs to the second attempt alone: carried back, it would teach to begin wrong. With
     bonus 0 the second phase is plain multi-turn RL, and equal attempts earn none.
     Watch: reward (of the second attempt); kl/k2_nats. Fails: without the first phase both attempts become the same.
-    Deviations: the paper's baseline is not stated (leave-one-out here), and its second stage also continues first
-    attempts of the base model. Unverified: bonus 10, kl 0.01, kl_first 0.1.
+    Deviations: the paper's baseline is not stated (leave-one-out here); its KL is of whole attempts, k2's gradient is
+    that of each position; its second stage also continues first attempts of the base model. Unverified: bonus 10,
+    kl 0.01, kl_first 0.1.
     """
     second = phase == "second"
     held = () if second else (policy_gradient(advantage=one, gain=Kl("k2"), on="turn:0", coef=kl_first,

@@ -64,6 +64,7 @@ def reward_model(stage: Stage, *, model: RewardArg, weight: float | None = None)
     vocabulary. r is read at the last token of the response and stays on record as the signal reward:reward_model.
     Watch: reward rising while the checker, or another reward model, does not. Fails: where the policy leaves the
     responses the model was trained on; kl_reward or kl_anchor keep it near.
+    Deviations: InstructGPT normalises r to mean 0 on demonstrations first; group baselines take that out.
     """
     return rewarded(stage, "reward_model", RewardModel(Artefact(model)), weight)
 
@@ -87,6 +88,7 @@ def verifier(
     is reward:CHECK. A check that is impossible leaves the response unscored, which is not 0.
     Watch: each reward:NAME of the ledger apart; a format reward saturates first. Fails: a checker that can be satisfied
     without the skill is what the policy learns.
+    Deviations: none; Tulu 3 (the reference) gives 10 for a pass, where group statistics are scale-free.
     """
     from offon.tasks.jsonl import named_check
 
@@ -155,6 +157,8 @@ def reward_weights(stage: Stage, *, weights: Mapping[str, float]) -> Stage:
     weight. A source with weight 0 is recorded and not rewarded; a response that one of them could not score has no
     reward, and is set aside.
     Watch: the spread of each reward:NAME; the one with the largest decides (gdpo normalises each by itself first).
+    Fails: sources of different scale: a weight is not a share of what is learned.
+    Deviations: the paper's rewards are of segments, these of responses.
     """
     return sources_changed(stage, lambda part: Reward(as_reward(part).sources, weights))
 

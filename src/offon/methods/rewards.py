@@ -423,7 +423,8 @@ def reinforce_pp_baseline(task, *, group_size: GroupSize = 8, clip: Bounds = (0.
     No division by a group's own std, so a group with one lucky success is not blown up. A is detached.
     Watch: reward, frac_reward_zero_std, ratio/clip_frac.
     Fails: token statistics let long responses set the scale.
-    Deviations: later versions of the paper add a separate k2 loss to the start: with: [{kl_loss: {estimator: k2}}].
+    Deviations: later versions of the paper add a separate k2 loss to the start (unverified):
+    with: [{kl_loss: {estimator: k2}}].
     """
     return Stage(
         rollouts(task, group_size) | verify(task),

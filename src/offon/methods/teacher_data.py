@@ -145,6 +145,7 @@ def context_distill(task, *, view: str = "context", template: str | None = None,
     Positions are compared by their place in the response, whatever the lengths of the two prompts.
     Watch: divergence/forward_nats, 0 where the context is empty; off_policy/conditioned, 1 by design.
     Fails: a context that adds facts the weights cannot hold; on its own prefixes the learner may drift (context_opd).
+    Deviations: scratch-pad text, which the second paper can strip from its targets, stays; the whole response is one.
     """
     term = divergence(to=SELF_START, view=view) if targets == "logits" else policy_gradient(advantage=one)
     return Stage(
@@ -171,6 +172,7 @@ def ensemble_kd(task=None, data=None, *, teachers: list[TeacherArg],
     weights: equal unless given, with sum 1. Forward keeps what any teacher would write, reverse what all would.
     Watch: divergence/forward_nats; success on each teacher's own tasks. Fails: teachers that disagree about the same
     prompts; for teachers with domains of their own use multi_teacher_opd.
+    Deviations: the paper softens teachers and student by a temperature T; there is none here.
     """
     shares = tuple(weights or [1 / len(teachers)] * len(teachers))
     mean = Mix(tuple(map(Artefact, teachers)), shares, "probability" if kind == "forward" else "logit")

@@ -58,6 +58,7 @@ def on_policy_distill(task, teacher, *, form: Literal["sampled", "full"] = "full
     per position, at the price of variance; prefixes are not differentiated in either form (discount 0).
     Watch: divergence/reverse_nats, or advantage/mean, which is minus the KL. Fails: on prefixes the teacher would never
     write, its targets say little; a student that starts at random has only such prefixes.
+    Deviations: own tokens are compared at the temperature that sampled them; TRL at 1, or at T without T^2.
     """
     if form == "sampled":
         return opd(task, teacher, group_size=group_size)
@@ -77,9 +78,10 @@ def opd(task, teacher, *, group_size: Count = 4) -> Stage:
 
     N counts tokens; A and r are detached as a coefficient, p is what sampled y. Discount 0: each token answers for its
     own divergence only, and the expected gradient is that of the reverse KL at each sampled prefix.
-    group_size 4: as in the blog (for reuse of prompts; no group statistic is taken).
+    group_size 4: as in the blog (for reuse of prompts; no group statistic is taken; unverified).
     Watch: advantage/mean, minus the reverse KL in nats per token. Fails: whitening, or a k3 estimate as the reward,
     biases it; a teacher of another chat template grades its own template.
+    Deviations: the blog's loss has the same ratio, unclipped, and sums over tokens; a mean here.
     """
     return Stage(
         rollouts(task, group_size),
@@ -157,6 +159,7 @@ def context_opd(task, teacher=None, *, view: str = "context", template: str | No
     view: the items' own prompt with the context; template: or the text around {prompt} where they bring none.
     top 256, not renormalised: the authors' code (kl_renorm_topk off); rest="tail" is a divergence at every top.
     Watch: divergence/reverse_nats, 0 at the start where the context is empty. Fails: as context_distill, less drift.
+    Deviations: none known from the authors' code.
     """
     return Stage(
         shown(view, template) | rollouts(task),
@@ -279,14 +282,17 @@ def multi_teacher_opd(task, *, teachers: dict[str, TeacherArg], by: str = "famil
                       band: tuple[float, float] = (0.5, 5.0)) -> Stage:  # fmt: skip
     """On-policy distillation from a teacher for each domain.
 
-        L = -1/N sum_t rho_t [low <= rho_t <= high] A_t,   A_t = log q_d(x)(y_t) - log p(y_t),   rho_t = pi / pi_sampled
+        L = -1/N sum_t rho_t [low <= rho_t <= high] r_t A_t,   A_t = log q_d(x)(y_t) - log p(y_t)
+        rho_t = pi_buffer(y_t) / pi_sampled(y_t),   r_t = pi(y_t) / pi_buffer(y_t)
 
     d(x) is the item's `by` (its family, or a column); teachers maps its values to models. Each prompt is graded by its
-    own specialist, and only there: the student collects what they know without averaging what they do not. A and rho
-    are detached, N counts tokens, masked ones included. With one teacher and an open band: opd.
+    own specialist, and only there: the student collects what they know without averaging what they do not. p is what
+    sampled y, pi_buffer the learner when the buffer was filled. A, rho and r are detached; N counts tokens, masked ones
+    included. With one teacher and an open band: opd.
     band: the gate is the paper's and NeMo-RL's; unverified: its bounds, which here are IcePop's (arXiv:2510.18855).
     Watch: advantage/mean; success by family. Fails: domains that overlap under different labels.
-    Deviations: the paper can add the advantage of an outcome reward; combine with a reward as credit for that.
+    Deviations: the paper's gate is on pi / pi_sampled itself (r and rho are one number there; with one step per buffer
+    they are here too); it can add the advantage of an outcome reward, which a row of your own would.
     """
     to = Route(by, {value: Artefact(model) for value, model in teachers.items()})
     return Stage(

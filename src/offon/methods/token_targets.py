@@ -44,6 +44,7 @@ def sft(data, *, per: Per = "token") -> Stage:
     Supervised are the assistant's tokens with their end-of-turn; never the prompt, user or tool turns.
     Watch: loss/total; success after the stage, not the loss, says whether it helped.
     Fails: learns the surface of data the model could already produce; a large learning rate erases other skills.
+    Deviations: none from TRL's token mean, taken over the whole step; the likelihood of whole sequences would be a sum.
     """
     return Stage(
         demonstrations(data),
@@ -140,19 +141,24 @@ def asft(data, *, coef: Annotated[float, Ge(0)] = 0.1, direction: Literal["forwa
 
 
 @row(paper="2507.12856", usual_role="reshaping")
-def iw_sft(data, *, level: Literal["sequence", "token"] = "sequence", power: Annotated[float, Gt(0)] = 2.0) -> Stage:
+def iw_sft(
+    data, *, level: Literal["sequence", "token"] = "sequence", power: Annotated[float, Gt(0)] | None = None
+) -> Stage:
     """Importance-weighted SFT on curated data: weigh what the learner has come to favour over its start.
 
         L = 1/D sum_i w_i sum_t -log pi(y_it),   w_i = clip(exp(power * mean_t log pi(y_it) / pi_start(y_it)), 0, 16)
 
-    level="token": w_it = clip(pi / pi_start, 0.2, 1.8) for each token. w is detached and 1 at the first step (sft).
+    power 2 unless written. level="token": w_it = clip((pi / pi_start)^power, 0.2, 1.8) for each token, power 1 unless
+    written. w is detached and 1 at the first step (sft).
     The data are good ones only (filtered to reward 1): sft on them bounds the RL objective, the weights tighten it.
     The mean over t keeps w bounded; with a sum it would explode with length.
     Watch: gain/importance_weight (mean weight). Fails: on uncurated data it amplifies whatever is learned first.
     Deviations: none from the authors' code in the weights; D counts the tokens of the whole step.
     """
     weight = (
-        ImportanceWeight(power=power) if level == "sequence" else ImportanceWeight(low=0.2, high=1.8, level="token")
+        ImportanceWeight(power=power or 2.0)
+        if level == "sequence"
+        else ImportanceWeight(power=power or 1.0, low=0.2, high=1.8, level="token")
     )
     return Stage(
         demonstrations(data),
@@ -174,6 +180,7 @@ def unlikelihood(data, *, coef: Annotated[float, Ge(0)] = 1.0) -> Stage:
     square of a response's length: its candidates are kept for every position.
     Deviations: candidates come from the response alone, the prompt's words may be repeated (the paper trains language
     models without prompts). The paper's sequence-level form, on repeated n-grams of own samples, is not here.
+    Unverified: coef 1.
     """
     return Stage(
         demonstrations(data),
