@@ -293,6 +293,33 @@ def test_methods_of_a_name_shows_formula_arguments_parts_and_paper(capsys):
     assert "grpo" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("grpo", "grpo: {method: grpo, steps: 100}"),
+        ("dpo", "dpo: {method: dpo, data: ./pairs.jsonl, steps: 100}"),
+        ("kto", "kto: {method: kto, data: ./labels.jsonl, steps: 100}"),
+        ("prm", "prm: {method: prm, data: ./steps.jsonl, steps: 100}"),
+        ("chord", "chord: {method: chord, data: ./demos.jsonl, steps: 100}"),
+        ("gkd", "gkd: {method: gkd, data: ./demos.jsonl, teacher: ./teacher, steps: 100}"),
+        ("opd", "opd: {method: opd, teacher: ./teacher, steps: 100}"),
+        ("multi_teacher_opd", "{method: multi_teacher_opd, teachers: {a: $one, b: $another}, steps: 100}"),
+        ("merge_linear", "merge_linear: {method: merge_linear, models: [$one, $another]}"),
+        ("star", "star: {method: star}"),
+        ("hints", "with: [hints]"),
+        ("ewc", "with: [ewc: {fisher: $earlier}]"),
+        ("replay", "with: [replay: {data: ./demos.jsonl}]"),
+        ("templates", "with: [templates: {texts: [..., ...]}]"),
+        ("reward_weights", "with: [reward_weights: {weights: {a: ..., b: ...}}]"),
+    ],
+)
+def test_methods_of_a_name_shows_how_a_recipe_writes_it(name, written):
+    from offon.cli.pages import in_a_recipe
+    from offon.methods import registry
+
+    assert written in in_a_recipe(registry.get(name))
+
+
 def test_ledger_answers_in_a_table_or_json(tmp_path, capsys):
     from offon.runs import RunDirectory
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from offon.data import load_demonstrations
-from offon.errors import DataError, Interrupted, OffonError
+from offon.errors import ConfigError, DataError, Interrupted, ModelError, OffonError
 from offon.loops import pipeline, toolbox
 from offon.loops.check import check_recipe
 from offon.loops.pipeline import run_recipe
@@ -143,6 +143,39 @@ def test_a_signal_stops_between_parts_and_says_what_is_kept(folder, tmp_path, mo
     with pytest.raises(Interrupted, match="interrupted after part 2") as error:
         run_recipe(easy(folder, BEST), tmp_path / "run")
     assert "--resume" in str(error.value)
+
+
+def test_check_refuses_to_merge_models_that_are_not_built_alike(folder):
+    model(0, hidden=48).save(folder / "wide")
+    text = TASK + "pipeline: {soup: {method: merge_linear, models: [./base, ./wide]}}\n"
+    with pytest.raises(ModelError, match="different architecture cannot be merged") as error:
+        check_recipe(recipe(folder, text))
+    assert "48" in error.value.why
+
+
+def test_check_measures_the_room_of_responses_to_prompts_of_data(folder):
+    text = TASK + "model: ./base\npipeline: {fisher: {method: fisher, data: ./demos.jsonl, max_tokens: 100000}}\n"
+    with pytest.raises(ConfigError, match="max_tokens 100000 after a prompt of"):
+        check_recipe(recipe(folder, text))
+
+
+def test_to_continue_a_reward_model_is_not_proposed_and_a_merge_starts_from_nothing(folder):
+    text = "model: ./base\npipeline:\n  rm: {method: train_reward_model, data: ./demos.jsonl, steps: 1}\n"
+    text += "  a: {method: sft, data: ./demos.jsonl, steps: 1}\n"
+    text += "  soup: {method: merge_linear, models: [$a, ./base]}\n"
+    assert recipe(folder, text).notes == ()
+    text += "  b: {method: sft, data: ./demos.jsonl, steps: 1}\n"
+    (note,) = recipe(folder, text).notes
+    assert note.startswith("b starts from") and note.endswith("to continue a write init: $a")
+
+
+def test_a_template_in_words_the_tokenizer_lacks_is_a_mistake_in_the_data(folder, tmp_path):
+    text = (
+        TASK
+        + "model: ./base\npipeline: {told: {method: rationales, view: none, template: 'é {prompt}', max_tokens: 4}}\n"
+    )
+    with pytest.raises(DataError, match="the tokenizer cannot express it"):
+        run_recipe(recipe(folder, text), tmp_path / "run")
 
 
 def test_check_says_what_would_be_generated_by_which_model_and_its_bytes(folder):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
@@ -20,6 +21,7 @@ class FakeStage:
     updates: Any = None
     recommends: dict = field(default_factory=dict)
     anchored: bool = False
+    main: Any = field(default_factory=lambda: SimpleNamespace(head=None))
 
     def validate(self):
         return self

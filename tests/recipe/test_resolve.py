@@ -277,7 +277,7 @@ def test_a_path_relative_to_the_shell_is_explained(mistakes, folder, monkeypatch
 
 def test_a_batch_that_does_not_divide_names_the_nearest_that_do(mistakes):
     (error,) = mistakes(node("method: grpo, steps: 1, prompts_per_step: 16, prompts_per_buffer: 40"))
-    assert error.where == "r.yaml:4 (pipeline)" and error.fix == "use 32 or 48"
+    assert error.where == "r.yaml:4 (pipeline.n)" and error.fix == "use 32 or 48"
 
 
 def test_nodes_that_wait_for_each_other_are_named_in_a_circle(mistakes):
@@ -313,7 +313,8 @@ def test_a_setting_that_nothing_reads_is_refused(mistakes, line, key, why):
         ("method: grpo", "node 'n' has no steps"),
         ("steps: 3", "node 'n' has neither method nor make"),
         ("method: grpo, make: ./prepare.py:base", "node 'n' has both method and make"),
-        ("method: kl_anchor, steps: 1", "unknown method 'kl_anchor'"),
+        ("method: kl_anchor, steps: 1", "kl_anchor is a modifier, not a method"),
+        ("method: grpo, steps: 1, with: [sft]", "sft is a stage, not a modifier"),
         ("method: 3, steps: 1", "method: 3 is not a name"),
         ("make: prepare", "make: 'prepare' names no function"),
         ("method: grpo, steps: 1, clip: [2, 2]", "clip low is above 1"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import textwrap
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from offon.cli.output import table
@@ -15,11 +17,11 @@ if TYPE_CHECKING:
 
 
 HOW = {
-    "stage": "method: {name}",
-    "modifier": "with: [{name}], on a node that trains",
-    "make": "method: {name}, a node that makes data or weights and trains nothing",
-    "loop": "method: {name}, which stands for a chain of nodes",
-}  # how a recipe names a method of this kind
+    "stage": "a stage: a node that trains",
+    "modifier": "a modifier: an item of with, on a node that trains",
+    "make": "a node that makes data or weights and trains nothing",
+    "loop": "a loop: one node in a recipe, which stands for a chain of nodes",
+}
 
 
 def in_full(info: MethodInfo) -> dict[str, Any]:
@@ -37,7 +39,46 @@ def in_full(info: MethodInfo) -> dict[str, Any]:
     ]
     recommends = dict(info.example().recommends) if info.kind == "stage" else {}
     needs = {name: "needed" if needed else "optional" for name, needed in info.inputs.items()}
-    return {**info.describe(), "inputs": needs, "arguments": arguments, "recommends": recommends, "doc": info.doc}
+    full = {"inputs": needs, "arguments": arguments, "recommends": recommends, "doc": info.doc}
+    return {**info.describe(), **full, "example": in_a_recipe(info)}
+
+
+def in_a_recipe(info: MethodInfo) -> str:
+    """The shortest way to write it: its item of `with`, or its node, with what has to be given."""
+    needed = {name: p for name, p in info.arguments.items() if p.default is p.empty}
+    given = ", ".join(f"{name}: {_stand_in(p.annotation)}" for name, p in needed.items())
+    written = f"./{Path(inspect.getfile(info.function)).name}:{info.name}" if info.family == "own" else info.name
+    if info.kind == "modifier":
+        return f"with: [{written}: {{{given}}}]" if given else f"with: [{written}]"
+    keys = [f"method: {written}"]
+    keys += [f"data: ./{_data_file(info)}"] if "data" in info.inputs and not info.inputs.get("task") else []
+    keys += ["teacher: ./teacher"] if info.inputs.get("teacher") else []
+    keys += [given] if given else []
+    keys += ["steps: 100"] if info.kind == "stage" else []
+    return f"{info.name}: {{{', '.join(keys)}}}"
+
+
+def _data_file(info: MethodInfo) -> str:
+    """A name that says what its rows are, by the part that reads them."""
+    names = {"labelled": "labels", "rankings": "rankings", "labelled_steps": "steps", "preferences": "pairs"}
+    read = info.parts["collect"].split(" ")[0]
+    return names.get(read, "pairs" if info.interface == "preferences" else "demos") + ".jsonl"
+
+
+def _stand_in(annotation: Any) -> str:
+    """Something of the right kind for an argument that has to be given: a node, several of them, or dots."""
+    from typing import get_args
+
+    from offon.recipe.arguments import names_of
+    from offon.recipe.values import described
+
+    if named := names_of(annotation):
+        return {"demonstrations": "./demos.jsonl", "pairs": "./pairs.jsonl"}.get(named.what, "$earlier")
+    allowed, inner = described(annotation), [*get_args(annotation), annotation][-2 if get_args(annotation) else 0]
+    one, another = ("$one", "$another") if names_of(inner) else ("...", "...")
+    if allowed == "a mapping":
+        return f"{{a: {one}, b: {another}}}"
+    return f"[{one}, {another}]" if allowed.startswith("a list") else one
 
 
 def catalogue(methods: list[dict[str, Any]]) -> str:
@@ -60,10 +101,12 @@ def catalogue(methods: list[dict[str, Any]]) -> str:
 
 
 def page(method: dict[str, Any]) -> str:
+    own = method["family"] == "own"
     lines = [
-        "{name}: {family}, {interface}, usually {usual_provenance}, {usual_role}".format(**method),
+        f"{method['name']}: "
+        + ("your own" if own else "{family}, {interface}, usually {usual_provenance}, {usual_role}".format(**method)),
         *([method["reference"]] if method["reference"] else []),
-        HOW[method["kind"]].format(**method),
+        HOW[method["kind"]],
         "",
         method["doc"],
     ]
@@ -74,8 +117,10 @@ def page(method: dict[str, Any]) -> str:
         lines += ["", table(("argument", "default", "allowed"), rows)]
     if method["recommends"]:
         lines += ["", "recommends " + ", ".join(f"{name} {value}" for name, value in method["recommends"].items())]
+    lines += ["", "in a recipe", f"  {method['example']}"]
     if method["parts"]:
-        lines += ["", "parts", f"  collect  {method['parts']['collect']}"]
+        collect = method["parts"]["collect"].replace("\n", "\\n")
+        lines += ["", "parts", f"  collect  {collect}"]
         for learner in method["parts"]["learners"]:
             lines += [f"  {learner['name']}   {term}" for term in learner["terms"]]
             lines += [f"  credit   {learner['credit']}"] if learner["credit"] else []
@@ -96,7 +141,9 @@ def diagnosis_page(diagnosis: dict[str, Any]) -> str:
     for one in diagnosis["suggestions"]:
         if one["methods"]:
             lines += ["", f"{one['prompts']} {one['call']}: try {', '.join(one['methods'])}"]
-            lines += textwrap.wrap(one["reason"], 110, initial_indent="  ", subsequent_indent="  ")
+            lines += textwrap.wrap(
+                one["reason"], 110, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False
+            )
             lines += [f"  a sign that it was right: {one['signature']}", f"  speaks against: {one['avoid']}"]
     return "\n".join([*lines, "", *(f"note: {note}" for note in diagnosis["notes"])]).rstrip()
 

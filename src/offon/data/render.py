@@ -249,7 +249,10 @@ class Renderer:
         if _squeezed(decoded) != _squeezed(whole):
             position = next((i for i, (a, b) in enumerate(zip(decoded, whole, strict=False)) if a != b), len(decoded))
             here = slice(max(0, position - 10), position + 20)
-            raise BadRow(f"the tokenizer cannot express it: {whole[here]!r} comes back as {decoded[here]!r}")
+            raise BadRow(
+                f"the tokenizer cannot express it: {whole[here]!r} comes back as {decoded[here]!r}",
+                fix="text, or a template, in words that the tokenizer has",
+            )
         return apart
 
     def _cut(self, whole: str, texts: Sequence[str]) -> list[list[int]] | None:

@@ -33,8 +33,8 @@ Columns = Mapping[str, Any]
 Row = tuple[str, Columns]  # where it came from ("demos.jsonl:3", or "row 2" counted from 0 as in dataset[2]), and what
 
 
-class BadRow(Exception):
-    """Why one row cannot be used. Collected by `convert_rows`."""
+class BadRow(DataError):
+    """Why one row cannot be used. Collected by `convert_rows`; by itself where a part writes a prompt of its own."""
 
 
 def source_name(source: Any) -> str:
@@ -154,7 +154,7 @@ def convert_rows(source: Any, rows: Iterable[tuple[str, S]], convert: Callable[[
         try:
             good.append(convert(row))
         except BadRow as error:
-            bad.append(f"{where}: {error}")
+            bad.append(f"{where}: {error.what}")
     if bad:
         shown = bad[:SHOWN_BAD_ROWS] + ([f"and {len(bad) - SHOWN_BAD_ROWS} more"] if len(bad) > SHOWN_BAD_ROWS else [])
         raise DataError(

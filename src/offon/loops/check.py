@@ -15,6 +15,7 @@ from offon.loops import artefacts as art
 from offon.loops.build import check_room
 from offon.loops.holdings import Held, is_adapter, plan, same_vocabulary, uses
 from offon.loops.pipeline import Pipeline
+from offon.maths.merging import same_shapes
 from offon.methods import registry
 from offon.models.loading import head_of, load_tokenizer, positions
 from offon.parts.models import SELF, SELF_START, Artefact
@@ -87,7 +88,8 @@ class Checker(Pipeline):
         data, prompts = inputs.get("data", ()), []
         if made.samplers and "task" in inputs and not data:
             prompts = prompt_groups(inputs["task"].items("train"), tokenizer)[: settings.prompts]
-            check_room(prompts, settings.max_tokens, self.longest(node), node.name)
+        if made.samplers:
+            check_room(prompts or data, settings.max_tokens, self.longest(node), node.name)
         held = []
         for ref in made.models:
             name = "self" if ref in (SELF, SELF_START) else ref.name
@@ -95,6 +97,10 @@ class Checker(Pipeline):
                 same_vocabulary(tokenizer, load_tokenizer(paths[name]), name)
                 count = parameter_count(paths[name])
                 held.append(vars(Held(name, uses(made, ref), "while it runs", count, 4 * count)))
+        read = [paths[ref.name] for ref in made.read if isinstance(ref, Artefact) and ref.name in paths]
+        if shapes := [_shapes(path) for path in read if not is_adapter(path)]:
+            common = set.intersection(*map(set, shapes))  # files differ in whether they hold a tied head
+            same_shapes(*({name: one[name] for name in common} for one in shapes))
         known = {"prompts": len(prompts), "rows": len(data), "collect": str(made)}
         return entry | {key: value for key, value in known.items() if value} | {"held": held}
 
@@ -217,10 +223,10 @@ def adapter_parameter_count(path: Path, r: int) -> int:
 _OUTER = re.compile(r"embed|wte|wpe|lm_head")
 
 
-def _shapes(path: Path) -> dict[str, list[int]]:
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
     shapes = {}
     for file in sorted(path.glob("*.safetensors")):
         with open(file, "rb") as stream:
             header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-        shapes |= {name: tensor["shape"] for name, tensor in header.items() if name != "__metadata__"}
+        shapes |= {name: tuple(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__"}
     return shapes

@@ -18,10 +18,13 @@ NEARLY_PARALLEL = 0.9995  # |cos| beyond which the arc is as good as its chord a
 
 
 def same_shape(*models: Weights) -> None:
+    same_shapes(*({name: tuple(value.shape) for name, value in model.items()} for model in models))
+
+
+def same_shapes(*models: Mapping[str, tuple[int, ...]]) -> None:
     """Refuse models whose parameters differ in name or shape, with the first that does."""
-    first = {name: tuple(value.shape) for name, value in models[0].items()}
-    for model in models[1:]:
-        other = {name: tuple(value.shape) for name, value in model.items()}
+    first, *others = models
+    for other in others:
         differing = [name for name in {**first, **other} if first.get(name) != other.get(name)]
         if differing:
             name = differing[0]

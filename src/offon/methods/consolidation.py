@@ -26,8 +26,9 @@ Models = list[ModelArg]
     usual_role="consolidation", paper="2203.02155",
 )  # fmt: skip
 def kl_anchor(
-    stage: Stage, *, to: ModelArg | None = None, coef: float = 0.05, kind: Literal["reverse", "forward"] = "reverse"
-) -> Stage:
+    stage: Stage, *, to: ModelArg | None = None, coef: Annotated[float, Ge(0)] = 0.05,
+    kind: Literal["reverse", "forward"] = "reverse",
+) -> Stage:  # fmt: skip
     """Stay close to an earlier model: adds coef * KL over the whole vocabulary at every trained position.
 
         L' = L + coef * 1/D sum_t KL(pi || pi_anchor)      (reverse; forward swaps them)

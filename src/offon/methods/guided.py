@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 
 from offon.collect import ExpertPrefix, Guide, Hint, Rollouts, Rubric, Template
 from offon.collect.data import Library
@@ -23,6 +23,7 @@ from offon.recipe.arguments import DataArg
 
 Baseline = Literal["prompt", "view"]  # who is compared with whom: all of a prompt's members, or those shown the same
 Shape = Literal["linear", "cosine"]
+Share = Annotated[float, Ge(0), Le(1)]
 
 RUBRIC = "{prompt}\n\nA good answer meets these criteria:\n{rubric}"
 
@@ -39,7 +40,7 @@ def guided(stage: Stage, guide: Guide, baseline: Baseline = "prompt") -> Stage:
     kind="modifier", family="guided", interface="reward", usual_provenance="on-policy", usual_role="expansion",
     paper="2601.18779",
 )  # fmt: skip
-def hints(stage: Stage, *, view: str = "hint", start: float = 1.0, end: float = 0.0, over: float = 0.7,
+def hints(stage: Stage, *, view: str = "hint", start: Share = 1.0, end: Share = 0.0, over: Share = 0.7,
           shape: Shape = "linear", drop: bool = False) -> Stage:  # fmt: skip
     """Sample a fading share of the groups under a prompt with a hint.
 

@@ -66,8 +66,8 @@ Bounds = tuple[float, float]
     paper="2410.01679",
 )  # fmt: skip
 def vineppo(
-    task, *, group_size: Count = 8, continuations: Count = 9, separator: str | int = "\n", clip: float = 0.2,
-    kl: float = 1e-4,
+    task, *, group_size: Count = 8, continuations: Count = 9, separator: str | int = "\n", clip: Positive = 0.2,
+    kl: Annotated[float, Ge(0)] = 1e-4,
 ) -> Stage:  # fmt: skip
     """VinePPO: PPO whose values are measured by continuing from every step, not learned.
 

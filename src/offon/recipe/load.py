@@ -74,7 +74,7 @@ class Document:
         """recipe.yaml:7 (pipeline.rl), the nearest enclosing place that was written down."""
         places = self.keys if of == "key" else self.values
         known = next((position[:n] for n in range(len(position), 0, -1) if position[:n] in places), None)
-        inside = dotted(position[:-1])
+        inside = dotted(position if len(position) == 2 else position[:-1])  # of a node, the node itself
         return (self.name if known is None else places[known]) + (f" ({inside})" if inside else "")
 
     def with_nodes(self, name: str, nodes: Mapping[str, Any]) -> Document:

@@ -63,6 +63,7 @@ class _Resolver(Reader):
         super().__init__(document)
         self._registry = registry
         self.model, self.default_task, self.seed = None, None, 0
+        self.trained: str | None = None  # the language model that a node trained last
 
     @property
     def registry(self) -> Any:
@@ -162,6 +163,10 @@ class _Resolver(Reader):
             place=self.document.place(position),
         )  # fmt: skip
 
+    def _kind(self, name: str) -> str | None:
+        kinds = ("stage", "modifier", "make", "loop")
+        return next((kind for kind in kinds if name in self.registry.names(kind)), None)
+
     def row(self, name: Any, position: Keys, *kinds: str) -> tuple[str, Any]:
         """The catalogue's entry for a method or modifier, or for a function in a file; (name, None) after a problem."""
         known = self.registry.names(*kinds)
@@ -173,6 +178,10 @@ class _Resolver(Reader):
             name = self.path(name, position)
             if name is BAD:
                 return "", None
+        elif name not in known and (kind := self._kind(name)):
+            how = f"with: [{name}]" if kind == "modifier" else f"a node of its own: {{method: {name}, ...}}"
+            self.problem(f"{name} is a {kind}, not a {word}", position, of="value", fix=how)
+            return name, None
         elif name not in known:
             fix = f"{did_you_mean(name, known)} known: {', '.join(known)}, or ./file.py:NAME".strip()
             self.problem(f"unknown {word} {name!r}", position, of="value", fix=fix)
@@ -233,13 +242,8 @@ class _Resolver(Reader):
         """What the recipe says once for all nodes. A model that is a node becomes an edge of this node too."""
         inherited = {"init": self.model, "task": self.default_task, "seed": self.seed}
         inherited = {key: value for key, value in inherited.items() if key not in written and value is not None}
-        if isinstance(model := inherited.get("init"), str):
-            if model.startswith("$"):
-                self.edges.setdefault(name, []).append(model[1:])
-            before = list(self.nodes)[: list(self.nodes).index(name)]
-            earlier = [other for other in before if self.kind_of(self.nodes[other]) == "stage"]
-            if earlier and f"${earlier[-1]}" != model:
-                self.notes.append(f"{name} starts from {model}; to continue {earlier[-1]} write init: ${earlier[-1]}")
+        if isinstance(model := inherited.get("init"), str) and model.startswith("$"):
+            self.edges.setdefault(name, []).append(model[1:])
         return inherited
 
     def modifiers(self, items: Any, position: Keys) -> tuple[tuple[Modifier, ...], list[Input]]:
@@ -356,8 +360,12 @@ class _Resolver(Reader):
         for key in given:
             if key in idle:
                 self.problem(f"{key} has no effect here", given[key][1], why=idle[key], fix="take it out")
+        if "init" in inherited and stage.uses_init and self.trained and f"${self.trained}" != values["init"]:
+            start = f"{position[1]} starts from {values['init']}"
+            self.notes.append(f"{start}; to continue {self.trained} write init: ${self.trained}")
         if info.kind == "stage":
             self._check_batches(values, position)
+            self.trained = position[1] if stage.main.head is None else self.trained
         if len(self.problems) > before:
             return None, {}
         shown = {k: o for k, o in origins.items() if k not in idle and (o != LIBRARY or values[k] is not None)}
