@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from offon.errors import ConfigError
 from offon.loops.stage import assign_credit
 from offon.methods import registry
 from offon.parts import behavior, constant, credit, one, policy, policy_gradient
@@ -51,6 +52,11 @@ def rows_of(loss: Loss, source: Source) -> torch.Tensor:
 
 
 # --- luffy ---
+
+
+def test_a_group_of_demonstrations_alone_is_refused():
+    with pytest.raises(ConfigError, match="-1 rollouts"):
+        registry.get("luffy").function(ParityTask(), [], group_size=2, demos=3)
 
 
 def test_luffy_without_demonstrations_is_dr_grpo():

@@ -9,8 +9,9 @@ import torch
 
 from offon.collect import continuation_value, labelled_steps, rollouts, steps, verify
 from offon.collect.steps import with_steps, with_values
+from offon.errors import ConfigError
 from offon.loops.scoring import score_buffer, step_loss, weigh
-from offon.methods.process import prime, prm
+from offon.methods.process import pav, prime, prm
 from offon.models.model import Model
 from offon.parts import SELF, SELF_START, Need
 from offon.parts.credit import leave_one_out, return_to_go
@@ -28,6 +29,12 @@ from offon.types.batch import Batch
 from tests.collect.support import Sampler
 from tests.methods import cases
 from tests.support import ParityTask, model, prompt_group
+
+
+def test_a_prover_of_more_tries_than_there_are_continuations_is_refused():
+    """Else no state had a value, and every response would be set aside as unscored."""
+    with pytest.raises(ConfigError, match="best of 4 of 2"):
+        pav(ParityTask(), continuations=2, prover_best_of=4)
 
 
 def group_of(*members: Trajectory) -> Group:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from offon.collect.base import Collector
 from offon.collect.context import Context, Prompted
 from offon.collect.steps import steps_of, with_values
+from offon.errors import ConfigError
 from offon.maths.steps import best_of
 from offon.parts.models import SELF, ModelRef
 from offon.types import Group, Sampling, Trajectory
@@ -53,6 +54,12 @@ class ContinuationValue(Collector):
     signal: str = "value"
     sampling: Sampling = Sampling()
     requires = frozenset({"members", "steps", "reward"})
+
+    def __post_init__(self):
+        if self.n < self.best_of:
+            raise ConfigError(
+                f"the best of {self.best_of} of {self.n} continuations", fix="as many, or a smaller best of"
+            )
 
     @property
     def provides(self) -> frozenset[str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from offon.collect.base import Collector
 from offon.collect.context import Context, Prompted
 from offon.parts.models import SELF, ModelRef
-from offon.types import Group, Sampling, Source, Span, Trajectory
+from offon.types import RIGHT, Group, Sampling, Source, Span, Trajectory
 
 TURN = "turn"
 CRITIQUE = "\n\nReview the answer above and find its problems.\n\n"
@@ -73,7 +73,7 @@ class Conversing(Collector):
         return held
 
     def _asked(self, context: Context, group: Group, member: Trajectory, so_far: Trajectory, ask: str) -> Trajectory:
-        verdict = "correct" if (member.signals.get("reward") or 0) >= 1 else "incorrect"
+        verdict = "correct" if (member.signals.get("reward") or 0) >= RIGHT else "incorrect"
         text = ask.replace("{verdict}", verdict).replace("{reference}", group.item.reference or "")
         tokens = context.step.render.turn(group.item.prompt, so_far.last_turn.tolist(), text)
         return so_far.then(tokens, Source.ENVIRONMENT)

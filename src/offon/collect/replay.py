@@ -17,12 +17,13 @@ from offon.collect.base import Collector
 from offon.collect.context import Context, Step
 from offon.collect.data import AddDemo
 from offon.parts.models import SELF, Need
-from offon.types import Group, Trajectory
+from offon.types import RIGHT, Group, Trajectory
 
 Choice = Literal["recent", "highest", "random", "varied", "least entropy"]
 ENTROPY = Need("entropy", SELF, when="buffer")
 OWN = "list_contains(source, 2) and not list_contains(tags, 'replay') and signals['reward'] is not null"
-SOLVED = "case when signals['reward'] >= 1 then 1.0 else 0.0 end"
+SOLVED = f"signals['reward'] >= {RIGHT}"
+SUCCESS = f"case when {SOLVED} then 1.0 else 0.0 end"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,11 +76,11 @@ class Experience(Collector):
     provides = frozenset({"members", "behavior_logp"})
 
     def __call__(self, context: Context, groups: list[Group]) -> list[Group]:
-        by_buffer = f"select avg({SOLVED}) as rate from trajectories where {OWN} group by buffer"
+        by_buffer = f"select avg({SUCCESS}) as rate from trajectories where {OWN} group by buffer"
         [best] = context.memory.ask(f"select max(rate) as rate from ({by_buffer}) t")
         if not groups or (best["rate"] or 0.0) <= self.start:
             return groups
-        by_draw = f"select item, draw, avg({SOLVED}) as rate from trajectories where {OWN} group by item, draw"
+        by_draw = f"select item, draw, avg({SUCCESS}) as rate from trajectories where {OWN} group by item, draw"
         drawn = self._drawn(
             context.step,
             context.memory.ask(
@@ -88,7 +89,7 @@ class Experience(Collector):
             ),
             groups,
         )
-        known = remembered(context, drawn, "signals['reward'] >= 1")
+        known = remembered(context, drawn, SOLVED)
         kept = groups[: len(groups) - len(drawn)]
         places = groups[len(kept) :]
         asked = [known[item].replace(draw=place.draw) for item, place in zip(drawn, places, strict=True)]
@@ -137,7 +138,7 @@ class QueueHardest(Collector):
         served = "select signals['queued'] from trajectories where list_contains(tags, 'queued')"
         failed = context.memory.ask(
             f"select draw, any_value(prompt_tokens) as prompt from trajectories where {OWN} group by draw "
-            f"having max(signals['reward']) < 1 and draw not in ({served}) order by draw"
+            f"having max(signals['reward']) < {RIGHT} and draw not in ({served}) order by draw"
         )
         waiting = [str(row["draw"]) for row in failed if tuple(row["prompt"]) in known][:size]
         if len(waiting) < size:

@@ -10,6 +10,7 @@ from typing import Any
 
 from offon.collect.base import Collector
 from offon.collect.context import Context, Prompted, Step
+from offon.errors import ConfigError
 from offon.parts.models import SELF, ModelRef
 from offon.types import Group, Sampling, Trajectory
 from offon.types.trajectory import Tokens
@@ -93,6 +94,10 @@ class Rollouts(Collector):
     fixed: tuple[tuple[str, float], ...] = ()
     sampling: Sampling = Sampling()
     removes = frozenset({"reward", "comparisons"})
+
+    def __post_init__(self):
+        if self.n < 1:
+            raise ConfigError(f"{self.n} rollouts a prompt", fix="1 or more: a larger group_size, or fewer demos")
 
     @property
     def samplers(self) -> tuple[ModelRef, ...]:

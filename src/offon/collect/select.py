@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from offon.collect.base import Collector
 from offon.collect.context import Context
-from offon.types import Group, Trajectory
+from offon.types import RIGHT, Group, Trajectory
 
 
 class Condition(ABC):
@@ -48,12 +48,12 @@ class Rate(Condition):
 
 @dataclass(frozen=True)
 class Right(Condition):
-    """More than `over` members succeed (a reward of 1 or more)."""
+    """More than `over` members succeed (their reward reaches RIGHT)."""
 
     over: int = 0
 
     def __call__(self, group: Group) -> bool:
-        return sum(member.signals["reward"] >= 1 for member in group.members) > self.over
+        return sum(member.signals["reward"] >= RIGHT for member in group.members) > self.over
 
     def __str__(self) -> str:
         return f"right more than {self.over} times"

@@ -17,12 +17,11 @@ from offon.errors import ModelError
 from offon.loops import artefacts as art
 from offon.loops.holdings import same_vocabulary
 from offon.loops.probe import outcomes, probe_key, prompt_infos, run_probe
-from offon.loops.runtime import SUCCESS
 from offon.loops.scoring import layout_of
 from offon.models.model import Model
 from offon.recipe.fields import Probe
 from offon.tasks import open_task
-from offon.types import Group, Trajectory
+from offon.types import RIGHT, Group, Trajectory
 
 SCORED_TOKENS = 16_384  # response tokens of one forward pass
 
@@ -91,7 +90,7 @@ def _relative(models: Sequence[Model], group: Group) -> Scored:
     """Log-ratio, after over before, of every scored response, both checkpoints by the same code."""
     members = [m for m in group.members if m.signals["reward"] is not None]
     before, after = (_logp(model, members) for model in models)
-    success = np.array([float(m.signals["reward"] >= SUCCESS) for m in members])
+    success = np.array([float(m.signals["reward"] >= RIGHT) for m in members])
     return Scored(after - before, success)
 
 

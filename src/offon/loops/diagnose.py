@@ -28,11 +28,10 @@ from offon.errors import DataError
 from offon.loops import artefacts as art
 from offon.loops.holdings import same_vocabulary
 from offon.loops.probe import probe_key, prompt_infos
-from offon.loops.runtime import SUCCESS
 from offon.models.model import Model
 from offon.recipe.fields import Probe
 from offon.tasks import open_task
-from offon.types import Group, Sampling
+from offon.types import RIGHT, Group, Sampling
 from offon.types.trajectory import Tokens
 
 FIRST = 32  # rollouts of every prompt
@@ -213,7 +212,7 @@ class Bench:
         if self.teacher is not None:
             requests = [(p, self.groups[p].prompt, ()) for p in prompts for _ in range(TEACHER_TRIES)]
             for (p, _, _), tokens, verdict in self._sample("teacher", requests, self.teacher):
-                if verdict.score is not None and verdict.score >= SUCCESS:
+                if verdict.score is not None and verdict.score >= RIGHT:
                     right.setdefault(p, tokens)
             self.spent[prompts] += TEACHER_TRIES
         for p in prompts:
@@ -224,7 +223,7 @@ class Bench:
         asked = [(p, prefix) for p, prefixes in cut.items() for prefix in prefixes]
         verdicts = self.task.verify([(self.groups[p].item, self._text(prefix)) for p, prefix in asked])
         for (p, prefix), verdict in zip(asked, verdicts, strict=True):
-            given_away = max(verdict.score or 0.0, verdict.content or 0.0) >= SUCCESS
+            given_away = max(verdict.score or 0.0, verdict.content or 0.0) >= RIGHT
             self.leaks[p] = self.leaks.get(p, 0) + given_away
             if not given_away:
                 self.answers[p] = prefix  # prefixes come from the shortest up
@@ -268,14 +267,14 @@ class Bench:
         for (p, _, _), tokens, verdict in self._sample(name, requests, model):
             if verdict.score is None:
                 continue
-            right = verdict.score >= SUCCESS
+            right = verdict.score >= RIGHT
             self.successes[name][p] += right
             self.scored[name][p] += 1
             if name == "rollouts":
                 if not right and len(self.failures[p]) < FIRST:
                     self.failures[p].append(tokens)
                 if verdict.content is not None:
-                    self.successes["content"][p] += verdict.content >= SUCCESS
+                    self.successes["content"][p] += verdict.content >= RIGHT
                     self.scored["content"][p] += 1
 
     def _sample(self, name: str, requests, model: Model):

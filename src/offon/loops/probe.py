@@ -11,10 +11,10 @@ from offon.engines.api import Request
 from offon.engines.native import NativeEngine
 from offon.errors import DataError
 from offon.loops.artefacts import described, task_files
-from offon.loops.runtime import SUCCESS, sampling_of
+from offon.loops.runtime import sampling_of
 from offon.models.model import Model
 from offon.recipe.fields import Probe
-from offon.types import Group, Producer, Source, Trajectory
+from offon.types import RIGHT, Group, Producer, Source, Trajectory
 
 
 def probe_key(probe: Probe, model_hash: str, task: Any, seed: int) -> str:
@@ -85,7 +85,7 @@ def outcomes(groups: Sequence[Group], signal: str = "reward") -> list[list[float
     """[P][n]: 1 success, 0 failure, None unscored."""
 
     def outcome(score: float | None) -> float | None:
-        return None if score is None else float(score >= SUCCESS)
+        return None if score is None else float(score >= RIGHT)
 
     return [[outcome(member.signals.get(signal)) for member in group.members] for group in groups]
 

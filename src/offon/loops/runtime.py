@@ -31,10 +31,8 @@ from offon.parts.schedules import learning_rate_at, value_at
 from offon.parts.stage import Learner, Updates
 from offon.recipe.fields import NodeSettings
 from offon.runs import NodeDirectory, tensors, trajectories
-from offon.types import Group, Sampling, Source, Trajectory
+from offon.types import RIGHT, Group, Sampling, Source, Trajectory
 from offon.types.batch import Batch, source_counts
-
-SUCCESS = 1.0  # a response is a success when its score reaches this
 
 
 @dataclass
@@ -250,7 +248,7 @@ class Runtime:
             state.groups["members"] += len(sampled)
             state.groups["truncated"] += sum("truncated" in m.tags for m in sampled)
             if scored:
-                kind = "mixed" if max(scored) > min(scored) else "all_pass" if min(scored) >= SUCCESS else "all_fail"
+                kind = "mixed" if max(scored) > min(scored) else "all_pass" if min(scored) >= RIGHT else "all_fail"
                 state.groups[kind] += 1
 
     @property

@@ -18,9 +18,8 @@ from torch import Tensor
 
 from offon.errors import ConfigError
 from offon.types.batch import Batch
-from offon.types.trajectory import Source
+from offon.types.trajectory import RIGHT, Source
 
-RIGHT = 1.0  # a response is right when its reward reaches this
 SOURCES = {"learner": Source.LEARNER, "teacher": Source.TEACHER, "external": Source.EXTERNAL}
 
 

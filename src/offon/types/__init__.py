@@ -1,5 +1,5 @@
 """What flows: items, trajectories, groups. No maths, no models, no files."""
 
-from offon.types.trajectory import Comparison, Group, Item, Producer, Sampling, Source, Span, Trajectory, Verdict
+from offon.types.trajectory import RIGHT, Comparison, Group, Item, Producer, Sampling, Source, Span, Trajectory, Verdict
 
-__all__ = ["Comparison", "Group", "Item", "Producer", "Sampling", "Source", "Span", "Trajectory", "Verdict"]
+__all__ = ["RIGHT", "Comparison", "Group", "Item", "Producer", "Sampling", "Source", "Span", "Trajectory", "Verdict"]

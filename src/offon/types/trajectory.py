@@ -19,6 +19,9 @@ Prompt = str | tuple[Mapping[str, Any], ...]  # plain text, or chat messages (ro
 Tokens = tuple[int, ...]
 
 
+RIGHT = 1.0  # a response is right, a success, when its score reaches this; less is partial credit
+
+
 class Source(IntEnum):
     """Who produced a token. Provenance is data on every token, never a property of a method."""
 
