@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from offon.collect.beside import REPLAY
-from offon.errors import ModelError
+from offon.collect.beside import REHEARSED
+from offon.errors import ConfigError, ModelError
 from offon.loops.check import check_recipe
 from offon.loops.pipeline import run_recipe
 from offon.loops.scoring import layout_of
@@ -21,7 +21,7 @@ from offon.models.model import LoraSpec, Model
 from offon.parts.models import Artefact
 from offon.recipe import parse, resolve
 from tests.methods.cases import Case, ready_case
-from tests.support import demonstrations, model, qwen3, tokenizer
+from tests.support import ParityTask, demonstrations, model, qwen3, tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +166,7 @@ def test_ewc_is_zero_where_it_began_and_l2_with_an_importance_of_one():
 
 def test_replayed_rows_are_read_by_their_own_term_and_by_no_other():
     (ready,) = ready_case(Case("grpo", {}, ("replay", {"share": 0.5})))
-    replayed = [REPLAY in m.tags for g in ready.groups for m in g.members]
+    replayed = [REHEARSED in m.tags for g in ready.groups for m in g.members]
     assert any(replayed) and not all(replayed)
     weights = ready.batch().weights
     batch = ready.batch()
@@ -177,12 +177,23 @@ def test_replayed_rows_are_read_by_their_own_term_and_by_no_other():
     assert weights["replay"].sum() == pytest.approx(1.0) and weights["replay"].any()
 
 
+def test_replayed_rows_are_none_of_the_stages_own_earlier_rollouts_and_come_from_one_replay():
+    """repo tags its past rollouts "replay"; with one tag for both its own term would read nothing."""
+    replay, data = registry.get("replay").function, demonstrations()
+    stage = replay(registry.get("repo").function(ParityTask()), data=data)
+    assert {term.name: term.on for term in stage.main.terms} == {
+        "fresh": "!tag:replay & !tag:rehearsed", "replays": "tag:replay & !tag:rehearsed", "replay": "tag:rehearsed",
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match="already"):
+        replay(stage, data=data)
+
+
 def test_no_share_is_the_stage_itself_and_the_coefficient_is_the_unions():
     assert registry.get("replay").function(
         registry.get("sft").function(demonstrations()), data=demonstrations(), share=0.2
     ).main.terms[-1].coef == pytest.approx(0.25)
     (ready,) = ready_case(Case("sft", {}, ("replay", {"share": 0.0})))
-    assert not any(REPLAY in m.tags for g in ready.groups for m in g.members)
+    assert not any(REHEARSED in m.tags for g in ready.groups for m in g.members)
     assert not ready.batch().weights["replay"].any()
 
 

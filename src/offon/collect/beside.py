@@ -11,12 +11,12 @@ from offon.collect.data import drawn_from
 from offon.parts.models import Need
 from offon.types import Group
 
-REPLAY = "replay"
+REHEARSED = "rehearsed"  # not "replay", the tag of a stage's own earlier rollouts
 
 
 @dataclass(frozen=True)
 class Beside(Collector):
-    """For a share of the groups a row of another data set in place of the prompt, its members tagged "replay".
+    """For a share of the groups a row of another data set in place of the prompt, its members tagged "rehearsed".
 
     Which groups is a coin per draw; the rows come in an order of their own that passes over all of them. What the
     stage declares holds for the other members: they alone are scored, verified, compared.
@@ -47,10 +47,10 @@ class Beside(Collector):
         return self.inner.parts[0].reads
 
     def __call__(self, context: Context, groups: list[Group]) -> list[Group]:
-        replayed = [context.step.uniform(REPLAY, group.draw) < self.share for group in groups]
+        replayed = [context.step.uniform(REHEARSED, group.draw) < self.share for group in groups]
         rows = drawn_from(self.groups)(context, [g for g, r in zip(groups, replayed, strict=True) if r])
         kept = [group for group, r in zip(groups, replayed, strict=True) if not r]
-        old = iter([row.map(lambda member: member.tagged(REPLAY)) for row in rows])
+        old = iter([row.map(lambda member: member.tagged(REHEARSED)) for row in rows])
         new = iter(self.inner(context, kept) if kept else [])
         return [*(next(old if r else new) for r in replayed), *new]  # a refill adds what it set aside
 

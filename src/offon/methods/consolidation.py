@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, Lt
 
 from offon.collect import demonstrations, rollouts
-from offon.collect.beside import REPLAY, beside
+from offon.collect.beside import REHEARSED, Beside, beside
+from offon.errors import ConfigError
 from offon.maths import merging
 from offon.methods.registry import method
 from offon.parts import Artefact, Learner, ParameterPenalty, Stage, divergence, one, policy_gradient
@@ -62,10 +63,12 @@ def replay(
     Watch: loss/replay; the old task's held-out success. Fails: rows the model cannot produce teach instead of keeping.
     Deviations: InsCL (the reference) chooses how many rows of which task by a distance of instructions; unverified.
     """
+    if any(isinstance(part, Beside) for part in stage.collect.everything):
+        raise ConfigError("this stage has a replay already", fix="one replay, of data that hold the rows of both")
     learners = tuple(map(_without_replayed, stage.learners))
     stage = stage.replace(collect=beside(stage.collect, data, share), learners=learners)
     term = policy_gradient(
-        advantage=one, on=f"tag:{REPLAY}", coef=share / (1 - share) if coef is None else coef, name="replay"
+        advantage=one, on=f"tag:{REHEARSED}", coef=share / (1 - share) if coef is None else coef, name="replay"
     )
     return stage.adding(term)
 
@@ -74,9 +77,9 @@ def _without_replayed(learner: Learner) -> Learner:
     """The learner with terms and credit that leave replayed members alone."""
 
     def apart(term: Any) -> Any:
-        return dataclasses.replace(term, on=f"{term.on} & !tag:{REPLAY}") if hasattr(term, "on") else term
+        return dataclasses.replace(term, on=f"{term.on} & !tag:{REHEARSED}") if hasattr(term, "on") else term
 
-    credit = learner.credit and among(learner.credit, f"!tag:{REPLAY}")
+    credit = learner.credit and among(learner.credit, f"!tag:{REHEARSED}")
     return dataclasses.replace(learner, terms=tuple(map(apart, learner.terms)), credit=credit)
 
 
@@ -118,7 +121,7 @@ def ewc(stage: Stage, *, fisher: ModelArg, to: ModelArg | None = None, coef: Ann
     value and gradient are 0; with F = 1 it is L2 to theta*. All weights have to be trained: no LoRA.
     coef depends on the scale of F, a mean of squared gradients of whole responses; unverified: no value travels.
     Watch: loss/ewc. Fails: a diagonal F ignores what parameters do together; kl_anchor holds behaviour instead.
-    Deviations: the paper adds a penalty for each earlier task; here it is one.
+    Deviations: the paper adds a penalty for each earlier task; name ewc once for each.
     """
     anchor = Artefact(to) if to else SELF_START
     return stage.adding(ParameterPenalty(to=anchor, importance=Artefact(fisher), coef=coef, name="ewc"))
