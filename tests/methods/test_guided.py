@@ -198,3 +198,12 @@ def test_a_baseline_per_view_is_the_policys_whoever_else_learns():
     assert [type(learner.credit).__name__ for learner in guided.learners] == ["NoneType", "PerView"]
     with pytest.raises(ConfigError, match="no credit"):
         registry.get("templates").function(registry.get("raft").function(TASK), **texts)
+
+
+def test_a_second_guide_is_refused_and_never_takes_the_place_of_the_first():
+    """uft begins with demonstrations and context_distill shows a context: without those they are other methods."""
+    hints = registry.get("hints").function
+    uft, distilled = (registry.get(name).function for name in ("uft", "context_distill"))
+    for stage in (hints(registry.get("grpo").function(TASK)), uft(TASK, demonstrations()), distilled(TASK)):
+        with pytest.raises(ConfigError, match="guided already"):
+            hints(stage)

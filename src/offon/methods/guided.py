@@ -30,7 +30,15 @@ RUBRIC = "{prompt}\n\nA good answer meets these criteria:\n{rubric}"
 
 def guided(stage: Stage, guide: Guide, baseline: Baseline = "prompt") -> Stage:
     """The stage with its rollouts guided, and members shown different things compared with each other or not."""
-    if not any(isinstance(part, Rollouts) for part in stage.collect.everything):
+    sampling = [part for part in stage.collect.everything if isinstance(part, Rollouts)]
+    for part in sampling:
+        if part.guide is not None:
+            raise ConfigError(
+                f"these rollouts are guided already, by {part.guide}",
+                why="a second guide would take the place of the first",
+                fix="one of hints, expert_prefix, templates and rubrics, on a method without a guide of its own",
+            )
+    if not sampling:
         raise ConfigError("guidance needs rollouts to guide, and this stage samples none", fix="use grpo or raft, say")
     stage = stage.replace(collect=stage.collect.replace(Rollouts, guide=guide))
     return on_credit(stage, per_view) if baseline == "view" else stage
