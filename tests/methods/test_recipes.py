@@ -26,6 +26,8 @@ OF_A_ROW = {  # what a row wants of its task or data, which the testbed does not
     "multi_teacher_opd": {"teachers": {"scaffold": "testbed:base"}},
     "context_distill": {"view": "hint"},
     "context_opd": {"view": "hint"},
+    "spin": {"max_tokens": 8},
+    "spin_pairs": {"max_tokens": 8},
     "reward_weights": {"weights": {"verifier": 1.0}},
 }
 TASKS = {"rubrics": {"jsonl": "./criteria.jsonl", "verifier": "exact"}}  # items with criteria
