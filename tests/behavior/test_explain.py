@@ -37,6 +37,10 @@ def test_all_fail_groups_in_the_words_of_a_colleague():
     ]
 
 
+def test_one_response_a_prompt_is_no_group():
+    assert warnings(all_fail=0.9, all_success=0.1, group_size=1) == []
+
+
 def test_rows_truncated_before_their_first_supervised_token():
     (all_rows,) = explain(StageStatistics(steps=10, rows=200, rows_unsupervised=200))
     assert all_rows.startswith("every row is truncated before its first supervised token")

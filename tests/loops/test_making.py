@@ -169,6 +169,13 @@ def test_to_continue_a_reward_model_is_not_proposed_and_a_merge_starts_from_noth
     assert note.startswith("b starts from") and note.endswith("to continue a write init: $a")
 
 
+def test_a_modifier_that_does_not_fit_is_named_with_its_place(folder):
+    text = "model: ./base\npipeline:\n  a: {method: sft, data: ./demos.jsonl, steps: 1, with: [kl_anchor, hints]}\n"
+    with pytest.raises(ConfigError, match="hints, .* guide rollouts, and this stage samples none") as error:
+        recipe(folder, text)
+    assert error.value.where == "recipe:3 (pipeline.a.with.1)"
+
+
 def test_a_template_in_words_the_tokenizer_lacks_is_a_mistake_in_the_data(folder, tmp_path):
     text = (
         TASK

@@ -84,12 +84,12 @@ REMEDIES = {
         avoid="rewards for the outcome alone",
     ),
     "unreachable": Remedy(
-        words="never on the right route",
+        words="seldom on the right route",
         methods=("sft", "grpo with hints"),
         reason="placed on the route the model finishes, but it does not take it: demonstrations of the beginning, or "
         "hints and prefixes that fade",
         signature="expansion at the first steps; the gain lies in the prefix",
-        avoid="plain RL, which has no success to reinforce, and a teacher on its own dead states",
+        avoid="plain RL, which has few successes or none to reinforce, and a teacher on its own dead states",
     ),
     "missing": Remedy(
         words="missing the skill",

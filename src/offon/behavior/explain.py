@@ -123,8 +123,8 @@ def _truncated(stage: StageStatistics, alarm: Alarm):
 
 
 def _groups(stage: StageStatistics, alarm: Alarm):
-    if stage.all_fail is None or stage.all_success is None:
-        return
+    if stage.all_fail is None or stage.all_success is None or stage.group_size == 1:
+        return  # one response is no group: nobody compares it with others
     mixed = max(0.0, 1 - stage.all_fail - stage.all_success)
     if stage.all_fail >= alarm.one_sided_groups:
         yield (

@@ -39,7 +39,8 @@ def guided(stage: Stage, guide: Guide, baseline: Baseline = "prompt") -> Stage:
                 fix="one of hints, expert_prefix, templates and rubrics, on a method without a guide of its own",
             )
     if not sampling:
-        raise ConfigError("guidance needs rollouts to guide, and this stage samples none", fix="use grpo or raft, say")
+        what = "hints, prefixes, templates and rubrics guide rollouts, and this stage samples none"
+        raise ConfigError(what, fix="a method that samples, such as grpo or raft")
     stage = stage.replace(collect=stage.collect.replace(Rollouts, guide=guide))
     return on_credit(stage, per_view) if baseline == "view" else stage
 

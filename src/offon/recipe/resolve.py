@@ -304,15 +304,18 @@ class _Resolver(Reader):
             fix = ", ".join(f"{name}: ..." for name in missing)
             return self._none(f"method {info.name} needs {' and '.join(missing)}", position, fix=f"add {fix}")
         inputs = {name: values[name] for name in info.inputs if values.get(name) is not None}
+        name, place = info.name, position
         try:
             stage = info.composed(**inputs, **arguments)
-            for modifier in modifiers:
-                stage = self.registry.get(modifier.name).function(stage, **modifier.arguments)
+            for index, modifier in enumerate(modifiers):
+                name, place = modifier.name, (*position, "with", index, modifier.name)
+                stage = self.registry.get(name).function(stage, **modifier.arguments)
+            name, place = info.name, position
             return stage.validate()
         except OffonError as error:
-            return self._none(error.what, position, why=error.why, fix=error.fix)
+            return self._none(error.what, place, why=error.why, fix=error.fix)
         except Exception as error:
-            return self._none(f"{info.name} cannot be composed", position, why=f"{type(error).__name__}: {error}")
+            return self._none(f"{name} cannot be composed", place, why=f"{type(error).__name__}: {error}")
 
     def _none(self, what: str, position: Keys, **details: str) -> None:
         self.problem(what, position, **details)
