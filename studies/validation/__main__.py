@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy
@@ -62,19 +63,24 @@ def main() -> None:
     if unknown := set(asked.sections) - set(SECTIONS):
         parser.error(f"no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
     torch.set_num_threads(1)
-    found = json.loads(FOUND.read_text()) if FOUND.exists() else {}
     for name in asked.sections or SECTIONS:
         started = time.monotonic()
         findings = importlib.import_module(f"studies.validation.{name}").run(asked.quick)
         seconds = time.monotonic() - started
         print(f"{name}, {seconds:.0f} s\n{table(findings)}", flush=True)
-        found[name] = {
-            "date": datetime.date.today().isoformat(), "seconds": seconds, "machine": machine(),
-            "findings": [vars(finding) for finding in findings],
-        }  # fmt: skip
         if not asked.quick:
-            FOUND.write_text(json.dumps(found, indent=1, default=float) + "\n")
-            DOCS.write_text(page(found))
+            record(name, findings, seconds)
+
+
+def record(name: str, findings: Sequence[Finding], seconds: float) -> None:
+    """Keep a section, and write the page of all that are kept."""
+    found = json.loads(FOUND.read_text()) if FOUND.exists() else {}
+    found[name] = {
+        "date": datetime.date.today().isoformat(), "seconds": seconds, "machine": machine(),
+        "findings": [vars(finding) for finding in findings],
+    }  # fmt: skip
+    FOUND.write_text(json.dumps(found, indent=1, default=float) + "\n")
+    DOCS.write_text(page(found))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,21 +92,21 @@ SUPPORT_AT_64 = 1 - 0.05 ** (1 / 64)  # 4.6%: seen within 64 rollouts with proba
 TOLERANCE = {"base": 0.03, "student": 0.06}  # of the means in the oracle's table, on another machine
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
+def make_tokenizer(vocabulary: Sequence[str] = VOCABULARY) -> PreTrainedTokenizerFast:
     """One token per word, so a prompt and a response tokenise alike alone and joined; EOS, PAD, UNK are special."""
-    words = Tokenizer(models.WordLevel(TOKEN, unk_token=UNKNOWN))
+    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token=UNKNOWN))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(
         tokenizer_object=words, eos_token=EOS, pad_token=PAD, unk_token=UNKNOWN, chat_template=CHAT_TEMPLATE
     )
 
 
-def make_model(plan: Plan) -> Qwen3ForCausalLM:
-    """Input and output embeddings are separate: tied, every unseen word would be pushed the same way."""
+def make_model(plan: Plan, vocabulary: Sequence[str] = VOCABULARY) -> Qwen3ForCausalLM:
+    """A vocabulary begins with PAD, EOS, UNKNOWN. Input and output embeddings are separate: tied, every unseen word would be pushed the same way."""
     torch.manual_seed(plan.seed)
     special = {"bos_token_id": None, "eos_token_id": TOKEN[EOS], "pad_token_id": TOKEN[PAD]}
     config = Qwen3Config(
-        vocab_size=len(VOCABULARY),
+        vocab_size=len(vocabulary),
         hidden_size=plan.hidden,
         num_hidden_layers=plan.layers,
         num_attention_heads=4,
@@ -191,7 +191,7 @@ class Documents:
 def train(plan: Plan, *, progress_every: int = 100) -> Qwen3ForCausalLM:
     """Pretrain one model; the same plan gives the same bits on one machine."""
     with one_thread_deterministic():
-        model = pretrained(plan, progress_every)
+        model = fit(make_model(plan), Documents(plan), plan, progress_every)
     settle_head(model)
     return model.eval()
 
@@ -208,8 +208,9 @@ def one_thread_deterministic() -> Iterator[None]:
         torch.use_deterministic_algorithms(deterministic)
 
 
-def pretrained(plan: Plan, progress_every: int) -> Qwen3ForCausalLM:
-    model, documents, start = make_model(plan).train(), Documents(plan), time.monotonic()
+def fit(model: Qwen3ForCausalLM, documents, plan: Plan, progress_every: int = 100) -> Qwen3ForCausalLM:
+    """Train a model on documents: anything with `batch() -> (ids_BT, labels_BT)`."""
+    model, start = model.train(), time.monotonic()
     optimizer = torch.optim.AdamW(model.parameters(), lr=plan.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
     for step in range(1, plan.steps + 1):
         for group in optimizer.param_groups:

@@ -1,0 +1,47 @@
+"""What diagnosing costs beyond the sampling it needs."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from offon.behavior.bottleneck import Rule
+from offon.data import prompt_groups
+from offon.loops.diagnose import Bench, spend
+from offon.models.model import Model
+from offon.tasks import open_task
+from offon.testbed import model_path
+from offon.types import Sampling
+from studies.validation.findings import Finding
+
+BUDGET, K = 64, 16
+
+
+def bench(prompts: int, salt: int) -> Bench:
+    learner, task = Model.load(model_path("base")), open_task({"testbed": ["rare", "absent", "format", "guard"]})
+    groups = prompt_groups(list(task.items("heldout"))[:prompts], learner.tokenizer)
+    return Bench(learner, None, task, groups, Sampling(max_tokens=8), salt=salt, progress=lambda done, total: None)
+
+
+def run(quick: bool) -> list[Finding]:
+    """Diagnosis and plain sampling take turns on one model; the median of their ratios.
+
+    The diagnosis spends what it likes of 64 rollouts a prompt; the plain sampling draws as many rollouts of each
+    prompt, in one go.
+    """
+    prompts, repeats, ratios = (20, 1, []) if quick else (200, 5, [])
+    for repeat in range(repeats):
+        diagnosed, plain = bench(prompts, 2 * repeat), bench(prompts, 2 * repeat + 1)
+        started = time.perf_counter()
+        spend(diagnosed, BUDGET, K, Rule(), lambda event: None)
+        middle = time.perf_counter()
+        for samples in np.unique(diagnosed.spent):
+            plain.measure("rollouts", np.flatnonzero(diagnosed.spent == samples), int(samples))
+        ratios.append((middle - started) / (time.perf_counter() - middle))
+    told = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+    return [
+        Finding(what=f"time of diagnosing {prompts} prompts at budget {BUDGET}, over plain sampling",
+                value=float(np.median(ratios)), relation="<=", bound=1.3,
+                of=f"{told}; {diagnosed.spent.mean():.0f} rollouts per prompt")
+    ]  # fmt: skip
