@@ -104,10 +104,10 @@ class Coins:
     def estimate(self, budget: int) -> str:
         return ""
 
-    def candidates(self, prompt: int) -> dict[str, str]:
-        found = {"rollouts": "content", "scaffold": "scaffold"}
+    def candidates(self, prompt: int) -> dict[str, tuple[str, ...]]:
+        found = {"rollouts": ("content", "ratio"), "scaffold": ("scaffold",)}
         if self.asked[prompt]:
-            found |= {name: name for name in ("placed", "finished", "placebo")}
+            found |= {name: (name,) for name in ("placed", "finished", "placebo")}
         return found
 
     def ask_teacher(self, prompts: np.ndarray) -> None:

@@ -12,14 +12,14 @@ and are trained on the second world (`studies.validation.world`). What the diagn
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
-from offon.behavior.bottleneck import CLASSES, classify
+from offon.behavior.bottleneck import CLASSES, UNDECIDED, UNSUPPORTED, classify
 from offon.loops.diagnose import TEACHER_TRIES, diagnose_model
 from offon.testbed import model_path
 from offon.testbed.grammar import HINT, ROUTES, VOCABULARY
@@ -30,7 +30,11 @@ from studies.validation.scores import score
 from studies.validation.world import Documents, Family, World, families, teacher_families, vocabulary
 
 BUDGET, K, MAX_TOKENS = 224, 64, 8
+SEEDS = (1, 2, 3, 4, 5)
+TEACHER_STEPS = 300
+STUDENTS = {"trained": 400, "half trained": 60}  # steps; the second is left between the classes on many families
 BASE = PLANS["base"]
+Rows = dict[str, list[dict]]
 
 
 def plan(steps: int, seed: int) -> Plan:
@@ -40,7 +44,10 @@ def plan(steps: int, seed: int) -> Plan:
 
 def from_base(training: Plan, words: Sequence[str]):
     """The testbed's base with a new vocabulary: words it knows keep their rows; the head's gain back in the norm."""
-    model, base = make_model(training, words), AutoModelForCausalLM.from_pretrained(model_path("base"), dtype=torch.float32)
+    model, base = (
+        make_model(training, words),
+        AutoModelForCausalLM.from_pretrained(model_path("base"), dtype=torch.float32),
+    )
     known = [(words.index(word), VOCABULARY.index(word)) for word in VOCABULARY if word in words]
     new, old = (list(side) for side in zip(*known, strict=True))
     state, kept = model.state_dict(), base.state_dict()
@@ -97,39 +104,43 @@ def true_rates(student, teacher, tokenizer, items) -> dict[str, np.ndarray]:
     }
 
 
-def one(per_class: int, per_family: int, steps: tuple[int, int], seed: int, at: Path) -> list[dict]:
-    """Train a student and its teacher, diagnose the student: a row per prompt."""
+def one(per_class: int, per_family: int, seed: int, at: Path, *, teacher: int, students: Mapping[str, int]) -> Rows:
+    """Train a teacher and students for so many steps each, diagnose the students: a row per prompt, by student."""
     world = families(per_class)
     words = vocabulary(world)
-    tokenizer, paths, models = make_tokenizer(words), {}, {}
-    for who, members, length in (("student", world, steps[0]), ("teacher", teacher_families(world), steps[1])):
-        models[who], paths[who] = trained(plan(length, seed), members, words), at / f"{who}-{seed}"
-        models[who].save_pretrained(paths[who])
-        tokenizer.save_pretrained(paths[who])
-    task = World(world, per_family)
-    items = task.items("heldout")
-    rates = true_rates(models["student"], models["teacher"], tokenizer, items)
-    found = diagnose_model(
-        str(paths["student"]), task, teacher=str(paths["teacher"]), prompts=len(items), budget=BUDGET, k=K,
-        max_tokens=MAX_TOKENS, seed=seed,
-    )  # fmt: skip
-    kinds = {family.name: family.kind for family in world}
-    return [
-        {
-            "seed": seed, "family": prompt["family"], "meant": kinds[prompt["family"]],
-            "true": CLASSES[int(true)], "call": prompt["call"], "probabilities": list(prompt["probabilities"].values()),
-            "spent": sum(n for what, (_, n) in pairs(prompt) if what != "content")
-            + TEACHER_TRIES * ("placed" in prompt),
-            "rates": {rate: float(values[i]) for rate, values in rates.items()},
-        }
-        for i, (prompt, true) in enumerate(zip(found["prompts"], classify(rates, K), strict=True))
-    ]  # fmt: skip
+    tokenizer, task = make_tokenizer(words), World(world, per_family)
+    items, kinds, found = task.items("heldout"), {family.name: family.kind for family in world}, {}
+    guide, guide_at = kept(trained(plan(teacher, seed), teacher_families(world), words), tokenizer, at / "teacher")
+    for name, steps in students.items():
+        student, path = kept(trained(plan(steps, seed), world, words), tokenizer, at / name)
+        rates = true_rates(student, guide, tokenizer, items)
+        entry = diagnose_model(
+            str(path), task, teacher=str(guide_at), prompts=len(items), budget=BUDGET, k=K, max_tokens=MAX_TOKENS,
+            seed=seed,
+        )  # fmt: skip
+        found[name] = [
+            {
+                "seed": seed, "family": prompt["family"], "meant": kinds[prompt["family"]],
+                "true": CLASSES[int(true)], "call": prompt["call"],
+                "probabilities": list(prompt["probabilities"].values()), "spent": spent(prompt),
+                "rates": {rate: float(values[i]) for rate, values in rates.items()},
+            }
+            for i, (prompt, true) in enumerate(zip(entry["prompts"], classify(rates, K), strict=True))
+        ]  # fmt: skip
+    return found
 
 
-def pairs(prompt: dict):
-    """What was measured on a prompt: (name, [successes, scored])."""
-    names = ("strict", "content", "scaffold", "placed", "finished", "placebo")
-    return [(name, prompt[name]) for name in names if prompt.get(name)]
+def kept(model, tokenizer, at: Path):
+    model.save_pretrained(at)
+    tokenizer.save_pretrained(at)
+    return model, at
+
+
+def spent(prompt: dict) -> int:
+    """Rollouts of one prompt, the teacher's included."""
+    names = ("strict", "scaffold", "placed", "finished", "placebo")
+    counted = sum(prompt[name][1] for name in names if prompt.get(name))
+    return counted + TEACHER_TRIES * ("placed" in prompt)
 
 
 def confusion(rows: Sequence[dict], given: str, shown: str) -> dict[str, dict[str, int]]:
@@ -140,35 +151,35 @@ def confusion(rows: Sequence[dict], given: str, shown: str) -> dict[str, dict[st
     return found
 
 
-def summary(rows: Sequence[dict]) -> list[Finding]:
-    decided = score(
-        "trained", [row["call"] for row in rows], np.array([row["probabilities"] for row in rows]),
+def summary(name: str, rows: Sequence[dict]) -> list[Finding]:
+    found = score(
+        name, [row["call"] for row in rows], np.array([row["probabilities"] for row in rows]),
         [row["true"] for row in rows], np.array([row["spent"] for row in rows]),
     )  # fmt: skip
-    seeds, found = len({row["seed"] for row in rows}), len({row["family"] for row in rows})
     for kind, realised in confusion(rows, "meant", "true").items():
-        total = sum(realised.values())
-        told = ", ".join(f"{name} {n}" for name, n in sorted(realised.items(), key=lambda pair: -pair[1]))
-        decided.append(
-            Finding(what=f"planting failed, meant {kind}", value=1 - realised.get(kind, 0) / total, relation="<=",
-                    bound=1.0, of=f"for information; became {told}")
-        )  # fmt: skip
+        failed = 1 - realised.get(kind, 0) / sum(realised.values())
+        found.append(Finding(what=f"{name}: planting failed, meant {kind}", value=failed, relation="<=", bound=1.0,
+                             of=f"for information; became {told(realised)}"))  # fmt: skip
     for kind, calls in confusion(rows, "true", "call").items():
-        told = ", ".join(f"{name} {n}" for name, n in sorted(calls.items(), key=lambda pair: -pair[1]))
-        decided.append(
-            Finding(what=f"called wrongly, truly {kind}", relation="<=", bound=0.05,
-                    value=sum(n for name, n in calls.items() if name not in (kind, "undecided", "unsupported"))
-                    / sum(calls.values()), of=f"called {told}")
-        )  # fmt: skip
-    decided.append(Finding(what="seeds x families", value=seeds * found, relation=">=", bound=5 * 56,
-                           of=f"{seeds} seeds, {found} families, 8 per class and 5 seeds wanted"))  # fmt: skip
-    return decided
+        wrong = sum(n for call, n in calls.items() if call not in (kind, UNDECIDED, UNSUPPORTED))
+        found.append(Finding(what=f"{name}: called wrongly, truly {kind}", value=wrong / sum(calls.values()),
+                             relation="<=", bound=0.05, of=f"called {told(calls)}"))  # fmt: skip
+    seeds, kinds = len({row["seed"] for row in rows}), len({row["family"] for row in rows})
+    found.append(Finding(what=f"{name}: models", value=seeds, relation=">=", bound=5, of=f"{kinds} families each"))
+    return found
+
+
+def told(tally: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {n}" for name, n in sorted(tally.items(), key=lambda pair: -pair[1]))
 
 
 def run(quick: bool) -> list[Finding]:
-    per_class, per_family, seeds = (1, 2, (1,)) if quick else (8, 4, (1, 2, 3, 4, 5))
-    steps = (30, 30) if quick else (400, 300)
-    with tempfile.TemporaryDirectory() as at:
-        rows = [row for seed in seeds for row in one(per_class, per_family, steps, seed, Path(at))]
-    return summary(rows)
-
+    per_class, per_family, seeds = (1, 2, (1,)) if quick else (8, 4, SEEDS)
+    teacher, students = (30, {"trained": 30}) if quick else (TEACHER_STEPS, STUDENTS)
+    rows: Rows = {name: [] for name in students}
+    for seed in seeds:
+        with tempfile.TemporaryDirectory() as at:
+            found = one(per_class, per_family, seed, Path(at), teacher=teacher, students=students)
+        for name, more in found.items():
+            rows[name] += more
+    return [finding for name, part in rows.items() for finding in summary(name, part)]

@@ -27,8 +27,22 @@ import numpy as np
 import torch
 
 from offon.testbed.grammar import (
-    EOS, HINT, KNOWN_OPS, OPERATIONS, PAD, RIGHT_FORMAT, ROUTES, STATES, UNKNOWN, UNSEEN_OPS, WRONG_FORMAT,
-    Program, content_hash, programs, prompt_words, response_words,
+    EOS,
+    HINT,
+    KNOWN_OPS,
+    OPERATIONS,
+    PAD,
+    RIGHT_FORMAT,
+    ROUTES,
+    STATES,
+    UNKNOWN,
+    UNSEEN_OPS,
+    WRONG_FORMAT,
+    Program,
+    content_hash,
+    programs,
+    prompt_words,
+    response_words,
 )  # fmt: skip
 from offon.testbed.task import TestbedTask
 from offon.testbed.train import Plan
@@ -66,8 +80,8 @@ def families(per_class: int) -> list[Family]:
         found += [
             Family(name=f"solved{i}", kind="solved", routes={"forward": 1 - 0.1 * (i % 2), decoy: 0.1 * (i % 2)}),
             Family(name=f"format{i}", kind="format", routes=RIGHT, right_format=0.02 + 0.2 * part),
-            Family(name=f"fragile{i}", kind="fragile", routes={decoy: 0.98 - 0.15 * part, "forward": 0.02 + 0.15 * part},
-                   hinted=0.5),
+            Family(name=f"fragile{i}", kind="fragile", hinted=0.5,
+                   routes={decoy: 0.98 - 0.15 * part, "forward": 0.02 + 0.15 * part}),
             Family(name=f"ranking{i}", kind="ranking",
                    routes={"forward": 0.2 + 0.35 * part, decoy: 0.5 - 0.3 * part, other: 0.3 - 0.05 * part}),
             Family(name=f"local{i}", kind="local", routes=RIGHT, wrong_step=0),
@@ -165,4 +179,3 @@ def item(family: Family, program: Program) -> Item:
         views={HINT: " ".join(prompt_words(family.name, program, hint=True))} if family.hinted else {},
         columns={"trace": " ".join(program.trace())}, family=family.name, reference=" ".join(response_words(program)),
     )  # fmt: skip
-

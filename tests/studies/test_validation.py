@@ -40,3 +40,13 @@ def test_null_terms_are_covered():
 def test_hand_number_of_the_calibration_error():
     """Confidence .95 on two prompts, one right: gap .45. Confidence .55 on two, one right: gap .05. Mean .25."""
     assert calibration_error(np.array([0.95, 0.95, 0.55, 0.55]), np.array([1, 0, 1, 0])) == pytest.approx(0.25)
+
+
+def test_doubt_about_the_format_is_resolved_by_rollouts():
+    """Content is certain (.98), the share in the right format (.3) is not: rollouts are spent until it is called."""
+    sure = {"content": 0.98, "ratio": 0.3, "scaffold": 0.0, "placed": 0.3, "finished": 0.9, "placebo": 0.0}
+    rates = {name: np.full(20, value) for name, value in sure.items()}
+    bench = events.Coins(rates, np.random.default_rng(1))
+    events.spend(bench, 224, 64, events.Rule(), lambda event: None)
+    calls = events.class_calls(events.posterior(bench.measured, 64).probabilities)
+    assert calls.count("format") >= 17 and len(set(bench.spent)) > 1

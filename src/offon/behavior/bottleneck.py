@@ -175,7 +175,8 @@ def entropy_drop(found: Posterior, rate: str, samples: int) -> np.ndarray:
     """[P] expected fall of the class entropy, in nats, if `samples` more outcomes of one rate were seen.
 
     Each draw of the posterior predicts them: outcome c has probability mean_d Binomial(c; samples, p_d), and seen,
-    reweighs the draws by it. Content and strict outcomes come from the same rollouts; only content is used to predict.
+    reweighs the draws by it. Content and strict outcomes come from the same rollouts: for the ratio of the two, samples
+    are content successes.
     """
     p_DP, n = found.rates[rate], samples
     outcomes = np.arange(n + 1)[:, None, None]

@@ -113,11 +113,11 @@ def spend(bench: Bench, budget: int, k: int, rule: Rule, progress: Progress) -> 
             bench.ask_teacher(needy)
             continue
         asked = {prompt: bench.candidates(prompt) for prompt in open_prompts}
-        useful = {rate for candidates in asked.values() for rate in candidates.values()}
+        useful = {rate for candidates in asked.values() for rates in candidates.values() for rate in rates}
         drops = {rate: entropy_drop(found.at(open_prompts), rate, MORE) for rate in sorted(useful)}
         chosen = defaultdict(list)
         for row, prompt in enumerate(open_prompts):
-            promise = {name: drops[rate][row] for name, rate in asked[prompt].items()}
+            promise = {name: max(drops[rate][row] for rate in rates) for name, rates in asked[prompt].items()}
             best = max(promise, key=promise.get)
             if promise[best] >= WORTH:
                 chosen[best].append(prompt)
@@ -192,17 +192,17 @@ class Bench:
         seconds = left * per_rollout / max(pace, 1e-9)
         return f"at most {left:,} more rollouts, {int(left * per_rollout):,} tokens, about {seconds:.0f} s"
 
-    def candidates(self, prompt: int) -> dict[str, str]:
-        """What could be measured next on a prompt, and the rate of the posterior that its outcomes inform."""
-        found = {"rollouts": "content"}
+    def candidates(self, prompt: int) -> dict[str, tuple[str, ...]]:
+        """What could be measured next on a prompt, and the rates of the posterior that its outcomes inform."""
+        found = {"rollouts": ("content", "ratio")}
         if SCAFFOLD in self.groups[prompt].views:
-            found["scaffold"] = "scaffold"
+            found["scaffold"] = ("scaffold",)
         if prompt in self.answers:
-            found["placed"] = "placed"
+            found["placed"] = ("placed",)
         if self.teacher is not None and self.failures[prompt]:
-            found["finished"] = "finished"
+            found["finished"] = ("finished",)
             if any(self.failures[other] for other in self.failures if other != prompt):
-                found["placebo"] = "placebo"
+                found["placebo"] = ("placebo",)
         return found
 
     def ask_teacher(self, prompts: np.ndarray) -> None:

@@ -102,7 +102,8 @@ def make_tokenizer(vocabulary: Sequence[str] = VOCABULARY) -> PreTrainedTokenize
 
 
 def make_model(plan: Plan, vocabulary: Sequence[str] = VOCABULARY) -> Qwen3ForCausalLM:
-    """A vocabulary begins with PAD, EOS, UNKNOWN. Input and output embeddings are separate: tied, every unseen word would be pushed the same way."""
+    """Input and output embeddings are separate: tied, every unseen word would be pushed the same way. A vocabulary
+    begins as the testbed's does: PAD, EOS, UNKNOWN."""
     torch.manual_seed(plan.seed)
     special = {"bos_token_id": None, "eos_token_id": TOKEN[EOS], "pad_token_id": TOKEN[PAD]}
     config = Qwen3Config(
