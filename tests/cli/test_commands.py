@@ -300,6 +300,7 @@ def test_methods_of_a_name_shows_formula_arguments_parts_and_paper(capsys):
         ("dpo", "dpo: {method: dpo, data: ./pairs.jsonl, steps: 100}"),
         ("kto", "kto: {method: kto, data: ./labels.jsonl, steps: 100}"),
         ("prm", "prm: {method: prm, data: ./steps.jsonl, steps: 100}"),
+        ("chord", "chord: {method: chord, data: ./demos.jsonl, steps: 100}"),
         ("gkd", "gkd: {method: gkd, data: ./demos.jsonl, teacher: ./teacher, steps: 100}"),
         ("opd", "opd: {method: opd, teacher: ./teacher, steps: 100}"),
         ("multi_teacher_opd", "{method: multi_teacher_opd, teachers: {a: $one, b: $another}, steps: 100}"),

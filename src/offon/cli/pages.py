@@ -51,7 +51,8 @@ def in_a_recipe(info: MethodInfo) -> str:
     if info.kind == "modifier":
         return f"with: [{written}: {{{given}}}]" if given else f"with: [{written}]"
     keys = [f"method: {written}"]
-    keys += [f"data: ./{_data_file(info)}"] if "data" in info.inputs and not info.inputs.get("task") else []
+    reads = info.inputs.get("data", False) or ("data" in info.inputs and not info.inputs.get("task"))
+    keys += [f"data: ./{_data_file(info)}"] if reads else []
     keys += ["teacher: ./teacher"] if info.inputs.get("teacher") else []
     keys += [given] if given else []
     keys += ["steps: 100"] if info.kind == "stage" else []
