@@ -44,13 +44,14 @@ def page(found: dict) -> str:
         if name in found:
             section = found[name]
             findings = [Finding(**row) for row in section["findings"]]
-            met = sum(finding.met for finding in findings)
+            judged = [finding for finding in findings if not finding.told]
+            met = sum(finding.met for finding in judged)
             parts.append(f"## {title}")
             notes = Path(__file__).parent / "notes" / f"{name}.md"
             if notes.exists():
                 parts.append(notes.read_text().rstrip())
             made = f"{section['date']}, {section['seconds']:.0f} s; {section['machine']}"
-            parts.append(f"{met} of {len(findings)} met. {made}.")
+            parts.append(f"{met} of {len(judged)} met. {made}.")
             parts.append(table(findings))
     return "\n\n".join(parts) + "\n"
 

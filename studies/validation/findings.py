@@ -20,6 +20,7 @@ class Finding:
     bound: float = 0.0
     high: float | None = None  # with relation ">=": the upper end of a band
     of: str = ""
+    told: bool = False  # for information: no threshold
 
     @property
     def met(self) -> bool:
@@ -27,6 +28,8 @@ class Finding:
 
     def row(self) -> str:
         wanted = f"in [{self.bound:g}, {self.high:g}]" if self.high is not None else f"{self.relation} {self.bound:g}"
+        if self.told:
+            return f"| {self.what} | {self.value:.4g} | | | {self.of} |"
         return f"| {self.what} | {self.value:.4g} | {wanted} | {'met' if self.met else '**missed**'} | {self.of} |"
 
 

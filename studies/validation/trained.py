@@ -158,8 +158,8 @@ def summary(name: str, rows: Sequence[dict]) -> list[Finding]:
     )  # fmt: skip
     for kind, realised in confusion(rows, "meant", "true").items():
         failed = 1 - realised.get(kind, 0) / sum(realised.values())
-        found.append(Finding(what=f"{name}: planting failed, meant {kind}", value=failed, relation="<=", bound=1.0,
-                             of=f"for information; became {told(realised)}"))  # fmt: skip
+        found.append(Finding(what=f"{name}: planting failed, meant {kind}", value=failed, told=True,
+                             of=f"became {told(realised)}"))  # fmt: skip
     for kind, calls in confusion(rows, "true", "call").items():
         wrong = sum(n for call, n in calls.items() if call not in (kind, UNDECIDED, UNSUPPORTED))
         found.append(Finding(what=f"{name}: called wrongly, truly {kind}", value=wrong / sum(calls.values()),
