@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from offon.cli.output import table
 from offon.cli.progress import brief
+from offon.report.words import negated
 
 CALLS = ("solved", "format", "fragile", "ranking", "local", "unreachable", "missing", "unsupported", "undecided")
 
@@ -155,11 +156,22 @@ def comparison_page(compared: dict[str, Any]) -> str:
     def row(name: str, part: dict[str, Any]) -> list[str]:
         soft = part["d1"]["soft"]
         rates = [f"{part[when]['success']['estimate']:.1%}" for when in ("before", "after")]
-        terms = (part["d1"]["total"], soft["expansion"], soft["reshaping"], soft["attrition"])
+        terms = (part["d1"]["total"], soft["expansion"], soft["reshaping"], negated(soft["attrition"]), soft["diffuse"])
         calls = part["calls"]
         return [name, *rates, *map(_points, terms), calls["gained"], calls["lost"]]
 
-    heads = ("prompts", "before", "after", "change", "expanded", "reshaped", "lost", "gained prompts", "lost prompts")
+    heads = (
+        "prompts",
+        "before",
+        "after",
+        "change",
+        "expanded",
+        "reshaped",
+        "lost",
+        "diffuse",
+        "gained prompts",
+        "lost prompts",
+    )
     families = compared.get("families", {})
     lines = [table(heads, [row(compared["task"], compared), *(row(name, part) for name, part in families.items())])]
     for call in ("gained", "lost"):
@@ -172,7 +184,7 @@ def comparison_page(compared: dict[str, Any]) -> str:
         d1 = compared["trajectories"]["d1"]
         lines.append(
             f"by trajectory, at a factor of {compared['trajectories']['factor']:.0f}: new {_points(d1['expansion'])}, "
-            f"shared {_points(d1['reshaping'])}, lost {_points(d1['attrition'])}"
+            f"shared {_points(d1['reshaping'])}, lost {_points(negated(d1['attrition']))}"
         )
     return "\n".join([*lines, "", compared["sentence"]])
 

@@ -10,6 +10,7 @@ import torch
 
 from offon import behavior
 from offon.behavior.counts import count
+from offon.behavior.decompose import SIGNS
 from offon.behavior.relative import Scored, bits, coverage_profile, decompose_trajectories
 from offon.behavior.role import stage_role
 from offon.behavior.support import support_threshold
@@ -125,8 +126,8 @@ def sentence(entry: dict[str, Any]) -> str:
     change, soft = d1["total"], d1["soft"]
     parts = [f"{number} {call}" for call, number in calls.items() if number]
     rates = [entry[when]["success"]["estimate"] for when in ("before", "after")]
-    terms = {"expanded": soft["expansion"], "reshaped": soft["reshaping"], "lost": soft["attrition"]}
-    told = ", ".join(f"{100 * est['estimate']:.1f} {name}" for name, est in terms.items())
+    names = {"expansion": "expanded", "reshaping": "reshaped", "attrition": "lost", "diffuse": "diffuse"}
+    told = ", ".join(f"{name} {100 * SIGNS[term] * soft[term]['estimate']:+.1f}" for term, name in names.items())
     role = entry["role"]["name"]
     verdict = {"no change": "no change beyond its interval", "mixed": "mixed"}.get(role, f"mostly {role}")
     return (

@@ -44,7 +44,8 @@ def _legend(budgets: str) -> str:
     return (
         f"Points of success, with 95% intervals. Within reach: {budgets} rollouts show a success with 95% probability. "
         "Expanded: gained on prompts out of reach before; reshaped: gained or given up on prompts within reach both "
-        "times; lost: given up on prompts out of reach now."
+        "times; lost: given up on prompts out of reach now; diffuse: on prompts out of reach both times. They add up "
+        "to the change."
     )
 
 
@@ -65,11 +66,16 @@ def _table(stage: Mapping[str, Any]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("")
     table.add_column("before → after", justify="right")
-    for name in ("change", "expanded", "reshaped", "lost"):
+    for name in ("change", "expanded", "reshaped", "lost", "diffuse"):
         table.add_column(name, justify="right")
     for row in stage["results"]:
         change, soft = row["success"]["change"], row["soft"]
-        terms = (soft.get("expansion"), soft.get("reshaping"), words.negated(soft.get("attrition")))
+        terms = (
+            soft.get("expansion"),
+            soft.get("reshaping"),
+            words.negated(soft.get("attrition")),
+            soft.get("diffuse"),
+        )
         label = escape(row["label"])
         table.add_row(
             f"[bold]{label}[/]" if row["is_total"] else label,
