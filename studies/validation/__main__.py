@@ -20,7 +20,7 @@ import transformers
 from studies.validation.findings import Finding, table
 
 DOCS = Path(__file__).parents[2] / "docs" / "validation.md"
-FOUND = Path(__file__).parent / "found.json"
+FOUND = Path(__file__).parent / "found"  # NAME.json: what a section last found
 SECTIONS = {
     "exactness": "Exactness and nulls",
     "coverage": "Coverage of the 95% intervals",
@@ -38,11 +38,11 @@ def machine() -> str:
     return f"Python {platform.python_version()}, {told}; {platform.machine()}, {os.cpu_count()} cores, one thread"
 
 
-def page(found: dict) -> str:
+def page() -> str:
     parts = [(Path(__file__).parent / "preface.md").read_text().rstrip()]
     for name, title in SECTIONS.items():
-        if name in found:
-            section = found[name]
+        if (kept := FOUND / f"{name}.json").exists():
+            section = json.loads(kept.read_text())
             findings = [Finding(**row) for row in section["findings"]]
             judged = [finding for finding in findings if not finding.told]
             met = sum(finding.met for finding in judged)
@@ -60,9 +60,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m studies.validation")
     parser.add_argument("sections", nargs="*", metavar="section", help=", ".join(SECTIONS))
     parser.add_argument("--quick", action="store_true", help="reduced sizes; prints, writes nothing")
+    parser.add_argument("--page", action="store_true", help="write the page from what was last found, run nothing")
     asked = parser.parse_args()
     if unknown := set(asked.sections) - set(SECTIONS):
         parser.error(f"no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
+    if asked.page:
+        DOCS.write_text(page())
+        return
     torch.set_num_threads(1)
     for name in asked.sections or SECTIONS:
         started = time.monotonic()
@@ -75,13 +79,13 @@ def main() -> None:
 
 def record(name: str, findings: Sequence[Finding], seconds: float) -> None:
     """Keep a section, and write the page of all that are kept."""
-    found = json.loads(FOUND.read_text()) if FOUND.exists() else {}
-    found[name] = {
+    found = {
         "date": datetime.date.today().isoformat(), "seconds": seconds, "machine": machine(),
         "findings": [vars(finding) for finding in findings],
     }  # fmt: skip
-    FOUND.write_text(json.dumps(found, indent=1, default=float) + "\n")
-    DOCS.write_text(page(found))
+    FOUND.mkdir(exist_ok=True)
+    (FOUND / f"{name}.json").write_text(json.dumps(found, indent=1, default=float) + "\n")
+    DOCS.write_text(page())
 
 
 if __name__ == "__main__":
