@@ -161,6 +161,50 @@ def test_ewc_is_zero_where_it_began_and_l2_with_an_importance_of_one():
     assert all(torch.allclose(p.grad, torch.full_like(p, 0.1), atol=1e-5) for p in own.values())
 
 
+@pytest.mark.parametrize(
+    ("fisher", "why"),
+    [
+        ("./one", "of its model.embed_tokens.weight is negative"),
+        ("$sft", "a model that sft makes"),
+        ("$soup", "a model that merge_linear makes"),
+        ("$f", ""),
+        ("$own", ""),
+    ],
+)
+def test_a_model_is_refused_as_fisher_information_before_anything_runs(folder, fisher, why):
+    """About half of a model's entries are negative, and no mean of squares is. What a function of the user's makes is
+    looked at when it is there."""
+    (folder / "own.py").write_text("def importance(directory):\n    pass\n")
+    text = f"""
+model: ./base
+probe: false
+pipeline:
+  sft: {{method: sft, data: ./demos.jsonl, steps: 1}}
+  soup: {{method: merge_linear, models: [./one, ./two]}}
+  f: {{method: fisher, kind: empirical, data: ./demos.jsonl}}
+  own: {{make: ./own.py:importance}}
+  next: {{method: sft, init: ./base, data: ./demos.jsonl, steps: 1, with: [ewc: {{fisher: {fisher}}}]}}
+"""
+    resolved = resolve(parse(text, folder=folder))
+    if not why:
+        assert check_recipe(resolved)["nodes"]
+        return
+    with pytest.raises(ModelError, match="says nothing of how much each parameter matters") as refused:
+        check_recipe(resolved)
+    assert why in refused.value.why and "method: fisher" in refused.value.fix and "next" in refused.value.where
+
+
+def test_fisher_information_that_lies_in_a_folder_is_accepted(folder, tmp_path):
+    made(folder, tmp_path / "f", "{method: fisher, kind: empirical, data: ./demos.jsonl}")
+    text = f"""
+model: ./base
+probe: false
+pipeline:
+  next: {{method: sft, data: ./demos.jsonl, steps: 1, with: [ewc: {{fisher: {tmp_path}/f/nodes/m/final}}]}}
+"""
+    assert check_recipe(resolve(parse(text, folder=folder)))["nodes"][0]["node"] == "next"
+
+
 # ---- replay
 
 

@@ -140,6 +140,15 @@ def test_a_penalty_by_hand_and_its_importance():
     assert loss.item() == pytest.approx(0.5) and own.grad.tolist() == pytest.approx([2.0, 0.0])
 
 
+def test_an_importance_that_is_negative_somewhere_is_refused_with_how_much_of_it():
+    own = torch.nn.Parameter(torch.tensor([1.5, -1.0]))
+    ewc = ParameterPenalty(importance=Artefact("model"))
+    weights = dict(zip(ewc.needs, ({"w": own}, {"w": own.detach()}, {"w": torch.tensor([4.0, -1e-6])}), strict=True))
+    with pytest.raises(ModelError, match="holds no importance") as refused:
+        ewc.loss(weights)
+    assert "1 of 2" in refused.value.why
+
+
 def test_a_penalty_is_nothing_where_it_starts_and_says_which_parameter_is_missing():
     penalty = ParameterPenalty()
     own = torch.nn.Parameter(torch.tensor([1.0, 2.0]))

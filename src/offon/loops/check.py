@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
+
 from offon.data import prompt_groups
 from offon.errors import DataError, ModelError, OffonError, Problems
 from offon.loops import artefacts as art
@@ -125,6 +127,8 @@ class Checker(Pipeline):
             sizes[name] = parameter_count(other)
         self.heads[f"${node.name}"] = stage.main.head
         self.check_heads(stage, settings.init, sources)
+        for source in (sources[need.model.name] for need in stage.needs if need.what == "importance"):
+            self.check_importance(source)
         if set(sources) <= set(sizes):
             rank, is_new = self.adapter(node, local)
             trained = adapter_parameter_count(local, rank) if rank else None
@@ -137,7 +141,7 @@ class Checker(Pipeline):
 
     def check_heads(self, stage: Stage, init: str, sources: Mapping[str, str]) -> None:
         """Rewards are read off reward models, and nothing else is."""
-        needed = [(need.what, ref) for need in stage.needs for ref in need.model.walk()]
+        needed = [(need.what, ref) for need in stage.needs if not need.of_weights for ref in need.model.walk()]
         read = [(what, sources[ref.name]) for what, ref in needed if isinstance(ref, Artefact)]
         if stage.main.head is None:
             read.append(("logp", init))
@@ -148,12 +152,28 @@ class Checker(Pipeline):
                 continue  # an earlier node makes it, and says what it is when it has
             else:
                 head = head_of(art.locate(source))
-            if (what in ("value", "score")) != (head is not None) and what != "parameters":
+            if (what in ("value", "score")) != (head is not None):
                 raise ModelError(
                     f"{source} is {'a reward model' if head else 'a language model'}",
                     why=f"{what} is asked of it",
                     fix="a language model" if head else "a model made by train_reward_model, or any with one label",
                 )
+
+    def check_importance(self, source: str) -> None:
+        """An importance is a mean of squares; what a function makes is looked at when it is there."""
+        made = self.recipe.node(source[1:]) if source.startswith("$") else None
+        if made is None:
+            matrix, share = negative_share(art.locate(source))
+            why = f"{share:.0%} of its {matrix} is negative" if share else ""
+        else:
+            importance = isinstance(made, MakeNode) and not registry.get(made.method).example(**made.arguments).measured
+            why = "" if importance or isinstance(made, FunctionNode) else f"it is a model that {made.method} makes"
+        if why:
+            raise ModelError(
+                f"{source} says nothing of how much each parameter matters",
+                why=why + "; importance is a mean of squared gradients",
+                fix="what a node {method: fisher, init: THE MODEL TO KEEP} made: fisher: $NODE",
+            )
 
     def adapter(self, node: TrainNode, root: Path) -> tuple[int | None, bool]:
         """(rank of the adapter a stage trains or None, whether the adapter is new in it)."""
@@ -218,6 +238,17 @@ def adapter_parameter_count(path: Path, r: int) -> int:
         return sum(math.prod(shape) for shape in _shapes(path).values())
     matrices = (shape for name, shape in _shapes(path).items() if len(shape) == 2 and not _OUTER.search(name))
     return sum(r * sum(shape) for shape in matrices)
+
+
+def negative_share(path: Path) -> tuple[str, float]:
+    """(name, share of negative entries) of the smallest matrix in a directory of weights: about half in a model."""
+    shapes = {name: shape for name, shape in _shapes(path).items() if len(shape) == 2}
+    smallest = min(shapes, key=lambda name: math.prod(shapes[name]), default="")
+    for file in sorted(path.glob("*.safetensors")):
+        with safe_open(file, "pt") as weights:
+            if smallest in weights.keys():  # noqa: SIM118  it is no mapping
+                return smallest, float((weights.get_tensor(smallest) < 0).float().mean())
+    return smallest, 0.0
 
 
 _OUTER = re.compile(r"embed|wte|wpe|lm_head")

@@ -64,7 +64,7 @@ def score(
     """
     wanted: dict[tuple[ModelRef, str, Place], list[Need]] = defaultdict(list)
     for need in needs:
-        if need.when == when and need.what != "parameters":
+        if need.when == when and not need.of_weights:
             wanted[need.model, need.view, _place(need)].append(need)
     scores: dict[Need, Tensor | Distribution] = {}
     for (ref, view, place), group in wanted.items():

@@ -151,17 +151,23 @@ class Need:
     what   logp: log-probs of the response tokens; distribution: the whole next-token distribution (as hidden states);
            entropy: of the next-token distribution, nats, without gradient; logp_at: log-probs of the ids in the batch
            column `at` [M, K] in place of the response's token; value: a head's number at the state before token t;
-           score: a head's number at token t, once it is written; parameters: the weights (of a term on parameters)
+           score: a head's number at token t, once it is written; parameters: the weights (of a term on parameters);
+           importance: weights that are no model, how much each parameter of one matters (never negative)
     when   buffer: once, when the buffer is filled, without gradient, kept as the token signal `column`;
            step: on the whole step batch before it is split, without gradient, for a term's `prepare`;
            loss: at each micro-batch, with gradient if the model is SELF
     """
 
-    what: Literal["logp", "distribution", "entropy", "logp_at", "value", "score", "parameters"]
+    what: Literal["logp", "distribution", "entropy", "logp_at", "value", "score", "parameters", "importance"]
     model: ModelRef = SELF
     view: str = "train"
     when: Literal["buffer", "step", "loss"] = "loss"
     at: str = ""
+
+    @property
+    def of_weights(self) -> bool:
+        """Whether it is the numbers in a model's file, and nothing is computed with them."""
+        return self.what in ("parameters", "importance")
 
     @property
     def column(self) -> str:

@@ -210,7 +210,7 @@ class Stage:
 
     def _require_head(self, need: Need) -> None:
         """Numbers are read off heads, log-probs off language models; a learner is one of the two."""
-        if need.what == "parameters":
+        if need.of_weights:
             return
         wants_head = need.what in ("value", "score")
         for ref in need.model.walk():

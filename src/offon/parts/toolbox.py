@@ -90,6 +90,7 @@ class Plan(Toolbox):
     read: list[ModelRef] = field(default_factory=list)  # models whose weights it reads
     reads: str = "demonstrations"
     updates: None = None
+    measured: bool = True  # False: what it makes is no policy, but an importance
 
     @staticmethod
     def of(row: Callable[..., None], recommends: Mapping[str, Any], reads: str, **given: Any) -> Plan:
@@ -139,7 +140,8 @@ class Plan(Toolbox):
         self.read.append(model)
         return {}
 
-    def save(self, weights: Weights, like: ModelRef, *, measure: bool = True) -> None: ...
+    def save(self, weights: Weights, like: ModelRef, *, measure: bool = True) -> None:
+        self.measured = measure
 
     def squared_gradients(self, groups: list[Group]) -> Weights:
         self.read.append(SELF)

@@ -34,7 +34,8 @@ class ParameterPenalty:
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        return tuple(Need("parameters", ref, when="step") for ref in (SELF, self.to, self.importance) if ref)
+        weights = tuple(Need("parameters", ref, when="step") for ref in (SELF, self.to))
+        return weights + ((Need("importance", self.importance, when="step"),) if self.importance else ())
 
     def loss(self, parameters: Mapping[Need, Weights]) -> Tensor:
         own, anchor, *importance = (parameters[need] for need in self.needs)
@@ -49,6 +50,12 @@ class ParameterPenalty:
                         why="a penalty compares parameters one by one",
                         fix="train all weights (no LoRA), or anchor with kl_anchor",
                     )
+            if importance and importance[0][name].min() < 0:
+                raise ModelError(
+                    f"{self.name}: {self.importance} holds no importance of parameters",
+                    why=f"{int((importance[0][name] < 0).sum())} of {value.numel()} of its {name!r} are negative",
+                    fix="what a node of method fisher made",
+                )
             moved = (value - anchor[name].detach().to(value)).square()
             total = total.to(value) + 0.5 * (moved * importance[0][name].to(value) if importance else moved).sum()
         return total
