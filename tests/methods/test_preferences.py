@@ -8,7 +8,6 @@ import math
 import pytest
 import torch
 
-from offon.errors import ConfigError
 from offon.loops.scoring import prepare, score, step_loss, weigh
 from offon.methods import registry
 from offon.parts import SELF, SELF_START, Need
@@ -249,8 +248,17 @@ def test_mismatched_answers_are_other_prompts_answers_and_are_never_trained():
     batch = weigh(Batch.of(groups), learner.terms)
     assert all("mismatched" not in batch.trajectories[i].tags for i in batch.trained())
     assert len({g.members[1].tokens.tobytes() for g in groups}) == len({g.members[0].tokens.tobytes() for g in groups})
-    with pytest.raises(ConfigError, match="prompts_per_step"):
-        registry.get("kto").function(data=groups).collect(context(), labelled_responses()[:1])
+
+
+def test_an_answer_that_replay_left_alone_has_no_other_prompt_and_z0_is_zero():
+    """No mean over no answers: the KL is taken to be 0 for that step, and the loss at the start is 0.5 as ever."""
+    kto = registry.get("kto").function(data=labelled_responses())
+    assert kto.least == 2
+    alone = labelled_responses()[:1]
+    assert kto.collect(context(), alone) == alone
+    batch = prepare(moved(), kto.main.terms, weigh(Batch.of(alone), kto.main.terms), None)
+    assert batch.constants["unpaired/z"] == 0.0
+    assert loss_of(kto.main, alone, started()) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("name", ["kto", "bco"])

@@ -21,6 +21,7 @@ class FakeStage:
     updates: Any = None
     recommends: dict = field(default_factory=dict)
     anchored: bool = False
+    least: int = 1
     main: Any = field(default_factory=lambda: SimpleNamespace(head=None))
 
     def validate(self):

@@ -280,6 +280,14 @@ def test_a_batch_that_does_not_divide_names_the_nearest_that_do(mistakes):
     assert error.where == "r.yaml:4 (pipeline.n)" and error.fix == "use 32 or 48"
 
 
+def test_a_stage_that_looks_from_one_prompt_to_another_is_refused_a_buffer_of_one(folder):
+    line = "method: kto, data: demos.jsonl, init: ./base, steps: 1, prompts_per_step: 1"
+    with pytest.raises(ConfigError, match="a buffer of 1 prompt") as refused:
+        resolve(parse(node(line), name="r.yaml", folder=folder))
+    assert refused.value.where == "r.yaml:4 (pipeline.n)" and refused.value.fix == "prompts_per_step: 2 or more"
+    assert resolve(parse(node(line + ", prompts_per_buffer: 2"), folder=folder)).nodes[0].settings.prompts_per_step == 1
+
+
 def test_nodes_that_wait_for_each_other_are_named_in_a_circle(mistakes):
     text = "task: gym:x\npipeline:\n  a: {method: grpo, init: $b, steps: 1}\n  b: {method: grpo, init: $a, steps: 1}\n"
     (error,) = mistakes(text)

@@ -27,6 +27,7 @@ class Collector(ABC):
     requires: frozenset[str] = frozenset()
     provides: frozenset[str] = frozenset()
     removes: frozenset[str] = frozenset()
+    least: int = 1  # groups that it has to be given at once
     turns: int = 0  # responses that it samples in the same conversation, after the first
     reads: str = "demonstrations"  # of a source: the form of its data, a key of `offon.data.LOADERS`
     needs: tuple[Need, ...] = ()  # what it has scored

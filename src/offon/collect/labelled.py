@@ -9,7 +9,6 @@ import numpy as np
 
 from offon.collect.base import Collector
 from offon.collect.context import Context
-from offon.errors import ConfigError
 from offon.parts.terms import MISMATCHED
 from offon.types import Group, Trajectory
 
@@ -41,14 +40,15 @@ class Rankings(Collector):
 @dataclass(frozen=True)
 class Mismatched(Collector):
     """Put each group's first response after the next group's prompt, to be scored and never trained: what the learner
-    thinks of an answer to another question."""
+    thinks of an answer to another question. A group that is left alone (a replay took the others' places) gets none."""
 
+    least = 2
     requires = frozenset({"members"})
     provides = frozenset({MISMATCHED})
 
     def __call__(self, context: Context, groups: list[Group]) -> list[Group]:
-        if len(groups) < 2:
-            raise ConfigError("a buffer of one prompt has no other prompt", fix="prompts_per_step: 2 or more")
+        if len(groups) < self.least:
+            return groups
         responses = [group.members[0] for group in (groups[-1], *groups)]
         return [group.add(_elsewhere(response, group)) for response, group in zip(responses, groups, strict=False)]
 

@@ -175,6 +175,11 @@ class Stage:
         """The form of the data it is given: what its first collector reads."""
         return self.collect.parts[0].reads
 
+    @property
+    def least(self) -> int:
+        """Groups that a buffer has to hold: some collectors look from one prompt to another."""
+        return max(part.least for part in self.collect.everything)
+
     def replace(self, **changes) -> Stage:
         return dataclasses.replace(self, **changes)
 

@@ -367,7 +367,7 @@ class _Resolver(Reader):
             start = f"{position[1]} starts from {values['init']}"
             self.notes.append(f"{start}; to continue {self.trained} write init: ${self.trained}")
         if info.kind == "stage":
-            self._check_batches(values, position)
+            self._check_batches(values, info.name, stage.least, position)
             self.trained = position[1] if stage.main.head is None else self.trained
         if len(self.problems) > before:
             return None, {}
@@ -389,13 +389,18 @@ class _Resolver(Reader):
             idle["supervise"] = f"{info.name} reads {stage.reads}, and learns from all of an answer"
         return idle
 
-    def _check_batches(self, values: Mapping[str, Any], position: Keys) -> None:
+    def _check_batches(self, values: Mapping[str, Any], method: str, least: int, position: Keys) -> None:
         from offon.parts.stage import Updates
 
         try:
-            Updates(**{field.name: values[field.name] for field in dataclasses.fields(Updates)})
+            updates = Updates(**{field.name: values[field.name] for field in dataclasses.fields(Updates)})
         except OffonError as error:
-            self.problem(error.what, position, why=error.why, fix=error.fix)
+            return self._none(error.what, position, why=error.why, fix=error.fix)
+        if updates.buffer < least:
+            why = f"{method} looks from one prompt to another"
+            self.problem(
+                f"a buffer of {updates.buffer} prompt", position, why=why, fix=f"prompts_per_step: {least} or more"
+            )
 
     # ---- methods that are several nodes
 
