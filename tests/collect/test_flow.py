@@ -22,6 +22,7 @@ from offon.collect import (
     tagged,
     verify,
 )
+from offon.data import Renderer
 from offon.errors import ConfigError, DataError
 from offon.parts import Fade, Stage, behavior, credit, group_mean_std, policy, policy_gradient
 from offon.types import Sampling, Source, Verdict
@@ -215,4 +216,6 @@ def test_which_of_several_demonstrations_is_a_function_of_the_draw():
 
 def test_data_that_demonstrate_other_prompts_are_refused():
     with pytest.raises(DataError, match="no prompt of the task has a demonstration"):
-        add_demo([group.replace(views={"prompt": (9, 9)}) for group in support.demonstrations()]).check(prompts(3))
+        add_demo([group.replace(views={"prompt": (9, 9)}) for group in support.demonstrations()]).check(
+            prompts(3), Renderer(support.tokenizer())
+        )

@@ -45,10 +45,18 @@ def test_shown_keeps_the_items_own_view_and_writes_one_where_there_is_none():
 
 def test_what_cannot_be_written_is_refused_with_the_item_and_what_could_be():
     with pytest.raises(DataError, match="solution") as refused:
-        shown("told", "{prompt} {solution}").check(groups())
+        shown("told", "{prompt} {solution}").check(groups(), STEP.render)
     assert "reference" in str(refused.value) and groups()[0].item.id in str(refused.value)
     with pytest.raises(ConfigError, match="shows no sibling"):
-        sibling_shown(template="{prompt}").check(groups())
+        sibling_shown(template="{prompt}").check(groups(), STEP.render)
+
+
+def test_a_template_in_words_that_the_tokenizer_has_not_is_refused_with_the_words():
+    """Items that bring the view need no template; for the others it has to be said in the tokenizer's words."""
+    template = "{prompt} (The answer is {reference}.)"
+    shown("hint", template).check(groups(), STEP.render)
+    with pytest.raises(DataError, match="cannot express it: .*The answer"):
+        shown("told", template).check(groups(), STEP.render)
 
 
 def test_a_sibling_that_cannot_stand_in_a_prompt_is_set_aside_with_the_reason():

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from offon.collect.fit import by_prompt, top_share
+from offon.errors import DataError
 from offon.loops.check import check_recipe
 from offon.loops.pipeline import run_recipe
 from offon.models.model import Model
@@ -43,12 +44,16 @@ def folder(tmp_path_factory):
     return root
 
 
-def run(folder, path, nodes: str):
+def check(folder, nodes: str):
     task = f"{{python: '{folder}/easy.py:score', data: {folder}/task.jsonl}}"
     text = f"model: ./base\ntask: {task}\nprobe: false\npipeline:\n{nodes}"
     resolved = resolve(parse(text, folder=folder))
     check_recipe(resolved)
-    return run_recipe(resolved, path)
+    return resolved
+
+
+def run(folder, path, nodes: str):
+    return run_recipe(check(folder, nodes), path)
 
 
 def rows_of(run_path, node: str = "d") -> list[dict]:
@@ -115,6 +120,15 @@ def test_a_rationalised_answer_is_trained_under_the_prompt_that_does_not_show_th
         assert (row["prompt_tokens"][-2:] == hint) == ("guided" in row["tags"])
     prompts = [row["prompt"] for row in rows]
     assert len(set(prompts)) == len(prompts), "one answer a prompt: told only where the first was wrong"
+
+
+@pytest.mark.parametrize("method", ["rationales", "star"])
+def test_a_template_that_the_tokenizer_cannot_say_is_found_before_anything_runs(folder, method):
+    """The items bring a view "answer"; the view "told" would be written by the template, in words this world lacks."""
+    steps = ", iterations: 1" if method == "star" else ""
+    with pytest.raises(DataError, match="'told' of item .* cannot be written") as refused:
+        check(folder, f"  d: {{method: {method}, view: told, max_tokens: 12{steps}}}\n")
+    assert "recipe:5" in refused.value.where and "words that the tokenizer has" in refused.value.fix
 
 
 def test_without_rationalisation_wrong_prompts_are_left_out(folder, tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from offon.collect import ExpertPrefix, Hint, Rollouts, Rubric, Template, rollouts, verify
+from offon.data import Renderer
 from offon.errors import ConfigError, DataError
 from offon.loops.stage import run_stage
 from offon.methods import registry
@@ -17,9 +18,10 @@ from offon.types import Sampling, Source, Verdict
 from tests.collect.support import Sampler
 from tests.collect.test_flow import MODEL, TASK, prompts
 from tests.methods.cases import Case, Filled, Loss, difference, gradient_of, ready_case, runtime_of, settings_of
-from tests.support import ParityTask, demonstrations
+from tests.support import ParityTask, demonstrations, tokenizer
 
 TEXTS = ("w9 {prompt}", "{prompt} w10")
+RENDER = Renderer(tokenizer())
 RUBRIC = {"column": "criteria", "text": "{prompt} {rubric}"}
 NO_HELP = {
     "hints": {"start": 0.0, "end": 0.0},
@@ -144,7 +146,7 @@ def test_templates_are_shown_to_a_share_of_the_members():
 
 def test_a_template_without_a_place_for_the_prompt_is_refused():
     with pytest.raises(DataError, match="template.*question"):
-        Template(texts=("{question}",)).check(prompts(2))
+        Template(texts=("{question}",)).check(prompts(2), RENDER)
 
 
 def test_hints_fade():
@@ -169,7 +171,7 @@ def test_prompts_without_help_are_refused_before_anything_runs():
     ]
     for guide, name in ((Hint(), "view"), (Rubric(**RUBRIC), "criteria"), (ExpertPrefix(), "reference")):
         with pytest.raises(DataError, match=name):
-            rollouts(TASK, guide=guide).check(nothing)
+            rollouts(TASK, guide=guide).check(nothing, RENDER)
 
 
 def test_members_shown_different_things_may_have_a_baseline_of_their_own():

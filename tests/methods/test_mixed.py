@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from offon.data import Renderer
 from offon.errors import ConfigError
 from offon.loops.stage import assign_credit
 from offon.methods import registry
@@ -16,7 +17,7 @@ from offon.parts import behavior, constant, credit, one, policy, policy_gradient
 from offon.parts.terms import ShapedRatio
 from offon.types import Source
 from tests.methods.cases import Case, Loss, Ready, difference, gradient_of, ready_case
-from tests.support import ParityTask, demonstrations
+from tests.support import ParityTask, demonstrations, tokenizer
 
 ANY = (1.0, 1e9)  # a clip that never holds anything back
 
@@ -263,4 +264,4 @@ def test_data_of_other_prompts_are_refused(row):
     prompts = demonstrations()
     with pytest.raises(ValueError, match="no prompt of the task has a demonstration"):
         for part in stage.collect.everything:
-            part.check(prompts)
+            part.check(prompts, Renderer(tokenizer()))

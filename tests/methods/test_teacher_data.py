@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from offon.data import Renderer
 from offon.errors import DataError
 from offon.loops.build import check_prompts
 from offon.loops.scoring import layout_of, score, weigh
@@ -12,7 +13,7 @@ from offon.parts import Artefact, divergence, policy
 from offon.types.batch import Batch
 from tests.methods.cases import difference, gradient
 from tests.methods.taught import V, collected, gradient_of, learner, prompts, stage, total, world
-from tests.support import demonstrations
+from tests.support import demonstrations, tokenizer
 
 
 def same(a, b, tolerance=1e-4):
@@ -89,7 +90,7 @@ def test_rationale_distillation_is_two_means_each_over_its_own_tokens():
 
 def test_rationale_distillation_refuses_rows_that_do_not_say_their_task():
     with pytest.raises(DataError, match="no 'tag'"):
-        stage("rationale_distill").collect.parts[1].check(prompts())
+        stage("rationale_distill").collect.parts[1].check(prompts(), Renderer(tokenizer()))
 
 
 # --- contexts -----------------------------------------------------------------------------------------------------
@@ -129,16 +130,16 @@ def test_traces_are_sft_under_the_prompt_without_the_context():
 
 @pytest.mark.parametrize("row", ["context_distill", "context_opd", "opsd"])
 def test_a_template_is_enough_where_items_bring_no_view(row):
-    check_prompts(stage(row, template="w9 {prompt}"), prompts(), row)
+    check_prompts(stage(row, template="w9 {prompt}").collect, prompts(), tokenizer(), row)
 
 
 def test_a_view_that_nobody_can_write_is_refused_before_anything_runs():
     (shown, _) = stage("context_distill", view="context").collect.parts
     with pytest.raises(DataError, match="cannot be written"):
-        shown.check(prompts())
+        shown.check(prompts(), Renderer(tokenizer()))
     (shown, *_) = stage("context_distill", template="{prompt} {nonsense}").collect.parts
     with pytest.raises(DataError, match="nonsense"):
-        shown.check(prompts())
+        shown.check(prompts(), Renderer(tokenizer()))
 
 
 # --- several teachers -----------------------------------------------------------------------------------------------

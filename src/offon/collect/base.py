@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from offon.collect.context import Context
+from offon.data.render import Renderer
 from offon.parts.models import ModelRef, Need
 from offon.types import Group
 
@@ -76,8 +77,9 @@ class Collector(ABC):
         inner = {name: new if isinstance(getattr(self, name), tuple) else new[0] for name, new in inner.items()}
         return dataclasses.replace(self, **inner) if inner else self  # type: ignore[type-var]
 
-    def check(self, prompts: Sequence[Group]) -> None:  # noqa: B027  most have nothing to refuse
-        """Refuse prompts that this collector could do nothing with. Called once, before a stage starts."""
+    def check(self, prompts: Sequence[Group], render: Renderer) -> None:  # noqa: B027  most have nothing to refuse
+        """Refuse prompts that this collector could do nothing with, or that it could not write with this tokenizer.
+        Called once, before a stage starts."""
 
     def __or__(self, other: Collector) -> Pipe:
         return Pipe(self.parts + other.parts)

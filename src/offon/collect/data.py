@@ -9,6 +9,7 @@ from functools import cached_property
 
 from offon.collect.base import Collector
 from offon.collect.context import Context, Step, permuted
+from offon.data.render import Renderer
 from offon.errors import DataError
 from offon.types import Group, Trajectory
 from offon.types.trajectory import Tokens
@@ -68,7 +69,7 @@ class TaggedBy(Collector):
     column: str
     requires = frozenset({"members"})
 
-    def check(self, prompts: Sequence[Group]) -> None:
+    def check(self, prompts: Sequence[Group], render: Renderer) -> None:
         without = sum(not group.item.columns.get(self.column) for group in prompts)
         if without:
             raise DataError(
@@ -156,7 +157,7 @@ class AddDemo(Collector):
     provides = frozenset({"members"})
     removes = frozenset({"reward", "comparisons"})
 
-    def check(self, prompts: Sequence[Group]) -> None:
+    def check(self, prompts: Sequence[Group], render: Renderer) -> None:
         self.library.check(prompts)
 
     def __call__(self, context: Context, groups: list[Group]) -> list[Group]:

@@ -14,6 +14,7 @@ from offon.collect.context import Step
 from offon.collect.data import Library
 from offon.collect.sampling import Guidance, Guide
 from offon.collect.views import around, check_template
+from offon.data.render import Renderer
 from offon.errors import DataError
 from offon.parts.schedules import Schedule, value_at
 from offon.types import Group, Source, Trajectory
@@ -42,7 +43,7 @@ class Hint(Guide):
         hinted = step.uniform(group.draw) < value_at(self.amount, step.index, step.steps)
         return Guidance(group.views[self.view]) if hinted else None
 
-    def check(self, prompts: Sequence[Group]) -> None:
+    def check(self, prompts: Sequence[Group], render: Renderer) -> None:
         if prompts and not any(self.view in group.views for group in prompts):
             views = sorted({view for group in prompts for view in group.views})
             raise DataError(
@@ -61,7 +62,7 @@ class Told(Hint):
 
     drop: bool = True
 
-    def check(self, prompts: Sequence[Group]) -> None:
+    def check(self, prompts: Sequence[Group], render: Renderer) -> None:
         """The view is not there yet."""
 
 
@@ -105,7 +106,7 @@ class ExpertPrefix(Guide):
             return None
         return Trajectory.of(step.render.encode(group.item.reference), group.prompt, Source.EXTERNAL)
 
-    def check(self, prompts: Sequence[Group]) -> None:
+    def check(self, prompts: Sequence[Group], render: Renderer) -> None:
         if self.library is not None:
             self.library.check(prompts)
         elif prompts and not any(group.item.reference for group in prompts):
@@ -138,9 +139,9 @@ class Template(Guide):
         text = self.texts[int(random.integers(len(self.texts)))]
         return Guidance(step.render.prompt(around(text, group.item)))
 
-    def check(self, prompts: Sequence[Group]) -> None:
+    def check(self, prompts: Sequence[Group], render: Renderer) -> None:
         for text in self.texts:
-            check_template(text, "template", prompts)
+            check_template(text, "template", prompts, render)
 
     def __str__(self) -> str:
         return f"{len(self.texts)} templates{' dropped' if self.drop else ''}"
@@ -173,14 +174,14 @@ class Rubric(Guide):
         rubric = "\n".join(criteria[i] for i in sorted(order))
         return Guidance(step.render.prompt(around(self.text, group.item, rubric=rubric)))
 
-    def check(self, prompts: Sequence[Group]) -> None:
+    def check(self, prompts: Sequence[Group], render: Renderer) -> None:
         if prompts and not any(group.item.columns.get(self.column) for group in prompts):
             raise DataError(
                 f"no item has criteria in its column {self.column!r}",
                 why=f"columns of the first: {', '.join(sorted(prompts[0].item.columns)) or 'none'}",
                 fix='rows with {"' + self.column + '": ["first criterion", ...]}, or column: NAME',
             )
-        check_template(self.text, self.column, prompts, rubric="")
+        check_template(self.text, self.column, prompts, render, rubric="")
 
     def __str__(self) -> str:
         return f"rubric{' dropped' if self.drop else ''}"

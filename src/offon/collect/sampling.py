@@ -10,6 +10,7 @@ from typing import Any
 
 from offon.collect.base import Collector
 from offon.collect.context import Context, Prompted, Step
+from offon.data.render import Renderer
 from offon.errors import ConfigError
 from offon.parts.models import SELF, ModelRef
 from offon.types import Group, Sampling, Trajectory
@@ -68,7 +69,7 @@ class Guide(ABC):
     def __call__(self, step: Step, group: Group, member: int, n: int) -> Guidance | None:
         """The help that member number `member` of n is given; None for none."""
 
-    def check(self, prompts: Sequence[Group]) -> None:  # noqa: B027  as of a collector
+    def check(self, prompts: Sequence[Group], render: Renderer) -> None:  # noqa: B027  as of a collector
         """Refuse prompts that have no help to give."""
 
 
@@ -111,9 +112,9 @@ class Rollouts(Collector):
     def provides(self) -> frozenset[str]:
         return frozenset({"members"} | ({"behavior_logp"} if self.own_sampling.full_softmax else set()))
 
-    def check(self, prompts: Sequence[Group]) -> None:
+    def check(self, prompts: Sequence[Group], render: Renderer) -> None:
         if self.guide is not None:
-            self.guide.check(prompts)
+            self.guide.check(prompts, render)
 
     def __call__(self, context: Context, groups: list[Group]) -> list[Group]:
         def asked(group: Group) -> list[Asked]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from offon.collect.base import Collector
 from offon.collect.context import Context
+from offon.data.render import Renderer
 from offon.data.rows import BadRow
 from offon.errors import ConfigError, DataError
 from offon.types import Group, Item, Trajectory
@@ -31,20 +32,26 @@ def around(template: str, item: Item, **texts: str) -> Prompt:
     return (*before, {**last, "content": template.format(**{**known, "prompt": last["content"]})})
 
 
-def check_template(template: str | None, view: str, prompts: Sequence[Group], **texts: str) -> None:
-    """Refuse a template that cannot be filled for every prompt without a view of that name."""
+def check_template(template: str | None, view: str, prompts: Sequence[Group], render: Renderer, **texts: str) -> None:
+    """Refuse a template that cannot be filled for every prompt without a view of that name, or not said in the
+    tokenizer's words."""
     for group in prompts:
         if view in group.views:
             continue
         known = ", ".join(("prompt", *(["reference"] if group.item.reference else []), *group.item.columns, *texts))
+        what = f"the view {view!r} of item {group.item.id} cannot be written"
         try:
-            around(template or "{template}", group.item, **texts)
+            written = around(template or "{template}", group.item, **texts)
         except (KeyError, IndexError, ValueError) as error:
             raise DataError(
-                f"the view {view!r} of item {group.item.id} cannot be written: no {error}",
+                f"{what}: no {error}",
                 why=f"template {template!r:.60}; its places could be {known}" if template else "it has none of its own",
                 fix=f'rows with {{"views": {{"{view}": PROMPT}}}}, or template: TEXT WITH {{prompt}} AND OTHER PLACES',
             ) from error
+        try:
+            render.prompt(written)
+        except BadRow as error:
+            raise DataError(f"{what}: {error.what}", why=f"template {template!r:.60}", fix=error.fix) from error
 
 
 @dataclass(frozen=True)
@@ -57,8 +64,8 @@ class Shown(Collector):
     view: str
     template: str | None = None
 
-    def check(self, prompts: Sequence[Group]) -> None:
-        check_template(self.template, self.view, prompts)
+    def check(self, prompts: Sequence[Group], render: Renderer) -> None:
+        check_template(self.template, self.view, prompts, render)
 
     def __call__(self, context: Context, groups: list[Group]) -> list[Group]:
         def with_view(group: Group) -> Group:
@@ -88,10 +95,10 @@ class SiblingShown(Collector):
     def __call__(self, context: Context, groups: list[Group]) -> list[Group]:
         return [self._told(context.step.render, group) for group in groups]
 
-    def check(self, prompts: Sequence[Group]) -> None:
+    def check(self, prompts: Sequence[Group], render: Renderer) -> None:
         if "{sibling}" not in self.template:
             raise ConfigError(f"the template {self.template!r:.60} shows no sibling", fix="write {sibling} in it")
-        check_template(self.template, self.view, prompts, sibling="")
+        check_template(self.template, self.view, prompts, render, sibling="")
 
     def _told(self, render: Any, group: Group) -> Group:
         good = [index for index, m in enumerate(group.members) if m.signals["reward"] >= self.at_least]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from offon.collect import Collector
+from offon.data import Renderer
 from offon.errors import ConfigError, DataError
 from offon.methods import registry
 from offon.parts.stage import Stage
@@ -48,11 +50,13 @@ def prompts_of(stage: Stage) -> tuple[Sequence[Any] | None, Any]:
     return None, None
 
 
-def check_prompts(stage: Stage, prompts: Sequence[Group], where: str) -> None:
-    """Collectors that could do nothing with these prompts (no hint, no demonstration) say so before anything runs."""
-    for part in stage.collect.everything:
+def check_prompts(collector: Collector, prompts: Sequence[Group], tokenizer: Any, where: str) -> None:
+    """Collectors that could do nothing with these prompts (no hint, no demonstration, a template in words that the
+    tokenizer has not) say so before anything runs."""
+    render = Renderer(tokenizer)
+    for part in collector.everything:
         try:
-            part.check(prompts)
+            part.check(prompts, render)
         except DataError as error:
             error.where = error.where or where
             raise

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from offon.data import prompt_groups
 from offon.errors import DataError, ModelError, OffonError, Problems
 from offon.loops import artefacts as art
-from offon.loops.build import check_room
+from offon.loops.build import check_prompts, check_room
 from offon.loops.holdings import Held, is_adapter, plan, same_vocabulary, uses
 from offon.loops.pipeline import Pipeline
 from offon.maths.merging import same_shapes
@@ -88,8 +88,10 @@ class Checker(Pipeline):
         inputs = self.inputs(node, tokenizer)
         made = info.composed(**inputs, **node.arguments).validate()
         data, prompts = inputs.get("data", ()), []
-        if made.samplers and "task" in inputs and not data:
+        if made.asked and "task" in inputs:
             prompts = prompt_groups(inputs["task"].items("train"), tokenizer)[: settings.prompts]
+        for collector in made.asked:
+            check_prompts(collector, prompts, tokenizer, "")
         if made.samplers:
             check_room(prompts or data, settings.max_tokens, self.longest(node), node.name)
         held = []

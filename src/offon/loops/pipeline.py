@@ -290,7 +290,7 @@ class Pipeline:
         stage = build_stage(node.method, inputs, arguments, modifiers, sampling_of(settings), tokenizer)
         data, task = prompts_of(stage)
         prompts = list(data) if data is not None else prompt_groups(task.items("train"), tokenizer)
-        check_prompts(stage, prompts, node.name)
+        check_prompts(stage.collect, prompts, tokenizer, node.name)
         if data is None:
             turns = 1 + sum(part.turns for part in stage.collect.everything)
             check_room(prompts, settings.max_tokens, self.longest(node), node.name, responses=turns)

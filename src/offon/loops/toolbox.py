@@ -23,6 +23,7 @@ from offon.collect.signals import verdicts
 from offon.data import Renderer
 from offon.engines.native import NativeEngine
 from offon.errors import DataError, Interrupted, ModelError
+from offon.loops.build import check_prompts
 from offon.loops.calls import Calls
 from offon.loops.holdings import same_vocabulary
 from offon.loops.scoring import layout_of
@@ -115,8 +116,7 @@ class Workshop(Toolbox):
     def collect(self, collector: Collector, groups: list[Group] | None = None) -> list[Group]:
         collector = collector.given(sampling=self._sampling, tokenizer=self.tokenizer)
         prompts = self._all_prompts() if groups is None else [self._numbered(group) for group in groups]
-        for part in collector.everything:
-            part.check(prompts)
+        check_prompts(collector, prompts, self.tokenizer, self.node.name)
         size, made = self.settings.prompts_per_buffer, []
         for start in range(0, len(prompts), size):
             self._progress({"node": self.node.name, "step": start, "steps": len(prompts)})

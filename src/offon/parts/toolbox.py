@@ -87,6 +87,7 @@ class Plan(Toolbox):
     directory: Path = Path()
     recommends: Mapping[str, Any] = field(default_factory=dict)
     collected: list[Collector] = field(default_factory=list)
+    asked: list[Collector] = field(default_factory=list)  # of these, what starts from the task's prompts
     read: list[ModelRef] = field(default_factory=list)  # models whose weights it reads
     reads: str = "demonstrations"
     updates: None = None
@@ -128,6 +129,7 @@ class Plan(Toolbox):
         known = {name for earlier in self.collected for name in earlier.provides}
         require(collector.requires, frozenset(known if groups is None else {*known, "members"}), str(collector))
         self.collected.append(collector)
+        self.asked += [collector] if groups is None else []
         return []
 
     def write(self, groups: list[Group]) -> None: ...
