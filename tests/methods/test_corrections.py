@@ -156,6 +156,30 @@ def test_pass_at_k_on_a_prompt_solved_often_teaches_nothing():
     assert advantages_of(made, once)[:4] == pytest.approx([0.0, 2.0, 0.0, 0.0])
 
 
+@pytest.mark.parametrize(
+    "before",
+    [
+        ("templates", {"texts": ("w9 {prompt}",), "baseline": "view"}),
+        ("replay", {"data": [], "share": 0.5}),
+        ("kl_reward", {}),
+    ],
+)
+def test_pass_at_k_takes_the_place_of_a_comparison_that_a_modifier_has_wrapped(before):
+    """One right of four, k = 2: 2 for it, as without the modifier. The order of the two does not matter."""
+    once = groups(rewards=(0.0, 1.0, 0.0, 0.0))
+    made, turned = learner("grpo", before, ("pass_at_k", {"k": 2})), learner("grpo", ("pass_at_k", {"k": 2}), before)
+    assert made.credit == turned.credit != learner("grpo", before).credit
+    if before[0] != "kl_reward":
+        assert advantages_of(made, once)[:4] == pytest.approx([0.0, 2.0, 0.0, 0.0])
+
+
+def test_pass_at_k_counts_rollouts_under_other_collectors_and_refuses_a_stage_that_compares_nobody():
+    with pytest.raises(ConfigError, match="pass@8 of groups of 4"):
+        learner("grpo", ("replay", {"data": []}), ("pass_at_k", {"k": 8}), group_size=4)
+    with pytest.raises(ConfigError, match="makes none"):
+        learner("ppo", ("pass_at_k", {"k": 1}))
+
+
 def test_a_group_smaller_than_k_is_set_aside():
     (first, *_) = assign_credit(learner("grpo", ("pass_at_k", {"k": 5})), groups())
     assert first.members == () and first.dropped[0][1] == "group too small for its credit"

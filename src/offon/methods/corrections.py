@@ -27,7 +27,7 @@ from offon.parts import (
     one,
     policy_gradient,
 )
-from offon.parts.credit import Chain, Credit, PerResponse, kl_penalty
+from offon.parts.credit import Credit, PerResponse, kl_penalty
 from offon.parts.credit import pass_at_k as pass_at_k_credit
 from offon.parts.divergence import NegativeEntropy
 from offon.parts.models import SELF_START, ModelRef
@@ -184,17 +184,21 @@ def pass_at_k(
     Deviations: advantages are n times the paper's weights, since losses here are means over responses; its s^(loo - 1)
     is `subset`, its s^(loo) `leave_one_out`. verl divides by the group's std.
     """
-    sampled = sum(part.n for part in stage.collect.parts if isinstance(part, Rollouts))
+    sampled = sum(part.n for part in stage.collect.everything if isinstance(part, Rollouts))
     if 0 < sampled < k:
         raise ConfigError(f"pass@{k} of groups of {sampled}", fix="a smaller k, or a larger group_size")
     aimed = pass_at_k_credit(k=k, baseline=baseline)
 
-    def replaced(own: Credit) -> Credit:
-        if not any(isinstance(step, PerResponse) for step in own.steps):
-            raise ConfigError("pass_at_k replaces a comparison within groups, and this stage's credit makes none")
-        return Chain(tuple(aimed if isinstance(step, PerResponse) else step for step in own.steps))
+    taken: list[Credit] = []
 
-    return on_credit(stage, replaced)
+    def instead(comparison: Credit) -> Credit:
+        taken.append(comparison)
+        return aimed
+
+    changed = on_credit(stage, lambda own: own.exchange(PerResponse, instead))
+    if not taken:
+        raise ConfigError("pass_at_k replaces a comparison within groups, and this stage's credit makes none")
+    return changed
 
 
 @method(kind="modifier", family="rl", interface="reward", usual_provenance="on-policy", usual_role="reshaping",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from offon.parts.credit.base import Credit
@@ -16,6 +16,9 @@ class _Inner(Credit):
     """What a credit applied to a part of each group declares: its own needs."""
 
     credit: Credit
+
+    def exchange(self, kind: type[Credit], change: Callable[[Credit], Credit]) -> Credit:
+        return replace(self, credit=self.credit.exchange(kind, change))
 
     @property
     def needs(self) -> tuple[Need, ...]:

@@ -13,7 +13,7 @@ carry it, so that steps can be chained without confusion:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +45,10 @@ class Credit(ABC):
     def steps(self) -> tuple[Credit, ...]:
         return (self,)
 
+    def exchange(self, kind: type[Credit], change: Callable[[Credit], Credit]) -> Credit:
+        """The same credit with every part of a kind changed for another, in a chain or inside another credit too."""
+        return change(self) if isinstance(self, kind) else self
+
     def __rshift__(self, other: Credit) -> Chain:
         return Chain((*self.steps, *other.steps))
 
@@ -65,6 +69,9 @@ class Chain(Credit):
     @property
     def steps(self) -> tuple[Credit, ...]:
         return self.links
+
+    def exchange(self, kind: type[Credit], change: Callable[[Credit], Credit]) -> Credit:
+        return Chain(tuple(link.exchange(kind, change) for link in self.links))
 
     @property
     def needs(self) -> tuple[Need, ...]:
