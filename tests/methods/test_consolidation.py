@@ -42,6 +42,31 @@ def made(folder, path, line: str, node: str = "m"):
     return run_recipe(resolved, path) / "nodes" / node / "final"
 
 
+# ---- anchors
+
+
+@pytest.mark.parametrize(
+    ("row", "on"),
+    [("grpo", "trainable"), ("remax", "!tag:baseline"), ("luffy", "learner | external"), ("sft", "trainable")],
+)
+def test_an_anchor_reads_what_the_stage_trains_and_nothing_else(row, on):
+    """remax's greedy response is a baseline that no term trains; luffy's terms share all tokens between them."""
+    (ready,) = ready_case(Case(row, {}, ("kl_anchor", {})))
+    *others, anchor = ready.learner.terms
+    weights = ready.batch().weights
+    trained = sum(weights[term.name] != 0 for term in others) > 0
+    assert anchor.on == on and torch.equal(weights["kl_anchor"] != 0, trained)
+
+
+def test_an_anchor_holds_replayed_rows_only_if_they_were_there_before_it():
+    """Replay takes replayed rows out of the terms before it: an anchor named first does not read them."""
+    anchor, replay = registry.get("kl_anchor").function, registry.get("replay").function
+    remax, data = registry.get("remax").function(ParityTask()), demonstrations()
+    assert replay(anchor(remax), data=data).main.terms[1].on == "!tag:baseline & !tag:rehearsed"
+    both = "!tag:baseline & !tag:rehearsed | tag:rehearsed"
+    assert anchor(replay(remax, data=data)).main.terms[-1].on == both
+
+
 # ---- merges as nodes
 
 

@@ -10,7 +10,7 @@ from offon.collect import keep_best, rollouts, verify
 from offon.errors import ConfigError
 from offon.methods import registry
 from offon.parts import Stage, Updates, behavior, credit, group_mean_std, one, policy, policy_gradient
-from offon.parts.select import select
+from offon.parts.select import both, either, select
 from offon.types import Comparison, Group, Item, Source, Trajectory
 from offon.types.batch import Batch
 from tests.support import demonstrations, preference_pairs
@@ -85,6 +85,11 @@ def test_selector_words():
     assert select(batch, "learner").tolist() == [False, False, True, False]
     assert select(batch, "!learner").tolist() == [True, False, False, True]
     assert select(batch, "tag:chosen & external").tolist() == [True, False, False, False]
+    assert select(batch, "tag:chosen & external | learner").tolist() == [True, False, True, False]
+    assert select(batch, "!trainable | !learner").tolist() == select(batch, either("!learner", "!learner")).tolist()
+    either_chosen = both("learner | external", "tag:chosen")
+    assert select(batch, either_chosen).tolist() == select(batch, "tag:chosen & !teacher").tolist()
+    assert either("learner", "trainable") == "trainable"
     with pytest.raises(ConfigError, match="chosne"):
         select(batch, "chosne")
 

@@ -15,6 +15,7 @@ from offon.methods.registry import method
 from offon.parts import Artefact, Learner, ParameterPenalty, Stage, divergence, one, policy_gradient
 from offon.parts.credit import among
 from offon.parts.models import SELF, SELF_START
+from offon.parts.select import both, either
 from offon.recipe.arguments import DataArg, ModelArg
 
 Count = Annotated[int, Ge(1)]
@@ -30,7 +31,7 @@ def kl_anchor(
     stage: Stage, *, to: ModelArg | None = None, coef: Annotated[float, Ge(0)] = 0.05,
     kind: Literal["reverse", "forward"] = "reverse",
 ) -> Stage:  # fmt: skip
-    """Stay close to an earlier model: adds coef * KL over the whole vocabulary at every trained position.
+    """Stay close to an earlier model: adds coef * KL over the whole vocabulary at every position that the stage trains.
 
         L' = L + coef * 1/D sum_t KL(pi || pi_anchor)      (reverse; forward swaps them)
 
@@ -41,8 +42,9 @@ def kl_anchor(
     Fails: a large coef forbids what the stage is for; an anchor that is wrong about the new task is held on to.
     Deviations: InstructGPT and GRPO estimate the KL from the sampled token (kl_reward, kl_loss).
     """
-    anchor = divergence(to=Artefact(to) if to else SELF_START, kind=kind, coef=coef, name="kl_anchor")
-    return stage.adding(anchor)
+    trained = either(*(getattr(term, "on", "trainable") for term in stage.main.terms if term.unit != "parameters"))
+    anchor = Artefact(to) if to else SELF_START
+    return stage.adding(divergence(to=anchor, kind=kind, on=trained, coef=coef, name="kl_anchor"))
 
 
 @method(
@@ -77,7 +79,7 @@ def _without_replayed(learner: Learner) -> Learner:
     """The learner with terms and credit that leave replayed members alone."""
 
     def apart(term: Any) -> Any:
-        return dataclasses.replace(term, on=f"{term.on} & !tag:{REHEARSED}") if hasattr(term, "on") else term
+        return dataclasses.replace(term, on=both(term.on, f"!tag:{REHEARSED}")) if hasattr(term, "on") else term
 
     credit = learner.credit and among(learner.credit, f"!tag:{REHEARSED}")
     return dataclasses.replace(learner, terms=tuple(map(apart, learner.terms)), credit=credit)

@@ -6,7 +6,8 @@
 "right" "wrong"         tokens of trajectories whose reward reached 1, or was given and did not
 "turn:0"                tokens of that turn, counting from 0
 "!word"                 the opposite
-"learner & tag:right"   both
+"learner & right"       both
+"learner | tag:chosen"  either; & binds closer
 """
 
 from __future__ import annotations
@@ -24,12 +25,26 @@ SOURCES = {"learner": Source.LEARNER, "teacher": Source.TEACHER, "external": Sou
 
 
 def select(batch: Batch, on: str) -> Tensor:
-    """The trainable tokens that satisfy every word of `on`, [M] bool. Environment and scaffold tokens never do."""
-    chosen = batch.columns["trainable"].clone()
-    for word in (part.strip() for part in on.split("&")):
-        mask = _word(batch, word.removeprefix("!").strip())
-        chosen &= ~mask if word.startswith("!") else mask
+    """The trainable tokens that satisfy every word of `on`, or of one of its alternatives, [M] bool. Environment and
+    scaffold tokens never do."""
+    chosen = torch.zeros_like(batch.columns["trainable"])
+    for alternative in on.split("|"):
+        together = batch.columns["trainable"].clone()
+        for word in (part.strip() for part in alternative.split("&")):
+            mask = _word(batch, word.removeprefix("!").strip())
+            together &= ~mask if word.startswith("!") else mask
+        chosen |= together
     return chosen
+
+
+def either(*ons: str) -> str:
+    """What any of these selectors reads."""
+    return "trainable" if "trainable" in ons else " | ".join(dict.fromkeys(ons))
+
+
+def both(on: str, word: str) -> str:
+    """What a selector reads and a word holds for."""
+    return " | ".join(f"{alternative.strip()} & {word}" for alternative in on.split("|"))
 
 
 def _word(batch: Batch, word: str) -> Tensor:
@@ -47,7 +62,7 @@ def _word(batch: Batch, word: str) -> Tensor:
         return _of_turn(batch, int(word.removeprefix("turn:")))
     raise ConfigError(
         f"unknown selector word {word!r}",
-        fix=f"use trainable, {', '.join(SOURCES)}, right, wrong, tag:NAME, turn:K, joined by & and negated by !",
+        fix=f"use trainable, {', '.join(SOURCES)}, right, wrong, tag:NAME, turn:K, joined by & and |, negated by !",
     )
 
 
