@@ -98,6 +98,18 @@ def scorer(seed: int) -> Path:
     return path
 
 
+@functools.cache
+def importance(seed: int) -> Path:
+    """A directory of weights that are none of a policy: the squares of a model's."""
+    path = folder() / f"importance-{seed}"
+    squares = model(seed)
+    with torch.no_grad():
+        for parameter in squares.core.parameters():
+            parameter.square_()
+    squares.save(path)
+    return path
+
+
 class Filled(Runtime):
     """A runtime that stops short of the update, and keeps what each learner would have been updated on."""
 
@@ -174,7 +186,7 @@ def runtime_of(case, settings: NodeSettings, kind: type[Runtime] = Runtime) -> t
     stage, prompts = stage_of(case, settings)
     directory = tempfile.mkdtemp(dir=folder())
     node = RunDirectory.create(directory, recipe_text="", overwrite=True).node("stage")
-    models = {"reward": scorer(4), **{name: saved(seed) for name, seed in MODELS.items()}}
+    models = {"reward": scorer(4), "importance": importance(5), **{name: saved(seed) for name, seed in MODELS.items()}}
     holdings = Holdings(stage, saved(0), models)
     return stage, kind(node, holdings, prompts, settings)
 
