@@ -15,11 +15,11 @@ from offon.data import prompt_groups
 from offon.errors import DataError, ModelError, OffonError, Problems
 from offon.loops import artefacts as art
 from offon.loops.build import check_prompts, check_room
-from offon.loops.holdings import Held, is_adapter, plan, same_vocabulary, uses
+from offon.loops.holdings import Held, plan, same_vocabulary, uses
 from offon.loops.pipeline import Pipeline
 from offon.maths.merging import same_shapes
 from offon.methods import registry
-from offon.models.loading import head_of, load_tokenizer, positions
+from offon.models.loading import head_of, is_adapter, load_tokenizer, positions
 from offon.parts.models import SELF, SELF_START, Artefact
 from offon.parts.stage import Stage
 from offon.recipe import FunctionNode, MakeNode, MethodNode, ResolvedRecipe, TrainNode

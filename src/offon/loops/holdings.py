@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from offon.errors import ModelError
+from offon.models.loading import is_adapter
 from offon.models.mixture import Mixture, Routed
 from offon.models.model import LoraSpec, Model
 from offon.parts.models import SELF, Artefact, Ema, Live, Mix, ModelRef, Route, Start
@@ -164,10 +165,6 @@ class Holdings:
 def _freeze(model: Model) -> Model:
     model.hf.requires_grad_(False)
     return model
-
-
-def is_adapter(path: str | Path) -> bool:
-    return (Path(path) / "adapter_config.json").is_file()
 
 
 def same_vocabulary(student, teacher, name: str) -> None:

@@ -56,7 +56,7 @@ def load_model(
     an adapter made for another head is merged, and all weights are trained.
     """
     source = locate(path)
-    if not _is_adapter(source):
+    if not is_adapter(source):
         head = head or head_of(source)
         model = _load_core(source, dtype, head)
         return (model, False) if lora is None else (add_lora(model, lora, head), True)
@@ -93,7 +93,7 @@ def head_of(path: str | Path) -> str | None:
     """The head that a model's class or an adapter's task has, None for a language model: a reward model is loaded as
     one without being told."""
     source = locate(path)
-    if _is_adapter(source):
+    if is_adapter(source):
         task = _read_json(Path(source) / "adapter_config.json").get("task_type")
         return next((head for head, name in TASKS.items() if name == task), None)
     names = _load_config(source).architectures or [""]
@@ -106,7 +106,7 @@ _CLASS_ENDS = {"score": "ForSequenceClassification", "value": "ForTokenClassific
 def positions(path: str | Path) -> int | None:
     """The longest sequence that a model is made to read, from its configuration; None if it names no limit."""
     source = locate(path)
-    if _is_adapter(source):
+    if is_adapter(source):
         source = _base_of_adapter(source, _read_json(Path(source) / "adapter_config.json"))
     return getattr(_load_config(source).get_text_config(), "max_position_embeddings", None)
 
@@ -142,7 +142,7 @@ def add_lora(model: nn.Module, lora: LoraSpec, head: str | None = None) -> PeftM
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer beside the weights; for an adapter without one, its base model's."""
     source = locate(path)
-    if _is_adapter(source) and not _has_tokenizer(source):
+    if is_adapter(source) and not _has_tokenizer(source):
         source = _base_of_adapter(source, _read_json(Path(source) / "adapter_config.json"))
     try:
         # Without any file transformers 5 hands out an empty tokenizer of the model's family.
@@ -192,7 +192,7 @@ def _suggestion(missing: Path) -> dict[str, str]:
     return {"why": why, "fix": f"did you mean {parent / close[0]}?" if close else "check the path"}
 
 
-def _is_adapter(source: str) -> bool:
+def is_adapter(source: str | Path) -> bool:
     return (Path(source) / "adapter_config.json").is_file()
 
 
