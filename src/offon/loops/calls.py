@@ -49,7 +49,7 @@ class Calls:
         source = Source.LEARNER if own else Source.TEACHER
         producer = Producer(model=self.holdings.fingerprint(ref), step=0 if ref == SELF_START else step)
         sampled = [
-            self._trajectory(prompt, completion, source, producer)
+            trajectory(prompt, completion, source, producer, self.holdings.learner.tokenizer, self._id(prompt))
             for prompt, completion in zip(prompts, completions, strict=True)
         ]
         self.cost["tokens_generated"] += sum(len(completion.tokens) for completion in completions)
@@ -57,15 +57,8 @@ class Calls:
             self._check_sync(sampled, [len(completion.tokens) for completion in completions], step)
         return sampled
 
-    def _trajectory(self, prompt: Prompted, completion: Completion, source: Source, producer: Producer) -> Trajectory:
-        """What was begun and what was sampled after it; a checker is shown its last turn."""
-        trajectory = prompt.answered(completion.tokens, source, completion.logp)
-        return trajectory.replace(
-            tags=frozenset({"truncated"} if completion.stop == "length" else ()),
-            producer=dataclasses.replace(producer, sampling=prompt.sampling),
-            text=self.holdings.learner.tokenizer.decode(trajectory.last_turn, skip_special_tokens=True),
-            id="/".join([self.node.name, *map(str, prompt.key[2:])]),
-        )
+    def _id(self, prompt: Prompted) -> str:
+        return "/".join([self.node.name, *map(str, prompt.key[2:])])
 
     def _check_sync(self, sampled: Sequence[Trajectory], n_fresh: Sequence[int], step: int) -> None:
         """Compare the sampler's log-probs of a few trajectories with the learner's; disagreement stops the run.
@@ -100,6 +93,19 @@ class Calls:
     @property
     def memory(self) -> Memory:
         return Memory(self.node)
+
+
+def trajectory(
+    prompt: Prompted, completion: Completion, source: Source, producer: Producer, tokenizer: Any, id: str
+) -> Trajectory:
+    """What was begun and what was sampled after it; a checker is shown its last turn."""
+    answered = prompt.answered(completion.tokens, source, completion.logp)
+    return answered.replace(
+        tags=frozenset({"truncated"} if completion.stop == "length" else ()),
+        producer=dataclasses.replace(producer, sampling=prompt.sampling),
+        text=tokenizer.decode(answered.last_turn, skip_special_tokens=True),
+        id=id,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

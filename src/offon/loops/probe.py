@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
+from offon.collect.context import Prompted
 from offon.data import prompt_groups
 from offon.engines.api import Request
 from offon.engines.native import NativeEngine
 from offon.errors import DataError
 from offon.loops.artefacts import described, task_files
+from offon.loops.calls import trajectory
 from offon.loops.runtime import sampling_of
 from offon.models.model import Model
 from offon.recipe.fields import Probe
-from offon.types import RIGHT, Group, Producer, Source, Trajectory
+from offon.types import RIGHT, Group, Producer, Source
 
 
 def probe_key(probe: Probe, model_hash: str, task: Any, seed: int) -> str:
@@ -42,15 +45,19 @@ def run_probe(
         raise DataError(f"task {task.name} has no held-out items to probe", fix="a larger data set, or another split")
     groups = prompt_groups(items, model.tokenizer)
     salt, sampling = int(key, 16), sampling_of(probe)
-    requests = [
-        Request(group.prompt, sampling, (salt, index, sample))
+    asked = [
+        (group, Prompted(group.prompt, sampling, (salt, index, sample)))
         for index, group in enumerate(groups)
         for sample in range(probe.samples)
     ]
+    requests = [Request(prompt.seen, prompt.sampling, prompt.key) for _, prompt in asked]
     completions = (engine or NativeEngine()).generate(requests, model, progress=progress)
-    texts = model.tokenizer.batch_decode([c.tokens for c in completions], skip_special_tokens=True)
-    owners = [group for group in groups for _ in range(probe.samples)]
-    verdicts = task.verify([(group.item, text) for group, text in zip(owners, texts, strict=True)])
+    producer = Producer(model=model.fingerprint())
+    sampled = [
+        trajectory(prompt, completion, Source.LEARNER, producer, model.tokenizer, _id(key, prompt))
+        for (_, prompt), completion in zip(asked, completions, strict=True)
+    ]
+    verdicts = task.verify([(group.item, member.text) for (group, _), member in zip(asked, sampled, strict=True)])
     if all(verdict.score is None for verdict in verdicts):
         raise DataError(
             f"the checker scored none of {len(verdicts)} responses",
@@ -58,27 +65,17 @@ def run_probe(
             why=verdicts[0].reason,
             fix="mend the checker",
         )
-    producer = Producer(model=model.fingerprint(), sampling=sampling)
-    sampled = iter(zip(completions, texts, verdicts, strict=True))
-
-    def member(group: Group, index: int, sample: int) -> Trajectory:
-        completion, text, verdict = next(sampled)
-        return Trajectory.of(
-            completion.tokens,
-            group.prompt,
-            Source.LEARNER,
-            behavior_logp=completion.logp,
-            signals={"reward": verdict.score, "content": verdict.content},
-            tags=frozenset({"truncated"} if completion.stop == "length" else ()),
-            producer=producer,
-            text=text,
-            id=f"probe-{key}/{index}/{sample}",
-        )
-
+    judged = iter(
+        member.with_signals(reward=verdict.score, content=verdict.content)
+        for member, verdict in zip(sampled, verdicts, strict=True)
+    )
     return [
-        group.replace(draw=index, members=tuple(member(group, index, sample) for sample in range(probe.samples)))
-        for index, group in enumerate(groups)
+        group.replace(draw=index, members=tuple(islice(judged, probe.samples))) for index, group in enumerate(groups)
     ]
+
+
+def _id(key: str, prompt: Prompted) -> str:
+    return "/".join([f"probe-{key}", *map(str, prompt.key[1:])])
 
 
 def outcomes(groups: Sequence[Group], signal: str = "reward") -> list[list[float | None]]:
