@@ -89,6 +89,7 @@ class Plan(Toolbox):
     collected: list[Collector] = field(default_factory=list)
     read: list[ModelRef] = field(default_factory=list)  # models whose weights it reads
     reads: str = "demonstrations"
+    makes: str | None = None  # data, policy (a model to be measured) or weights; None if it ends before that
     updates: None = None
 
     @staticmethod
@@ -129,9 +130,11 @@ class Plan(Toolbox):
         self.collected.append(collector)
         return []
 
-    def write(self, groups: list[Group]) -> None: ...
+    def write(self, groups: list[Group]) -> None:
+        self.makes = "data"
 
-    def write_rows(self, rows: Iterable[Mapping[str, Any]]) -> None: ...
+    def write_rows(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        self.makes = "data"
 
     def record(self, groups: list[Group], fate: str) -> None: ...
 
@@ -139,7 +142,8 @@ class Plan(Toolbox):
         self.read.append(model)
         return {}
 
-    def save(self, weights: Weights, like: ModelRef, *, measure: bool = True) -> None: ...
+    def save(self, weights: Weights, like: ModelRef, *, measure: bool = True) -> None:
+        self.makes = "policy" if measure else "weights"
 
     def squared_gradients(self, groups: list[Group]) -> Weights:
         self.read.append(SELF)
