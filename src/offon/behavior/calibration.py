@@ -41,7 +41,8 @@ def calibration(
 
     ECE is above 0 also for perfect forecasts, by the noise of the bins: `ece_of_perfect` is what it then is expected
     to be, sum_k sqrt(2 / pi sum_{m in k} f (1 - f)) / M, events independent. Only what exceeds it speaks against the
-    model. Guo et al. 2017, arXiv:1706.04599, eq. 3; Brier 1950.
+    model. Intervals are over prompts; where all outcomes agree, they reach to what both numbers would be if as many
+    had come out otherwise as Wilson's bound allows. Guo et al. 2017, arXiv:1706.04599, eq. 3; Brier 1950.
     """
     forecast_M, outcome_M = np.asarray(forecast_M, float), np.asarray(outcome_M, float)
     bin_M = np.clip(((forecast_M - lowest) / (1 - lowest) * BINS).astype(int), 0, BINS - 1)
@@ -50,10 +51,17 @@ def calibration(
     gaps_PK = _by_prompt(gap_MK, prompt_M)[0]
     noise_K = np.sqrt(2 / np.pi * np.bincount(bin_M, forecast_M * (1 - forecast_M), minlength=BINS))
     width = (1 - lowest) / BINS
+    ece, brier = _ece(gaps_PK, n_P, seed), ratio(squares_P, n_P, seed=seed)
+    if (total := float(outcome_M.sum())) in (0, len(outcome_M)):
+        low, high = wilson(total, len(outcome_M))
+        rate = float(low if total else high)
+        gaps_K = np.bincount(bin_M, rate - forecast_M, minlength=BINS)
+        ece = _reaching(ece, np.abs(gaps_K).sum() / len(forecast_M))
+        brier = _reaching(brier, (rate * (1 - forecast_M) ** 2 + (1 - rate) * forecast_M**2).mean())
     return {
-        "ece": _ece(gaps_PK, n_P, seed)._asdict(),
+        "ece": ece._asdict(),
         "ece_of_perfect": float(noise_K.sum() / len(forecast_M)),
-        "brier": ratio(squares_P, n_P, seed=seed)._asdict(),
+        "brier": brier._asdict(),
         "bins": [
             _bin(lowest + k * width, lowest + (k + 1) * width, forecast_M[bin_M == k], outcome_M[bin_M == k])
             for k in np.unique(bin_M).tolist()
@@ -67,6 +75,10 @@ def _ece(gaps_PK: np.ndarray, n_P: np.ndarray, seed: int) -> Est:
     found_B = np.abs(drawn[:, :-1]).sum(1) / drawn[:, -1]
     low, high = np.quantile(found_B, [0.025, 0.975])
     return Est(estimate, float(min(low, estimate)), float(max(high, estimate)))
+
+
+def _reaching(est: Est, other: float) -> Est:
+    return Est(est.estimate, min(est.low, float(other)), max(est.high, float(other)))
 
 
 def _bin(low: float, high: float, forecast: np.ndarray, outcome: np.ndarray) -> dict[str, Any]:

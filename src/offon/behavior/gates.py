@@ -29,6 +29,7 @@ METRICS = {  # of each kind of thing a gate can look at
 PER_TASK = frozenset({*METRICS["policy"], "contamination"})
 # with what was before
 COMPARING = frozenset({"change", "retention", "attrition", "expansion", "reshaping", "ers_drop"})
+NO_WIDTH = 1e-9  # rounding
 NOTHING_TO_LOSE = "nothing was there to lose"
 UNMEASURED = "it could not be measured"
 
@@ -65,11 +66,11 @@ def policy_metrics(entry: Mapping[str, Any], k: int, *, seed: int = 0) -> dict[s
     """Every metric of a policy on one task, from its `task_handoff` entry.
 
     success, change       success after, and after - before
-    pass_at_k             at the declared k, after
+    pass_at_k, ers        at the declared k, after: one number, read as performance or as what a later stage can use
     attrition             sum_x (p_before - p_after)_+ / sum_x p_before; None without success before (`vacuous`)
     retention             1 - attrition
     expansion, reshaping  certified terms of D1
-    ers, mixed_groups     what a later on-policy stage would find
+    mixed_groups          share of a later on-policy stage's groups that would teach something
     ers_drop              ERS_k before - after, paired by prompt
     """
     before, after = (_counts(entry, when) for when in ("before", "after"))
@@ -78,37 +79,42 @@ def policy_metrics(entry: Mapping[str, Any], k: int, *, seed: int = 0) -> dict[s
     lost = _lost(entry)
     later = entry["trainability"].get("after", {})
     enough = all((counts.scored >= k).all() for counts in (before, after))
+    reach = mean_pass_at_k(after, k, seed=seed) if enough else None
     return {
         "success": _est(entry["after"]["success"]),
         "change": _est(entry["d1"]["total"]),
-        "pass_at_k": mean_pass_at_k(after, k, seed=seed) if enough else None,
+        "pass_at_k": reach,
         "retention": lost and Est(1 - lost.estimate, 1 - lost.high, 1 - lost.low),
         "attrition": lost,
         "expansion": _est(entry["d1"]["certified"]["expansion"]),
         "reshaping": _est(entry["d1"]["certified"]["reshaping"]),
-        "ers": _est(later.get("ers")),
+        "ers": reach,
         "mixed_groups": _est(later.get("mixed_groups")),
         "ers_drop": _ers_drop(before, after, k, seed) if enough else None,
     }
 
 
 def _lost(entry: Mapping[str, Any]) -> Est | None:
-    """Attrition. Where no prompt showed a loss, resampling prompts shows none either; but what is lost is at least the
-    net loss, sum_x (p_before - p_after)_+ >= sum_x (p_before - p_after), so it may be as large as that may be."""
+    """Attrition. Where all prompts agree (nothing lost, or everything), resampling them shows no spread; but what is
+    lost is at least the net loss, and what is kept at most what is there now, so the ends reach as far as those may:
+
+        sum_x (p_before - p_after)_+ >= sum_x (p_before - p_after),      sum_x min(p_before, p_after) <= sum_x p_after
+    """
     if entry["retention"] is None:
         return None
-    kept, change = _est(entry["retention"]), entry["d1"]["total"]
-    high = 1 - kept.low
-    if kept.low == kept.high:
-        high = max(high, -change["low"] / entry["before"]["success"]["estimate"])
-    return Est(1 - kept.estimate, 1 - kept.high, high)
+    kept, was = _est(entry["retention"]), entry["before"]["success"]["estimate"]
+    low, high = 1 - kept.high, 1 - kept.low
+    if high - low < NO_WIDTH:
+        low = min(low, max(0.0, 1 - entry["after"]["success"]["high"] / was))
+        high = max(high, -entry["d1"]["total"]["low"] / was)
+    return Est(1 - kept.estimate, low, high)
 
 
 def _ers_drop(before: Counts, after: Counts, k: int, seed: int) -> Est:
     """Paired by prompt; where no prompt differs, the two sides' own intervals say how well that is known (as in
     `newcombe`)."""
     drop = paired_change(pass_at_k(after, k), pass_at_k(before, k), seed=seed)
-    if drop.low < drop.high:
+    if drop.high - drop.low >= NO_WIDTH:
         return drop
     was, now = (mean_pass_at_k(counts, k, seed=seed) for counts in (before, after))
     less = np.hypot(was.estimate - was.low, now.high - now.estimate)

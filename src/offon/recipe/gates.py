@@ -64,7 +64,8 @@ class _Completion:
 
     def node(self) -> GateNode:
         candidate = self.candidate(self.gate.gate)
-        kind = self.kind(candidate) or self.kind_of_metrics()
+        circle = isinstance(self.nodes.get(candidate.removeprefix("$")), GateNode)  # told where nodes are ordered
+        kind = None if circle else self.kind(candidate) or self.kind_of_metrics()
         if kind is None:
             return self.gate
         init = self.gate.init or (self.started_from(candidate) if kind == "policy" else None)
@@ -123,7 +124,8 @@ class _Completion:
             )  # fmt: skip
         other = gate.init and (self.kind(self.candidate(gate.init)) or gate.judges)
         if other and other != gate.judges:
-            self.problem(f"{gate.gate} is a {gate.judges}, {gate.init} a {other}", "init", of="value")
+            what = f"{gate.gate} is {_article(gate.judges)}, {gate.init} is {_article(other)}"
+            self.problem(what, "init", of="value", why="one takes the other's place")
         node = self.nodes.get(candidate[1:]) if candidate.startswith("$") else None
         if gate.judges not in ("reward model", "process model"):
             return

@@ -110,10 +110,11 @@ def _measured(numbers: Mapping[str, Any]) -> dict[str, Any]:
 def _warnings(summary: Mapping[str, Any]) -> list[dict[str, str]]:
     """{"node", "text"} each: what a reader must know before believing anything else, most serious first."""
     found = [("", text) for text in _about_ending(summary["status"])]
+    probed = {made["name"] for made in summary["artefacts"] if made.get("heldout")}
     for stage in summary["stages"]:
         found += [(stage["name"], text) for text in stage["warnings"]]
         found += [(stage["name"], text) for text in _about_measurement(stage)]
-        if stage["state"] == "done" and not stage["measured"]:
+        if stage["state"] == "done" and not (stage["measured"] or stage["name"] in probed):
             found.append((stage["name"], "Nothing was measured before and after this stage."))
     found += [(gate["name"], f"{gate['sentence']}.") for gate in summary["gates"] if not gate["passed"]]
     found += [(made["name"], f"{text}.") for made in summary["artefacts"] for text in made.get("warnings", [])]
