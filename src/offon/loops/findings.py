@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from offon.errors import ConfigError, DataError
@@ -14,7 +15,7 @@ from offon.loops.handoff import changes
 from offon.loops.measure import Measure
 from offon.loops.merges import merge_probe
 from offon.loops.probe import probe_key
-from offon.loops.reward_models import nothing_held_out, reward_probe
+from offon.loops.reward_models import not_measured, reward_probe
 from offon.models.loading import load_tokenizer
 from offon.models.model import Model
 from offon.recipe import MethodNode, TrainNode
@@ -46,12 +47,12 @@ class Findings:
 
     def reward_model(self, node: TrainNode, artefact: Artefact, heldout: Callable[[], Sequence[Group]]) -> None:
         share = node.settings.heldout
-        source = share if isinstance(share, str) else f"{share or 0:.0%} of its data's prompts"
+        source = Path(share).name if isinstance(share, str) else f"{share or 0:.0%} of its data's prompts"
 
         def found() -> dict[str, Any]:
             groups = heldout()
             if not groups:
-                return nothing_held_out(node.name, node.makes, source)
+                return not_measured(node.name, node.makes, f"{source} are no prompts; a larger share, or heldout: FILE")
             return reward_probe(
                 Model.load(artefact.path), groups, node.name, source=source,
                 micro_batch_tokens=node.settings.micro_batch_tokens, seed=node.settings.seed,

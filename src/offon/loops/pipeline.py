@@ -179,7 +179,7 @@ class Pipeline(Inputs):
             record |= {"measured": workshop.measured, "producers": self._labels(node, workshop.models.read)}
             self._finish(directory, record, node.name)
         final, record = Artefact(directory.final_path, node.name, key), directory.read_json("node.json")
-        self.findings.names.update(record["producers"])
+        self.findings.names.update(record.get("producers", {}))
         if record["measured"]:
             self.measure(final, root=True)
             self.findings.merge(node.name, final, self._parents(node))

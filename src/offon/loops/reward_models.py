@@ -20,18 +20,17 @@ def reward_probe(
     """artefact.json of a reward model, from held-out groups as its stage reads them: labelled steps where they have
     such spans, else comparisons. source: where the rows are from, in words."""
     members = [member for group in groups for member in group.members]
+    by_step = any(span.name == "step" for member in members for span in member.spans)
+    if not by_step and not any(group.comparisons for group in groups):
+        return not_measured(label, "reward model", f"{source} hold no pair and no labelled step to measure on")
     numbers = dict(zip(map(id, members), _numbers(model, members, micro_batch_tokens), strict=True))
-    if any(span.name == "step" for member in members for span in member.spans):
-        found = _of_steps(groups, numbers, seed)
-    else:
-        found = _of_pairs(groups, numbers, seed)
+    found = (_of_steps if by_step else _of_pairs)(groups, numbers, seed)
     found["heldout"]["from"] = source
     return found | {"sentence": sentence(label, found)}
 
 
-def nothing_held_out(label: str, kind: str, source: str) -> dict[str, Any]:
-    told = f"{label}: not measured, since {source} holds out nothing; a larger share, or heldout: FILE"
-    return {"artefact": kind, "heldout": None, "sentence": told}
+def not_measured(label: str, kind: str, why: str) -> dict[str, Any]:
+    return {"artefact": kind, "heldout": None, "sentence": f"{label}: not measured, since {why}"}
 
 
 def metrics(found: Mapping[str, Any]) -> dict[tuple[str, str | None], dict[str, float] | None]:
