@@ -49,6 +49,12 @@ class EngineError(OffonError, RuntimeError):
     kind, exit_code = "engine", 7
 
 
+class GateClosed(OffonError):
+    """A gate's limits are not met and it says to stop; everything finished is on disk."""
+
+    kind, exit_code = "gate", 8
+
+
 class Interrupted(OffonError):
     """A signal asked the run to stop; everything finished is on disk."""
 

@@ -10,7 +10,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from offon.errors import DataError, Interrupted, ModelError, NumericsError, OffonError
-from offon.loops import pipeline
+from offon.loops import measure, pipeline
 from offon.loops.check import check_recipe
 from offon.loops.pipeline import run_recipe
 from offon.recipe import parse, resolve
@@ -102,7 +102,7 @@ def test_every_generated_trajectory_has_one_fate(finished):
 
 def test_running_again_keeps_everything(folder, finished, monkeypatch):
     monkeypatch.setattr(pipeline, "run_stage", lambda *_: pytest.fail("a finished stage was trained again"))
-    monkeypatch.setattr(pipeline, "run_probe", lambda *_, **__: pytest.fail("a probe was sampled again"))
+    monkeypatch.setattr(measure, "run_probe", lambda *_, **__: pytest.fail("a probe was sampled again"))
     run_recipe(recipe(folder), finished, resume=True)
 
 

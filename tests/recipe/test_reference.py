@@ -9,8 +9,20 @@ from pathlib import Path
 import pytest
 
 from offon import errors
+from offon.behavior.gates import METRICS
 from offon.recipe import parse, resolve
-from offon.recipe.fields import RECIPE, Lora, MakeSettings, NodeSettings, Probe, Settings, defaults_of, keys_of
+from offon.recipe.fields import (
+    RECIPE,
+    Gate,
+    Limit,
+    Lora,
+    MakeSettings,
+    NodeSettings,
+    Probe,
+    Settings,
+    defaults_of,
+    keys_of,
+)
 from offon.tasks.gym import gym_task
 from offon.tasks.jsonl import VERIFIERS, jsonl_task
 from offon.tasks.python import python_task
@@ -24,6 +36,8 @@ SECTIONS = {
     "Making nodes": MakeSettings,
     "LoRA": Lora,
     "Probe": Probe,
+    "Gates": Gate,
+    "Limits": Limit,
 }
 TASKS = {"gym": gym_task, "jsonl": jsonl_task, "python": python_task, "testbed": TestbedTask}
 
@@ -40,7 +54,8 @@ def agree(documented: dict[str, str], defaults: dict) -> None:
         written = re.fullmatch(r"`(.*)`", cell)
         assert bool(written) == (key in defaults), f"{key}: {cell}"
         if written:
-            assert parse(f"value: {written[1]}").data["value"] == defaults[key], f"{key}: {cell}"
+            default = list(defaults[key]) if isinstance(defaults[key], tuple) else defaults[key]
+            assert parse(f"value: {written[1]}").data["value"] == default, f"{key}: {cell}"
 
 
 @pytest.mark.parametrize("heading", SECTIONS)
@@ -63,6 +78,12 @@ def test_every_option_of_a_task_is_documented_with_its_default(kind):
 def test_every_section_and_verifier_is_documented():
     assert tuple(table("Top level")) == RECIPE
     assert all(f"\n- `{verifier}`: " in PAGE for verifier in VERIFIERS)
+
+
+def test_every_metric_of_a_gate_is_documented():
+    documented = {name for names in re.findall(r"^\| ([a-z_, ]+) \| (?:models|data|.*models) \|", PAGE, re.MULTILINE)
+                  for name in names.split(", ")}  # fmt: skip
+    assert documented == {name for names in METRICS.values() for name in names}
 
 
 def test_the_exit_codes_are_those_of_the_errors():

@@ -319,7 +319,7 @@ def test_a_setting_that_nothing_reads_is_refused(mistakes, line, key, why):
         ("method: sft, steps: 1", "method sft needs data"),
         ("method: distill, steps: 1", "method distill needs teacher"),
         ("method: grpo", "node 'n' has no steps"),
-        ("steps: 3", "node 'n' has neither method nor make"),
+        ("steps: 3", "node 'n' has neither method nor make nor gate"),
         ("method: grpo, make: ./prepare.py:base", "node 'n' has both method and make"),
         ("method: kl_anchor, steps: 1", "kl_anchor is a modifier, not a method"),
         ("method: grpo, steps: 1, with: [sft]", "sft is a stage, not a modifier"),

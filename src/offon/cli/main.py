@@ -264,7 +264,7 @@ def doctor(json: Json = False) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit code.
 
-    0 done, 1 a bug, 2 config, 3 data, 4 model, 5 numerics, 6 storage, 7 engine, 130 interrupted.
+    0 done, 1 a bug, 2 config, 3 data, 4 model, 5 numerics, 6 storage, 7 engine, 8 a closed gate, 130 interrupted.
     """
     warnings.filterwarnings(
         "ignore", category=FutureWarning, module=r"transformers|peft"

@@ -16,36 +16,32 @@ from offon.errors import DataError, ModelError, OffonError, Problems
 from offon.loops import artefacts as art
 from offon.loops.build import check_prompts, check_room
 from offon.loops.holdings import Held, plan, same_vocabulary, uses
-from offon.loops.pipeline import Pipeline
+from offon.loops.inputs import Inputs
 from offon.maths.merging import same_shapes
 from offon.methods import registry
 from offon.models.loading import head_of, is_adapter, load_tokenizer, positions
 from offon.parts.models import SELF, SELF_START, Artefact
 from offon.parts.stage import Stage
-from offon.recipe import FunctionNode, MakeNode, MethodNode, ResolvedRecipe, TrainNode
+from offon.recipe import FunctionNode, GateNode, MakeNode, MethodNode, ResolvedRecipe, TrainNode
 from offon.recipe.resolved import Node
 from offon.types import Group
 
 STAND_IN = "?"  # the path of an artefact that does not exist before the run
 
 
-class Checker(Pipeline):
+class Checker(Inputs):
     """A pipeline that opens tasks, data and tokenizers, and stops short of models."""
 
     def __init__(self, recipe: ResolvedRecipe):
-        super().__init__(recipe, run=None, progress=lambda event: None, stop=lambda: False)
+        super().__init__(recipe)
         self.made = {f"${node.name}": art.Artefact(Path(STAND_IN), node.name, "") for node in recipe.nodes}
         self.errors: list[OffonError] = []
         self.heads: dict[str, str | None] = {}  # of the models that stages make
 
     def root(self, source: str) -> str | None:
         """The model a chain of init edges starts from; None if a node makes it."""
-        while source.startswith("$"):
-            node = self.recipe.node(source[1:])
-            if not isinstance(node, MethodNode) or not node.settings.init:
-                return None
-            source = node.settings.init
-        return source
+        *_, (last, node) = self.recipe.chain(source)
+        return last if node is None else None
 
     @staticmethod
     def made_data(node: MethodNode) -> bool:
@@ -69,6 +65,8 @@ class Checker(Pipeline):
                     return self.check_making(node)
                 case FunctionNode():
                     return {"node": node.name, "make": Path(node.function).name}
+                case GateNode():
+                    return self.check_gate(node)
         except OffonError as error:
             error.where = f"{node.name}: {error.where}" if error.where else node.place or node.name
             self.errors.append(error)
@@ -138,6 +136,8 @@ class Checker(Pipeline):
             entry["held"] = [vars(line) for line in held]
         if self.made_data(node):
             return entry | {"collect": str(stage.collect), "note": f"{settings.data} is read when it runs"}
+        if node.name in self.heldout:
+            entry["held_out"] = len(self.heldout[node.name])
         supervised = int(sum(m.trainable.sum() for g in prompts for m in g.members))
         return entry | {"prompts": len(prompts), "supervised_tokens": supervised, "collect": str(stage.collect)}
 
@@ -168,7 +168,9 @@ class Checker(Pipeline):
             matrix, share = negative_share(art.locate(source))
             why = f"{share:.0%} of its {matrix} is negative" if share else ""
         else:
-            importance = isinstance(made, MakeNode) and not registry.get(made.method).example(**made.arguments).measured
+            importance = (
+                isinstance(made, MakeNode) and registry.get(made.method).example(**made.arguments).makes == "weights"
+            )
             why = "" if importance or isinstance(made, FunctionNode) else f"it is a model that {made.method} makes"
         if why:
             raise ModelError(
@@ -181,18 +183,16 @@ class Checker(Pipeline):
         """(rank of the adapter a stage trains or None, whether the adapter is new in it)."""
         if is_adapter(root):
             return json.loads((root / "adapter_config.json").read_text())["r"], False
-        source = node.settings.init
-        while source.startswith("$") and isinstance(earlier := self.recipe.node(source[1:]), TrainNode):
-            if earlier.settings.lora:
-                return earlier.settings.lora.r, False
-            source = earlier.settings.init
+        for earlier in self.recipe.adapted(node.settings.init):
+            return earlier.settings.lora.r, False
         return (node.settings.lora.r, True) if node.settings.lora else (None, False)
 
     def check_adapter(self, node: TrainNode) -> None:
         """A stage that starts from a stage's adapter continues it, so both have to ask for the same one."""
-        asked, source = node.settings.lora, node.settings.init
-        while asked and source.startswith("$") and isinstance(earlier := self.recipe.node(source[1:]), TrainNode):
-            if (there := earlier.settings.lora) and (there.r, there.alpha) != (asked.r, asked.alpha):
+        asked = node.settings.lora
+        for earlier in self.recipe.adapted(node.settings.init) if asked else ():
+            there = earlier.settings.lora
+            if (there.r, there.alpha) != (asked.r, asked.alpha):
                 raise ModelError(
                     f"the adapter of ${earlier.name} has r {there.r} and alpha {there.alpha:g}, "
                     f"asked for are {asked.r} and {asked.alpha:g}",
@@ -200,7 +200,22 @@ class Checker(Pipeline):
                     why="a stage that starts from an adapter continues it",
                     fix=f"lora: {{r: {there.r}, alpha: {there.alpha:g}}}, or leave lora out",
                 )
-            source = earlier.settings.init
+
+    def check_gate(self, node: GateNode) -> dict[str, Any]:
+        """Both sides are what the limits are about; what nodes make was settled when the recipe was resolved."""
+        self.heads[f"${node.name}"] = "score" if "model" in node.judges else None
+        for source in filter(None, (node.gate, node.init)):
+            if source.startswith("$") or node.judges == "data":
+                continue
+            if (head_of(art.locate(source)) is None) != (node.judges == "policy"):
+                raise ModelError(
+                    f"{source} is a {'reward' if node.judges == 'policy' else 'language'} model",
+                    why=f"the limits are about a {node.judges}",
+                )
+        against = f" against {node.init}" if node.init else ""
+        ends = {"stop": "the run stops", "warn": "a warning, and it goes on", "rollback": f"{node.init} goes on"}
+        entry = {"node": node.name, "gate": f"{node.gate}{against}", "limits": list(node.words())}
+        return entry | {"if_not": ends[node.on_fail]}
 
     def check_probes(self) -> list[dict[str, Any]]:
         found = []

@@ -26,18 +26,7 @@ def handoff(
     record = node.read_json("node.json", {})
     counters = record["counters"]
     probe = recipe.probe
-    sampler = {} if probe is None else {"temperature": probe.temperature, "max_tokens": probe.max_tokens}
-    tasks = {
-        name: behavior.task_handoff(
-            outcomes(before[name]),
-            outcomes(after[name]),
-            prompt_infos(after[name]),
-            k=probe.k,
-            sampler=(sampler, sampler),
-            seed=recipe.seed,
-        )
-        for name in after
-    }
+    tasks = changes(before, after, recipe)
     off_policy, regime = provenance(counters["off_policy"])
     return {
         "node": node.name,
@@ -51,6 +40,23 @@ def handoff(
         "regime": regime,
         "cost": dict(counters["cost"]),
         "warnings": warnings(node, record, tasks),
+    }
+
+
+def changes(before: Probes, after: Probes, recipe: ResolvedRecipe) -> dict[str, dict[str, Any]]:
+    """The entry of each probe task between two probed models."""
+    probe = recipe.probe
+    sampler = {} if probe is None else {"temperature": probe.temperature, "max_tokens": probe.max_tokens}
+    return {
+        name: behavior.task_handoff(
+            outcomes(before[name]),
+            outcomes(after[name]),
+            prompt_infos(after[name]),
+            k=probe.k,
+            sampler=(sampler, sampler),
+            seed=recipe.seed,
+        )
+        for name in after
     }
 
 

@@ -3,40 +3,43 @@
 from __future__ import annotations
 
 import inspect
-import signal
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from offon import __version__, report
 from offon.collect import Rollouts
-from offon.data import LOADERS, prompt_groups
+from offon.data import prompt_groups
 from offon.engines.native import NativeEngine
-from offon.errors import Interrupted, OffonError
+from offon.errors import GateClosed, Interrupted, OffonError
 from offon.loops import artefacts as art
+from offon.loops import gates
 from offon.loops.artefacts import Artefact
-from offon.loops.build import build_stage, check_prompts, check_room, prompts_of
-from offon.loops.handoff import diagnosis, handoff
+from offon.loops.build import check_room
+from offon.loops.findings import Findings
+from offon.loops.graph import graph
+from offon.loops.handoff import changes, handoff
 from offon.loops.holdings import Holdings
-from offon.loops.probe import probe_key, run_probe
+from offon.loops.inputs import Inputs
+from offon.loops.measure import Measure
+from offon.loops.probe import probe_key
 from offon.loops.runtime import Runtime, sampling_of
 from offon.loops.stage import run_stage
+from offon.loops.stopping import stopping
 from offon.loops.toolbox import FrozenModels, Workshop
 from offon.methods import registry
-from offon.models.loading import head_of, load_tokenizer, positions
-from offon.models.model import LoraSpec, Model
+from offon.models.loading import load_tokenizer
+from offon.models.model import LoraSpec
 from offon.parts.stage import Stage
-from offon.recipe import FunctionNode, MakeNode, MethodNode, ResolvedRecipe, TrainNode
+from offon.recipe import FunctionNode, GateNode, MakeNode, MethodNode, ResolvedRecipe, TrainNode
 from offon.recipe.arguments import Names, visited
 from offon.recipe.functions import function_at
 from offon.recipe.resolved import Node
 from offon.recipe.values import annotation_of
 from offon.runs import NodeDirectory, RunDirectory
-from offon.tasks import open_task
 from offon.types import Group
 
 HOUSEKEEPING = ("save_steps", "save_total_limit")  # change what is kept on the way, never the result
@@ -67,30 +70,30 @@ def run_recipe(
         try:
             pipeline.run_all()
         except OffonError as error:
-            state = "interrupted" if isinstance(error, Interrupted) else "failed"
-            pipeline.fail(state, error.exit_code, str(error))
+            ends = {Interrupted: "interrupted", GateClosed: "stopped"}
+            pipeline.fail(ends.get(type(error), "failed"), error.exit_code, str(error))
             raise
         except BaseException as error:
             stopped = isinstance(error, KeyboardInterrupt)
             pipeline.fail("interrupted" if stopped else "failed", 130 if stopped else 1, traceback.format_exc())
             raise
-        run.write_status("done", exit_code=0)
+        pipeline.status("done", exit_code=0)
         report.write(run.path)
     return run.path
 
 
-class Pipeline:
+class Pipeline(Inputs):
     """The nodes of one run. Nothing here knows a method; rows, tasks and models are asked what they need."""
 
     def __init__(self, recipe: ResolvedRecipe, run: RunDirectory, progress: Progress, stop: Callable[[], bool]):
-        self.recipe, self.run, self.progress, self.stop = recipe, run, progress, stop
+        super().__init__(recipe)
+        self.run, self.progress, self.stop = run, progress, stop
         self.engine = NativeEngine()
-        self.made: dict[str, Artefact] = {}
         self.states = {node.name: {"state": "pending"} for node in recipe.nodes}
-        probed = recipe.probe.tasks if recipe.probe else None
-        self.probe_specs = dict(probed or {})
-        self.trained = {node.name for node in recipe.nodes if isinstance(node, TrainNode)}
-        self._tasks: dict[str, Any] = {}
+        self.trained = {f"${node.name}" for node in recipe.nodes if isinstance(node, TrainNode)}
+        self.warnings: list[str] = []
+        self.measure = Measure(recipe, run, self.task, self.engine, progress, stop, self.probe_specs)
+        self.findings = Findings(self.measure, self.artefact, self.note)
 
     def run_all(self) -> None:
         self.picture()
@@ -109,30 +112,29 @@ class Pipeline:
                 return self.make(node)
             case FunctionNode():
                 return self.call(node)
+            case GateNode():
+                return self.gate(node)
+
+    def picture(self) -> None:
+        self.run.write_pipeline(graph(self.recipe, self.states))
+
+    def status(self, state: str, **where: Any) -> None:
+        self.run.write_status(state, warnings=self.warnings, **where)
 
     def fail(self, state: str, exit_code: int, error: str) -> None:
         now = self.run.status()
         for entry in self.states.values():
             if entry["state"] == "running":
-                entry["state"] = "failed" if state == "failed" else "pending"
+                entry["state"] = state if state in ("failed", "stopped") else "pending"
         self.picture()
         where = {name: now.get(name) for name in ("node", "step", "steps") if now.get(name) is not None}
-        self.run.write_status(state, exit_code=exit_code, error=error, **where)
+        self.status(state, exit_code=exit_code, error=error, **where)
         try:
             report.write(self.run.path)
         except Exception as unwritten:  # what ended the run is the news; a missing page must not hide it
             self.note(f"the report could not be written: {unwritten}")
 
     # --- artefacts ---------------------------------------------------------------------------------------------
-
-    def artefact(self, source: str) -> Artefact:
-        return self.made[source] if source.startswith("$") else art.external(source)
-
-    def task(self, spec: Any) -> Any:
-        key = repr(spec)
-        if key not in self._tasks:
-            self._tasks[key] = open_task(spec)
-        return self._tasks[key]
 
     def _begin(self, node: Node, settings: Mapping[str, Any]) -> tuple[NodeDirectory, str, bool]:
         """(directory, hash, whether it is already done). A node whose inputs changed starts afresh."""
@@ -145,7 +147,8 @@ class Pipeline:
             directory.reset()
             record = {}
         self.states[node.name]["hash"] = key
-        done = record.get("state") == "done" and directory.final_path is not None
+        whole = isinstance(node, GateNode) or directory.final_path is not None
+        done = record.get("state") == "done" and whole
         if done:
             self.states[node.name]["seconds"] = record.get("seconds", 0)
             self.note(f"{node.name}: already done, kept")
@@ -162,7 +165,7 @@ class Pipeline:
         """Data or weights made by a row with a toolbox. A model is measured as one that a stage made is."""
         directory, key, done = self._begin(node, self._described(node))
         if not done:
-            self.run.write_status("running", node=node.name)
+            self.status("running", node=node.name)
             self.note(f"{node.name}: {node.summary}")
             started = time.perf_counter()
             directory.rewind(0, -1)
@@ -173,11 +176,26 @@ class Pipeline:
                 workshop.finish()
             cost = {**workshop.cost, "seconds": time.perf_counter() - started}
             record = {"hash": key, "kind": node.kind, "seconds": cost["seconds"], "cost": cost}
-            self._finish(directory, record | {"measured": workshop.measured}, node.name)
-        final = Artefact(directory.final_path, node.name, key)
-        if directory.read_json("node.json")["measured"]:
+            record |= {"measured": workshop.measured, "producers": self._labels(node, workshop.models.read)}
+            self._finish(directory, record, node.name)
+        final, record = Artefact(directory.final_path, node.name, key), directory.read_json("node.json")
+        self.findings.names.update(record.get("producers", {}))
+        if record["measured"]:
             self.measure(final, root=True)
+            self.findings.merge(node.name, final, self._parents(node))
+        elif not final.is_model:
+            self.findings.data(node.name, final)
         return final
+
+    def _labels(self, node: MakeNode, read: Mapping[str, Path]) -> dict[str, str]:
+        """Fingerprint -> label of the models that wrote its data."""
+        labels = {self.artefact(edge.source).path: self.artefact(edge.source).label for edge in node.inputs}
+        return {fingerprint: labels[path] for fingerprint, path in read.items()}
+
+    def _parents(self, node: MakeNode) -> list[Artefact]:
+        """The models that a node read, each once."""
+        found = [self.artefact(edge.source) for edge in node.inputs if edge.kind != "data"]
+        return list({artefact.hash: artefact for artefact in found if artefact.is_model}.values())
 
     def workshop(self, node: MakeNode, directory: NodeDirectory, target: Path) -> Workshop:
         settings = node.settings
@@ -200,14 +218,17 @@ class Pipeline:
             node, {"function": _source_of(node.function), "arguments": dict(node.arguments)}
         )
         if not done:
-            self.run.write_status("running", node=node.name)
+            self.status("running", node=node.name)
             self.note(f"{node.name}: {Path(node.function).name}")
             started = time.perf_counter()
             with directory.final() as target:
                 function_at(node.function)(Path(target), **self._resolved(node))
             seconds = time.perf_counter() - started
             self._finish(directory, {"hash": key, "kind": node.kind, "seconds": seconds}, node.name)
-        return Artefact(directory.final_path, node.name, key)
+        made = Artefact(directory.final_path, node.name, key)
+        if not made.is_model:
+            self.findings.data(node.name, made)
+        return made
 
     def _resolved(self, node: FunctionNode) -> Any:
         """Arguments with the path of what they name: $node wherever it stands, other sources where annotated."""
@@ -222,13 +243,49 @@ class Pipeline:
         directory.write_json("node.json", {**record, "state": "done"})
         self.states[name] |= {key: record[key] for key in ("seconds", "cost") if key in record}
 
+    # --- gate --------------------------------------------------------------------------------------------------
+
+    def gate(self, node: GateNode) -> Artefact:
+        """The candidate, or what its gate takes in its place: whoever reads the gate reads that, under its own hash."""
+        candidate = self.artefact(node.gate)
+        against = self.artefact(node.init) if node.init else None
+        directory, key, done = self._begin(node, self._judged_by(node))
+        self.status("running", node=node.name)
+        if not done:
+            started = time.perf_counter()
+            directory.write_json("gate.json", self.judge(node, candidate, against))
+            seconds = time.perf_counter() - started
+            self._finish(directory, {"hash": key, "kind": node.kind, "seconds": seconds}, node.name)
+        result = directory.read_json("gate.json")
+        self.states[node.name] |= {name: result[name] for name in ("passed", "took")}
+        self.note(f"{node.name}: {result['sentence']}")
+        if not result["passed"] and node.on_fail != "stop":
+            self.warnings.append(f"{node.name}: {result['sentence']}")
+        gates.stop_unless_passed(node, result)
+        return candidate if result["took"] == candidate.label else against
+
+    def judge(self, node: GateNode, candidate: Artefact, against: Artefact | None) -> dict[str, Any]:
+        labels = candidate.label, against and against.label
+        if node.judges != "policy":
+            return gates.decided(node, *labels, gates.of_artefact(self.findings.of(candidate)))
+        after = self.measure(candidate)
+        entries = changes(self.measure(against) if against else after, after, self.recipe)
+        values = gates.of_policy(entries, self.recipe.probe.k, self.recipe.seed)
+        return gates.decided(node, *labels, values, entries)
+
+    def _judged_by(self, node: GateNode) -> dict[str, Any]:
+        probe = self.recipe.probe
+        drawn = [probe_key(probe, "", spec, self.recipe.seed) for spec in self.probe_specs.values()]
+        limits = {metric: [vars(limit) for limit in limits] for metric, limits in node.limits.items()}
+        return {"limits": limits, "on_fail": node.on_fail, "probe": [*drawn, probe and probe.k]}
+
     # --- train -------------------------------------------------------------------------------------------------
 
     def train(self, node: TrainNode) -> Artefact:
         settings = node.settings
         directory, key, done = self._begin(node, self._described(node))
         init = self.artefact(settings.init)
-        before = self.measure(init, root=settings.init.removeprefix("$") not in self.trained)
+        before = self.measure(init, root=self.recipe.past_gates(settings.init) not in self.trained)
         if not done:
             record = self._train(node, directory, init)
             self._finish(directory, {"hash": key, "kind": node.kind, **record}, node.name)
@@ -238,7 +295,14 @@ class Pipeline:
         directory.write_json("handoff.json", result)
         for warning in result["warnings"]:
             self.note(f"{node.name}: {warning}")
+        if node.makes != "policy":
+            self.findings.reward_model(node, final, lambda: self._heldout(node, final))
         return final
+
+    def _heldout(self, node: TrainNode, final: Artefact) -> list[Group]:
+        if node.name not in self.heldout:  # trained in an earlier session
+            self.training_data(node, load_tokenizer(final.path))
+        return self.heldout[node.name]
 
     @staticmethod
     def _described(node: MethodNode) -> dict[str, Any]:
@@ -281,125 +345,14 @@ class Pipeline:
             paths["teacher"] = self.artefact(node.settings.teacher).path
         return paths
 
-    def stage(self, node: TrainNode, tokenizer: Any) -> tuple[Stage, list[Group]]:
-        """The node's stage with its data loaded, and the prompts it draws from."""
-        settings = node.settings
-        modifiers = [(m.name, self.loaded(node, m.name, m.arguments, tokenizer)) for m in node.modifiers]
-        arguments = self.loaded(node, node.method, node.arguments, tokenizer)
-        inputs = self.inputs(node, tokenizer)
-        stage = build_stage(node.method, inputs, arguments, modifiers, sampling_of(settings), tokenizer)
-        data, task = prompts_of(stage)
-        prompts = list(data) if data is not None else prompt_groups(task.items("train"), tokenizer)
-        check_prompts(stage.collect, prompts, tokenizer, node.name)
-        if data is None:
-            turns = 1 + sum(part.turns for part in stage.collect.everything)
-            check_room(prompts, settings.max_tokens, self.longest(node), node.name, responses=turns)
-        return stage, prompts
-
-    def inputs(self, node: MethodNode, tokenizer: Any) -> dict[str, Any]:
-        """The inputs its row takes, as far as the node has them: data loaded, tasks open, the teacher by its name."""
-        settings = node.settings
-        found: dict[str, Any] = {"teacher": settings.teacher and "teacher"}
-        if settings.data is not None:
-            found["data"] = self.data(node, settings.data, node.reads, tokenizer)
-        if settings.task is not None:
-            found["task"] = self.task(settings.task)
-        return {name: found[name] for name in registry.get(node.method).inputs if found.get(name) is not None}
-
-    def loaded(self, node: MethodNode, name: str, arguments: Mapping[str, Any], tokenizer: Any) -> dict[str, Any]:
-        """A row's arguments with what they name in its place: data as groups, made directories as paths. Models stay
-        names: who needs one is given it."""
-        parameters = registry.get(name).arguments
-
-        def load(names: Names | None, source: str, place: Any) -> Any:
-            if names is None or names.what == "model":
-                return source
-            if names.what == "artefact":
-                return self.artefact(source).path
-            return self.data(node, source, names.what, tokenizer)
-
-        return {key: visited(annotation_of(parameters[key]), value, load) for key, value in arguments.items()}
-
-    def data(self, node: MethodNode, source: Any, reads: str, tokenizer: Any) -> list[Group]:
-        settings = node.settings
-        if isinstance(source, str):
-            source = art.data_file(self.artefact(source)) if source in self.made or Path(source).exists() else source
-        limits = [limit for limit in (settings.max_length, self.longest(node)) if limit]
-        options = {"columns": settings.columns, "max_length": min(limits, default=None)}
-        if reads == "demonstrations":
-            options["supervise"] = settings.supervise
-        options = {name: value for name, value in options.items() if value is not None}
-        groups = LOADERS[reads](source, tokenizer, **options)
-        self.note(f"{node.name}: {groups.report}")
-        return groups
-
-    def longest(self, node: MethodNode) -> int | None:
-        """What the model can read, in tokens."""
-        return positions(self.artefact(node.settings.init).path) if node.settings.init else None
-
     def _stepped(self, event: dict[str, Any]) -> None:
         if "generated" not in event:
-            self.run.write_status("running", node=event["node"], step=event["step"], steps=event["steps"])
+            self.status("running", node=event["node"], step=event["step"], steps=event["steps"])
         self.progress(event)
-
-    # --- measure -----------------------------------------------------------------------------------------------
-
-    def measure(self, artefact: Artefact, root: bool = False) -> dict[str, list[Group]]:
-        """Probe a model on every probe task; what was sampled before is read back. Roots are also diagnosed. A reward
-        model says nothing that could be probed."""
-        probe = self.recipe.probe
-        if probe is None or head_of(artefact.path) is not None:
-            return {}
-        model: Model | None = None
-        results = {}
-        for name, spec in self.probe_specs.items():
-            key = probe_key(probe, artefact.hash, spec, self.recipe.seed)
-            groups = self.run.read_probe(key)
-            if groups is None:
-                model = model or Model.load(artefact.path)
-
-                def sampled(done: int, total: int, name=name) -> None:
-                    if self.stop():
-                        raise Interrupted("interrupted while probing", kept="finished stages and probes; use --resume")
-                    self.progress({"node": f"probe {artefact.label}", "task": name, "generated": (done, total)})
-
-                groups = run_probe(model, self.task(spec), probe, key, engine=self.engine, progress=sampled)
-                self.run.write_probe(key, groups, node=artefact.label)
-            results[name] = groups
-        if root:
-            self.run.write_diagnosis(diagnosis(self.run, artefact.label, results, probe.k))
-        return results
-
-    # --- picture -----------------------------------------------------------------------------------------------
-
-    def picture(self) -> None:
-        """pipeline.json: the graph of nodes and of the models it starts from."""
-        nodes, roots = [], {}
-        for node in self.recipe.nodes:
-            entry = {"name": node.name, "kind": node.kind, **self.states[node.name], "inputs": []}
-            if isinstance(node, MethodNode):
-                info = registry.get(node.method)
-                words = ("family", "interface", "usual_provenance", "usual_role")
-                entry |= {"method": info.name, **{word: getattr(info, word) for word in words}}
-            if isinstance(node, TrainNode):
-                entry["steps"] = node.settings.steps
-            for edge in node.inputs:
-                source = edge.node or _label(edge.source)
-                entry["inputs"].append({"kind": edge.kind, "from": source})
-                if edge.node is None and edge.kind in ("init", "teacher"):
-                    roots[source] = {"name": source, "kind": "model", "state": "done", "inputs": []}
-            nodes.append(entry)
-        probe = self.recipe.probe
-        measured = {"k": probe.k, "prompts": probe.prompts, "samples": probe.samples} if probe else None
-        self.run.write_pipeline({"nodes": [*roots.values(), *nodes], "probe": measured})
 
 
 def lora_of(settings) -> LoraSpec | None:
     return None if settings.lora is None else LoraSpec(**asdict(settings.lora), seed=settings.seed)
-
-
-def _label(source: str) -> str:
-    return source if source.startswith(art.TESTBED) else Path(source).name
 
 
 def _source_of(place: str) -> str:
@@ -411,25 +364,3 @@ def _source_of(place: str) -> str:
 def _group_size(stage: Stage) -> int | None:
     sizes = [part.n for part in stage.collect.everything if isinstance(part, Rollouts)]
     return sizes[0] if sizes else None
-
-
-@contextmanager
-def stopping() -> Iterator[Callable[[], bool]]:
-    """Within it the first SIGINT or SIGTERM asks the run to stop after its step; the second stops at once."""
-    asked: list[int] = []
-
-    def ask(number: int, frame: Any) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    try:
-        before = {number: signal.signal(number, ask) for number in numbers}
-    except ValueError:  # not the main thread: the caller handles signals
-        before = {}
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -77,6 +77,11 @@ class FrozenModels:
         return self._fingerprints[path]
 
     @property
+    def read(self) -> dict[str, Path]:
+        """The models whose fingerprint was asked for, by it: those that wrote something."""
+        return {fingerprint: path for path, fingerprint in self._fingerprints.items()}
+
+    @property
     def any_path(self) -> Path:
         """The init, or else the first of the others: where a tokenizer is."""
         return self.init or next(iter(self.artefacts.values()))

@@ -254,7 +254,7 @@ def prm(
     return Stage(
         labelled_steps(data, last_step_only, after_error),
         Learner("prm", (LabelCrossEntropy(reduce=reduce),), head="score"),
-        recommends={"learning_rate": 1e-5},
+        recommends={"learning_rate": 1e-5, "heldout": 0.1},
     )
 
 

@@ -21,6 +21,7 @@ from offon.parts import SELF_START, Artefact, Head, Learner, Square, Stage, cont
 from offon.recipe.arguments import ModelArg, RewardArg
 from offon.types import Item, Verdict
 
+RECOMMENDED = {"learning_rate": 1e-5, "heldout": 0.1}  # what is not held out cannot say how well it ranks
 CHECKED = "verifier"  # the task's own checker, among the sources of a reward
 
 
@@ -48,7 +49,7 @@ def train_reward_model(data, *, margin: float | Literal["data"] = 0.0, centre: A
     preferred = contrast(score=Head(), beta=1.0, margin=margin)
     centred = contrast(score=Head(), link=Square(0.0), beta=1.0, of="sum", coef=centre, name="centring")
     terms = (preferred, centred) if centre else (preferred,)
-    return Stage(preferences(data), Learner("reward", terms, head="score"), recommends={"learning_rate": 1e-5})
+    return Stage(preferences(data), Learner("reward", terms, head="score"), recommends=RECOMMENDED)
 
 
 @method(

@@ -90,8 +90,8 @@ class Plan(Toolbox):
     asked: list[Collector] = field(default_factory=list)  # of these, what starts from the task's prompts
     read: list[ModelRef] = field(default_factory=list)  # models whose weights it reads
     reads: str = "demonstrations"
+    makes: str | None = None  # data, policy (a model to be measured) or weights; None if it ends before that
     updates: None = None
-    measured: bool = True  # False: what it makes is no policy, but an importance
 
     @staticmethod
     def of(row: Callable[..., None], recommends: Mapping[str, Any], reads: str, **given: Any) -> Plan:
@@ -132,9 +132,11 @@ class Plan(Toolbox):
         self.asked += [collector] if groups is None else []
         return []
 
-    def write(self, groups: list[Group]) -> None: ...
+    def write(self, groups: list[Group]) -> None:
+        self.makes = "data"
 
-    def write_rows(self, rows: Iterable[Mapping[str, Any]]) -> None: ...
+    def write_rows(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        self.makes = "data"
 
     def record(self, groups: list[Group], fate: str) -> None: ...
 
@@ -143,7 +145,7 @@ class Plan(Toolbox):
         return {}
 
     def save(self, weights: Weights, like: ModelRef, *, measure: bool = True) -> None:
-        self.measured = measure
+        self.makes = "policy" if measure else "weights"
 
     def squared_gradients(self, groups: list[Group]) -> Weights:
         self.read.append(SELF)

@@ -4,9 +4,18 @@ from offon.recipe.functions import function_at
 from offon.recipe.load import Document, override, parse, read
 from offon.recipe.reader import located_model, located_task
 from offon.recipe.resolve import resolve
-from offon.recipe.resolved import FunctionNode, Input, MakeNode, MethodNode, Modifier, ResolvedRecipe, TrainNode
+from offon.recipe.resolved import (
+    FunctionNode,
+    GateNode,
+    Input,
+    MakeNode,
+    MethodNode,
+    Modifier,
+    ResolvedRecipe,
+    TrainNode,
+)
 
 __all__ = [
-    "Document", "FunctionNode", "Input", "MakeNode", "MethodNode", "Modifier", "ResolvedRecipe", "TrainNode",
-    "function_at", "located_model", "located_task", "override", "parse", "read", "resolve",
+    "Document", "FunctionNode", "GateNode", "Input", "MakeNode", "MethodNode", "Modifier", "ResolvedRecipe",
+    "TrainNode", "function_at", "located_model", "located_task", "override", "parse", "read", "resolve",
 ]  # fmt: skip

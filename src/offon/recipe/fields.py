@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 
 Count = Annotated[int, Ge(1)]
 Seed = Annotated[int, Ge(0)]
@@ -68,6 +68,8 @@ class NodeSettings(Settings):
     prompts_per_step      groups per optimizer step       prompts_per_buffer  groups collected at once (null: one step)
     epochs                passes over a buffer            max_age  most learner updates between sampling and training
     save_steps            optimizer steps between checkpoints; the last `save_total_limit` stay (null: all)
+    heldout               of a reward model's data, the share of prompts never trained on, on which it is measured; or
+                          a second file. Rows that train reward models recommend a share
     gradient_checkpointing  layers are computed again in the backward pass: less memory, about a third more time
     """
 
@@ -86,6 +88,7 @@ class NodeSettings(Settings):
     gradient_checkpointing: bool = False
     save_steps: Count = 50
     save_total_limit: Count | None = 2  # the newest and, should it turn out damaged, the one before
+    heldout: Annotated[float, Ge(0), Lt(1)] | str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +113,7 @@ class Probe:
 
     prompts, samples  per task               k  the rollout budget that "reachable" refers to
     tasks             name -> task; every task of the recipe unless written
+    protected         of them, those on which no stage may lose what was there
     """
 
     prompts: Count = 64
@@ -118,6 +122,38 @@ class Probe:
     tasks: Any = None
     temperature: Temperature = 1.0
     max_tokens: Count = 512
+    protected: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """A node that lets a result go on only if its limits are met.
+
+    gate     the candidate: a model, a reward model or data
+    init     what it is compared with, and what `rollback` hands on; what the candidate started from unless written
+    limits   metric -> Limit, or a list of them; `handoff`: what a stage should leave behind
+    on_fail  stop ends the run there, warn lets the candidate go on with a warning, rollback hands on init
+    """
+
+    gate: str = field()
+    init: str | None = None
+    limits: Any = field()
+    on_fail: Literal["stop", "warn", "rollback"] = "stop"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limit:
+    """Bounds of one metric.
+
+    min, max  judged on the careful end of the metric's 95% interval, its low end for min and its high end for max
+    tasks     the probe tasks it has to hold on, each by itself; all of them unless written
+    at        interval: as said; estimate: on the estimate, whatever its interval
+    """
+
+    min: float | None = None
+    max: float | None = None
+    tasks: tuple[str, ...] | None = None
+    at: Literal["interval", "estimate"] = "interval"
 
 
 def keys_of(section: type) -> dict[str, Any]:

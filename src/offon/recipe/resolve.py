@@ -19,6 +19,7 @@ from offon.recipe import fields
 from offon.recipe.arguments import names_of
 from offon.recipe.fields import MakeSettings, NodeSettings, Probe, Settings
 from offon.recipe.functions import function_at
+from offon.recipe.gates import completed, read_gate
 from offon.recipe.load import Document, Keys, override, read
 from offon.recipe.reader import BAD, Reader, did_you_mean
 from offon.recipe.resolved import (
@@ -26,6 +27,7 @@ from offon.recipe.resolved import (
     RECIPE,
     ROW,
     FunctionNode,
+    GateNode,
     Input,
     MakeNode,
     MethodNode,
@@ -88,6 +90,7 @@ class _Resolver(Reader):
             self.problem(what, ("pipeline",), fix="pipeline: {sft: {method: sft, data: demos.jsonl, steps: 100}}")
         nodes = [self.node(name, keys) for name, keys in self.nodes.items()]
         probe, origins = self.probe(data.get("probe"), nodes)
+        nodes = completed(self, nodes, probe)
         self.raise_problems()
         nodes = self.ordered(nodes)
         self.raise_problems()
@@ -101,7 +104,7 @@ class _Resolver(Reader):
         for key in data:
             if key in fields.RECIPE:
                 continue
-            if key in ANY or key in ("method", "with", "make"):
+            if key in ANY or key in ("method", "with", "make", "gate", "limits", "on_fail"):
                 self.problem(f"{key!r} belongs in a node", (key,), fix=f"pipeline: {{NAME: {{{key}: ...}}}}")
             elif key == "model_name_or_path":
                 self.problem(f"unknown key {key!r}", (key,), fix="model")
@@ -132,12 +135,21 @@ class _Resolver(Reader):
             self.problem(f"{name!r} cannot name a node", position, fix="letters, digits, _ and -: it names a folder")
         if not isinstance(keys, dict):
             self.problem(f"node {name!r} is not a mapping", position, fix=f"{name}: {{method: sft, steps: 100}}")
-        elif ("method" in keys) == ("make" in keys):
-            has = "both method and make" if "make" in keys else "neither method nor make"
-            self.problem(f"node {name!r} has {has}", position, fix="method: NAME, or make: ./file.py:function")
+        elif len(kinds := [key for key in ("method", "make", "gate") if key in keys]) != 1:
+            has = f"both {' and '.join(kinds)}" if kinds else "neither method nor make nor gate"
+            fix = "method: NAME, make: ./file.py:function, or gate: $NODE"
+            self.problem(f"node {name!r} has {has}", position, fix=fix)
+        elif kinds == ["gate"]:
+            return self.by_gate(name, keys)
         else:
-            return self.by_method(name, keys) if "method" in keys else self.by_function(name, keys)
+            return self.by_method(name, keys) if kinds == ["method"] else self.by_function(name, keys)
         return None
+
+    def by_gate(self, name: str, keys: Mapping[str, Any]) -> GateNode | None:
+        gate = read_gate(self, name, keys)
+        if gate and gate.gate == f"${self.trained}":
+            self.trained = name  # what comes next continues what the gate lets through
+        return gate
 
     def by_method(self, name: str, keys: Mapping[str, Any]) -> TrainNode | MakeNode | None:
         position, before = ("pipeline", name), len(self.problems)
@@ -156,12 +168,23 @@ class _Resolver(Reader):
             return None
         sources = {key: getattr(settings, key) for key in ("init", "teacher", "data") if key in origins}
         edges = [Input(key, source) for key, source in sources.items() if isinstance(source, str)]
+        if isinstance(apart := getattr(settings, "heldout", None), str):
+            edges.append(Input("data", apart))
         origins |= {key: RECIPE if key in given else ROW for key in arguments}
         return {"stage": TrainNode, "make": MakeNode}[info.kind](
             name=name, method=method, settings=settings, arguments=arguments, modifiers=modifiers,
-            inputs=(*edges, *more, *references), reads=stage.reads, origins=origins,
+            inputs=(*edges, *more, *references), reads=stage.reads, makes=self.made(info, stage), origins=origins,
             place=self.document.place(position),
         )  # fmt: skip
+
+    @staticmethod
+    def made(info: Any, stage: Any) -> str | None:
+        """What kind of thing comes out of a node."""
+        if info.kind == "make":
+            return stage.makes
+        if stage.main.head is None:
+            return "policy"
+        return "process model" if stage.reads == "steps" else "reward model"
 
     def _kind(self, name: str) -> str | None:
         kinds = ("stage", "modifier", "make", "loop")
@@ -236,6 +259,8 @@ class _Resolver(Reader):
                 return self.task(value, position)
             case "lora":
                 return self.lora(value, position)
+            case "heldout" if isinstance(value, str):
+                return self.located(value, position, DataError)
         return self.value(ANY[key], value, position)
 
     def inherited(self, written: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -320,16 +345,19 @@ class _Resolver(Reader):
     def _none(self, what: str, position: Keys, **details: str) -> None:
         self.problem(what, position, **details)
 
-    def continues_adapter(self, init: Any) -> bool:
-        """Whether a chain of init edges passes through a stage that trains an adapter, which is then continued."""
-        for _ in self.nodes:  # as many edges as a chain without a circle can have
-            earlier = self.nodes.get(init[1:]) if isinstance(init, str) and init.startswith("$") else None
-            if not isinstance(earlier, Mapping):
-                return False
-            if earlier.get("lora"):
-                return True
-            init = earlier.get("init", self.model)
-        return False
+    def adapted(self, source: Any, depth: int = 0) -> frozenset[bool]:
+        """Whether a source carries an adapter that a stage trained, which is then continued: one answer, or both where
+        a gate may go either way."""
+        earlier = self.nodes.get(source[1:]) if isinstance(source, str) and source.startswith("$") else None
+        if not isinstance(earlier, Mapping) or depth > len(self.nodes):  # deeper: a circle, which is told elsewhere
+            return frozenset({False})
+        if "gate" in earlier:
+            sides = [earlier["gate"]]
+            if earlier.get("on_fail") == "rollback":
+                candidate = self.nodes.get(str(earlier["gate"]).removeprefix("$")) or {}
+                sides.append(earlier.get("init", candidate.get("init", self.model)))
+            return frozenset().union(*(self.adapted(side, depth + 1) for side in sides))
+        return frozenset({True}) if earlier.get("lora") else self.adapted(earlier.get("init", self.model), depth + 1)
 
     def filled(
         self, info: Any, stage: Any, given: Given, written: dict[str, Any], inherited: dict[str, Any], position: Keys
@@ -338,7 +366,14 @@ class _Resolver(Reader):
         before, defaults = len(self.problems), fields.defaults_of(SECTIONS[info.kind])
         recommended = {**(dataclasses.asdict(stage.updates) if stage.updates else {}), **stage.recommends}
         init = written.get("init", inherited.get("init"))
-        lora = written.get("lora", recommended.get("lora")) or self.continues_adapter(init)
+        carried = self.adapted(init)
+        if len(carried) > 1 and "lora" not in written:
+            self.problem(
+                f"{init} may or may not be an adapter, as its gate goes", position,
+                why="a stage continues an adapter and trains all weights of a model, at another learning rate",
+                fix="lora: true, which trains an adapter either way",
+            )  # fmt: skip
+        lora = written.get("lora", recommended.get("lora")) or True in carried
         layers = (
             (written, dict.fromkeys(written, RECIPE)),
             (recommended, dict.fromkeys(recommended, ROW)),
@@ -381,6 +416,8 @@ class _Resolver(Reader):
         for name in ("teacher", "data"):
             if name not in info.inputs:
                 idle[name] = f"{info.name} takes {' and '.join(info.inputs) or 'no inputs'}, no {name}"
+        if info.kind == "stage" and stage.main.head is None:
+            idle["heldout"] = f"{info.name} trains a policy, which is measured on the probe's prompts"
         if not stage.samplers:
             idle |= dict.fromkeys(fields.SAMPLING, f"{info.name} samples nothing here")
         if written.get("data") is None:
@@ -530,6 +567,10 @@ class _Resolver(Reader):
         if probe.k > probe.samples:
             why = f"pass@{probe.k} cannot be estimated from {probe.samples} samples of a prompt"
             self.problem(f"k {probe.k} is more than samples {probe.samples}", ("probe", "k"), of="value", why=why)
+        for name in probe.protected:
+            if name not in probe.tasks:
+                fix = did_you_mean(name, probe.tasks) or f"probe tasks: {', '.join(probe.tasks) or 'none'}"
+                self.problem(f"unknown probe task {name!r}", ("probe", "protected"), of="value", fix=fix)
         return probe, {f"probe.{f.name}": LIBRARY for f in dataclasses.fields(Probe) if f.name not in given}
 
 

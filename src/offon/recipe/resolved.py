@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import yaml
 
 from offon import __version__
 from offon.recipe.arguments import Edge
-from offon.recipe.fields import MakeSettings, NodeSettings, Probe, Settings
+from offon.recipe.fields import Limit, MakeSettings, NodeSettings, Probe, Settings
 from offon.recipe.load import flow
+
+Makes = Literal["policy", "reward model", "process model", "data", "weights"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class Modifier:
 
 @dataclass(frozen=True, kw_only=True)
 class MethodNode:
-    """A node of a row. `arguments` are the row's; `origins` says which keys apply here, and who set them."""
+    """A node of a row. `arguments` are the row's; `origins` says which keys apply here, and who set them; `makes` is
+    what kind of thing comes out, None where only running it tells."""
 
     kind: ClassVar[str]
     name: str
@@ -45,6 +48,7 @@ class MethodNode:
     modifiers: tuple[Modifier, ...] = ()
     inputs: tuple[Input, ...] = ()
     reads: str = "demonstrations"  # the form of its data
+    makes: Makes | None = "policy"
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
     place: str = field(default="", compare=False)
 
@@ -119,7 +123,65 @@ class FunctionNode:
         yield from self.arguments.items()
 
 
-Node = TrainNode | MakeNode | FunctionNode
+@dataclass(frozen=True, kw_only=True)
+class GateNode:
+    """What goes on: `gate` if every limit is met, else as `on_fail` says. `judges` is the kind of thing it looks at."""
+
+    kind: ClassVar[str] = "gate"
+    name: str
+    gate: str
+    init: str | None
+    limits: Mapping[str, tuple[Limit, ...]]
+    on_fail: str = "stop"
+    judges: Makes = "policy"
+    origins: Mapping[str, str] = field(default_factory=dict, compare=False)
+    place: str = field(default="", compare=False)
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """The candidate as whoever reads the gate would read it, so that chains of init edges go through; and what it
+        is compared with."""
+        kind = {"data": "data", "reward model": "reward", "process model": "reward"}.get(self.judges, "init")
+        return (Input(kind, self.gate), *([Input("reference", self.init)] if self.init else []))
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """What it may turn out to be."""
+        return (self.gate, self.init) if self.on_fail == "rollback" and self.init else (self.gate,)
+
+    @property
+    def summary(self) -> str:
+        end = {"stop": "else the run stops", "warn": "else a warning", "rollback": f"else {self.init} goes on"}
+        against = f", against {self.init}" if self.init else ""
+        return f"{self.gate} goes on with {'; '.join(self.words())}{against}; {end[self.on_fail]}"
+
+    def words(self) -> Iterator[str]:
+        """A limit each: retention at least 0.8 on guard."""
+        for metric, limits in self.limits.items():
+            for limit in limits:
+                bounds = (("at least", limit.min), ("at most", limit.max))
+                said = " and ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None)
+                where = f" on {', '.join(limit.tasks)}" if limit.tasks else ""
+                yield f"{metric} {said}{where}{' (estimate)' if limit.at == 'estimate' else ''}"
+
+    def lines(self) -> Iterator[tuple[str, Any]]:
+        yield "gate", self.gate
+        if self.init:
+            yield "init", self.init
+        yield "limits", {metric: [_written(limit) for limit in limits] for metric, limits in self.limits.items()}
+        yield "on_fail", self.on_fail
+
+
+def _written(limit: Limit) -> dict[str, Any]:
+    """A limit with the keys that say something."""
+    return {
+        f.name: list(value) if isinstance(value, tuple) else value
+        for f in dataclasses.fields(limit)
+        if (value := getattr(limit, f.name)) != f.default
+    }
+
+
+Node = TrainNode | MakeNode | FunctionNode | GateNode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +199,38 @@ class ResolvedRecipe:
 
     def node(self, name: str) -> Node:
         return next(node for node in self.nodes if node.name == name)
+
+    def past_gates(self, source: str) -> str:
+        """The source that a gate stands for when it opens; any other source itself."""
+        while source.startswith("$") and isinstance(node := self.node(source[1:]), GateNode):
+            source = node.gate
+        return source
+
+    def chain(self, source: str) -> Iterator[tuple[str, Node | None]]:
+        """Back along the init edges: each source with its node (None for a model from outside), gates open."""
+        while True:
+            source = self.past_gates(source)
+            node = self.node(source[1:]) if source.startswith("$") else None
+            yield source, node
+            init = node.settings.init if isinstance(node, MethodNode) else None
+            if not init:
+                return
+            source = init
+
+    def adapted(self, source: str) -> Iterator[TrainNode]:
+        """The stages whose adapter a source may carry on: one for each way that gates may go."""
+        while source.startswith("$"):
+            node = self.node(source[1:])
+            if isinstance(node, GateNode):
+                for side in node.sides:
+                    yield from self.adapted(side)
+                return
+            if not isinstance(node, TrainNode):
+                return
+            if node.settings.lora:
+                yield node
+                return
+            source = node.settings.init
 
     def dump(self) -> str:
         """YAML. A comment names the origin of each value that the recipe did not write."""

@@ -5,7 +5,7 @@ A run that stopped early has fewer files: what is missing is None or empty here,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,16 @@ def summarise(run_dir: str | Path) -> dict[str, Any]:
         "stages": stages,
         "cost": {name: sum(cost.get(name) or 0 for cost in [*costs, *made]) for name in COSTS},
         "diagnosis": run.diagnosis(),
+        "gates": _written(run, nodes, "gate.json"),
+        "artefacts": _written(run, nodes, "artefact.json"),
     }
     return {"warnings": _warnings(summary)} | summary
+
+
+def _written(run: RunDirectory, nodes: Sequence[Mapping[str, Any]], file: str) -> list[dict[str, Any]]:
+    """What nodes left in a file of this name, in order, each with the node's name."""
+    found = ((node["name"], run.node(node["name"]).read_json(file)) for node in nodes if node.get("kind") != "model")
+    return [{"name": name, **content} for name, content in found if content]
 
 
 def _stage(run: RunDirectory, node: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,11 +110,14 @@ def _measured(numbers: Mapping[str, Any]) -> dict[str, Any]:
 def _warnings(summary: Mapping[str, Any]) -> list[dict[str, str]]:
     """{"node", "text"} each: what a reader must know before believing anything else, most serious first."""
     found = [("", text) for text in _about_ending(summary["status"])]
+    probed = {made["name"] for made in summary["artefacts"] if made.get("heldout")}
     for stage in summary["stages"]:
         found += [(stage["name"], text) for text in stage["warnings"]]
         found += [(stage["name"], text) for text in _about_measurement(stage)]
-        if stage["state"] == "done" and not stage["measured"]:
+        if stage["state"] == "done" and not (stage["measured"] or stage["name"] in probed):
             found.append((stage["name"], "Nothing was measured before and after this stage."))
+    found += [(gate["name"], f"{gate['sentence']}.") for gate in summary["gates"] if not gate["passed"]]
+    found += [(made["name"], f"{text}.") for made in summary["artefacts"] for text in made.get("warnings", [])]
     return [{"node": node, "text": text} for node, text in found]
 
 
@@ -116,6 +127,8 @@ def _about_ending(status: Mapping[str, Any]) -> list[str]:
     if status.get("state") == "failed":
         error = (status.get("error") or "no reason recorded").strip()
         return [f"The run failed{where}. {error.splitlines()[-1] if error.startswith('Traceback') else error}"]
+    if status.get("state") == "stopped":
+        return [f"The run was stopped{where}, whose limits are not met; other limits and --resume continue it."]
     if status.get("state") == "interrupted":
         return [f"The run was interrupted{where}; --resume continues it."]
     if status.get("state") == "running":

@@ -276,10 +276,11 @@ class RunDirectory:
         steps: int = 0,
         exit_code: int | None = None,
         error: str = "",
+        warnings: Sequence[str] = (),
     ) -> None:
-        """running | done | interrupted | failed, and where. `steps` is how many the node will take."""
+        """running | done | interrupted | stopped (by a gate) | failed, and where: `steps` of the node."""
         status = {"state": state, "node": node, "step": step, "steps": steps, "updated": _now()}
-        status |= {"exit_code": exit_code, "error": secrets.redact_text(error)}
+        status |= {"exit_code": exit_code, "error": secrets.redact_text(error), "warnings": list(warnings)}
         atomic.write_json(self.path / "status.json", status)
 
     def status(self) -> dict[str, Any]:
