@@ -20,9 +20,11 @@ from offon.errors import Interrupted, OffonError
 from offon.loops import artefacts as art
 from offon.loops.artefacts import Artefact
 from offon.loops.build import build_stage, check_prompts, check_room, prompts_of
-from offon.loops.handoff import diagnosis, handoff
+from offon.loops.handoff import diagnosis
+from offon.loops.handover import handed_on
 from offon.loops.holdings import Holdings
-from offon.loops.probe import probe_key, run_probe
+from offon.loops.path import contributions
+from offon.loops.probe import PLAIN, probe_key, run_probe
 from offon.loops.runtime import Runtime, sampling_of
 from offon.loops.stage import run_stage
 from offon.loops.toolbox import FrozenModels, Workshop
@@ -98,6 +100,7 @@ class Pipeline:
             self.states[node.name]["state"] = "running"
             self.picture()
             self.made[f"${node.name}"] = self.result(node)
+            self.run.write_json("path.json", contributions(self))
             self.states[node.name]["state"] = "done"
             self.picture()
 
@@ -234,7 +237,7 @@ class Pipeline:
             self._finish(directory, {"hash": key, "kind": node.kind, **record}, node.name)
         final = Artefact(directory.final_path, node.name, key)
         after = self.measure(final)
-        result = handoff(self.run, directory, init.label, before, after, self.recipe)
+        result = handed_on(self, node, directory, (init, final), (before, after))
         directory.write_json("handoff.json", result)
         for warning in result["warnings"]:
             self.note(f"{node.name}: {warning}")
@@ -344,16 +347,18 @@ class Pipeline:
 
     # --- measure -----------------------------------------------------------------------------------------------
 
-    def measure(self, artefact: Artefact, root: bool = False) -> dict[str, list[Group]]:
-        """Probe a model on every probe task; what was sampled before is read back. Roots are also diagnosed. A reward
-        model says nothing that could be probed."""
+    def measure(
+        self, artefact: Artefact, root: bool = False, *, specs: Mapping[str, Any] | None = None, view: str = PLAIN
+    ) -> dict[str, list[Group]]:
+        """Probe a model on every probe task (or on `specs`, under a view); what was sampled before is read back. Roots
+        are also diagnosed. A reward model says nothing that could be probed."""
         probe = self.recipe.probe
         if probe is None or head_of(artefact.path) is not None:
             return {}
         model: Model | None = None
         results = {}
-        for name, spec in self.probe_specs.items():
-            key = probe_key(probe, artefact.hash, spec, self.recipe.seed)
+        for name, spec in (self.probe_specs if specs is None else specs).items():
+            key = probe_key(probe, artefact.hash, spec, self.recipe.seed, view)
             groups = self.run.read_probe(key)
             if groups is None:
                 model = model or Model.load(artefact.path)
@@ -363,7 +368,7 @@ class Pipeline:
                         raise Interrupted("interrupted while probing", kept="finished stages and probes; use --resume")
                     self.progress({"node": f"probe {artefact.label}", "task": name, "generated": (done, total)})
 
-                groups = run_probe(model, self.task(spec), probe, key, engine=self.engine, progress=sampled)
+                groups = run_probe(model, self.task(spec), probe, key, view=view, engine=self.engine, progress=sampled)
                 self.run.write_probe(key, groups, node=artefact.label)
             results[name] = groups
         if root:
