@@ -33,22 +33,31 @@ def answer_distances(one: Sequence[Hashable], other: Sequence[Hashable], *, seed
                                                                 expectation, and 0 where p = q
         upper   1/2 sum_a |p_a - q_a|                           of all samples: at least TV in expectation (Jensen)
 
-    They meet as n grows, and are far apart where answers hardly repeat, when samples cannot tell. Both sides are halved
-    alike, so that equal samples are at distance 0; the mean is over `HALVINGS` random halvings.
+    They meet as n grows, and are far apart where the answers of both hardly repeat, when samples cannot tell. An answer
+    that is not in half A is taken for the side with more answers seen there once, whose unseen mass is the larger (Good
+    1953). Both sides are halved alike, so that equal samples are at distance 0; the mean is over `HALVINGS` random
+    halvings.
     """
     n = min(len(one), len(other))
     if n < 2:
         raise DataError(f"{len(one)} and {len(other)} answers", why="half of them decides signs, the other half counts")
     _, ids = np.unique(np.array([str(a) for a in (*one[:n], *other[:n])]), return_inverse=True)
     onehot_2nK = np.eye(ids.max() + 1)[ids.reshape(2, n)]
-    difference_nK = onehot_2nK[0] - onehot_2nK[1]
-    upper = np.abs(difference_nK.mean(axis=0)).sum() / 2
+    shares_2K = onehot_2nK.mean(axis=1)
+    upper = np.abs(shares_2K[0] - shares_2K[1]).sum() / 2
     rng, lower = np.random.default_rng(seed), []
     for _ in range(HALVINGS):
         order = rng.permutation(n)
-        a_K, b_K = (difference_nK[half].mean(axis=0) for half in (order[: n // 2], order[n // 2 :]))
-        lower += [(np.sign(a_K) * b_K).sum() / 2, (np.sign(b_K) * a_K).sum() / 2]
+        halves = [onehot_2nK[:, half].sum(axis=1) for half in (order[: n // 2], order[n // 2 :])]
+        for a_2K, b_2K in (halves, reversed(halves)):
+            lower.append((_signs(a_2K) * (b_2K[0] - b_2K[1])).sum() / b_2K.sum())
     return float(np.mean(lower)), float(upper)
+
+
+def _signs(counts_2K: np.ndarray) -> np.ndarray:
+    """[K] whose answer it looks like: 1 the first side's, -1 the other's."""
+    once = np.sign((counts_2K[0] == 1).sum() - (counts_2K[1] == 1).sum())
+    return np.where(counts_2K.any(axis=0), np.sign(counts_2K[0] - counts_2K[1]), once)
 
 
 def answer_fidelity(teacher: Answers, student: Answers, *, seed: int = 0) -> Est:

@@ -1,13 +1,9 @@
 """What each stage of a recipe contributed, by running it with stages left out: order-preserving Shapley values.
 
-Every subset of the stages is a pipeline of its own, with the stages in their order. Where a stage is left out,
-
-    an init edge to it, or a reference (an anchor)    goes to what it would have started from
-    a teacher, data or reward edge to it              cannot be replaced: the subset is infeasible
-
-All these pipelines are one: a node that reads the same in two subsets is one node, trained once, and the study is an
-ordinary run of the nodes that are left, resumed like any other. The value of a subset is the success of what the
-recipe's last stage is in it, or what that would have started from.
+Every subset of the stages is a pipeline of its own, with the stages in their order (`leave_out` says what becomes of
+edges to a stage that is left out). All these pipelines are one: a node that reads the same in two subsets is one node,
+trained once, and the study is an ordinary run of the nodes that are left, resumed like any other. The value of a subset
+is the success of what the recipe's last stage makes in it, or of what that stage would have started from.
 
 Axes: S seeds, P prompts.
 """
@@ -15,7 +11,7 @@ Axes: S seeds, P prompts.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -27,16 +23,15 @@ from offon.behavior.counts import count
 from offon.behavior.path import crossed_mean, feasible_orders, interaction, shapley
 from offon.errors import ConfigError
 from offon.loops import artefacts as art
+from offon.loops.leave_out import Infeasible, Variants, needed, upstream
 from offon.loops.pipeline import run_recipe
 from offon.loops.probe import outcomes, probe_key
-from offon.recipe import FunctionNode, ResolvedRecipe, TrainNode
+from offon.recipe import ResolvedRecipe, TrainNode
 from offon.recipe.fields import Probe
 from offon.recipe.reader import did_you_mean
-from offon.recipe.resolved import Node
 from offon.runs import RunDirectory
 
 Subset = tuple[str, ...]  # of the stages, in their order
-NEEDED = ("teacher", "data", "reward")  # edges that nothing can stand in for
 
 
 def attribute(
@@ -156,140 +151,27 @@ def planned(recipe: ResolvedRecipe, stages: Sequence[str] | None, tasks: Mapping
         chosen = tuple(name for name in chosen if name in stages)
     odd = [name for name in (*upstream(recipe, result), result) if recipe.node(name).kind not in ("train", "make")]
     if odd:
-        what = f"{odd[0]} is a {recipe.node(odd[0]).kind}"
-        raise ConfigError(
-            what, why="what it would do where a stage is left out is not known", fix="a recipe without it"
-        )
-    variants = _Variants(recipe, chosen)
+        what, why = f"{odd[0]} is a {recipe.node(odd[0]).kind}", "what it does where a stage is left out is not defined"
+        raise ConfigError(what, why=why, fix="a recipe without it")
+    feasible_orders(chosen)  # refuses more stages than can be ordered
+    variants = Variants(recipe, chosen)
     sources: dict[Subset, list[str]] = {}
     infeasible: dict[Subset, str] = {}
     for subset in sorted(_subsets(chosen), key=lambda s: (s != chosen, len(s))):  # the whole first: it keeps its names
         try:
             sources[subset] = [variants.source(f"${result}", frozenset(subset), seed) for seed in range(seeds)]
-        except _Infeasible as why:
+        except Infeasible as why:
             infeasible[subset] = str(why)
-    feasible_orders(chosen, sources.__contains__)  # says so where there are too many
+    if () not in sources or not feasible_orders(chosen, sources.__contains__):
+        told = "; ".join(f"{_named(subset)}: {why}" for subset, why in infeasible.items())
+        raise ConfigError("the stages cannot arrive one by one", why=told, fix="--stages A,B, without those in the way")
     plain = dict(protected=(), shifted=None, scaffold=None)
     probe: Probe = dataclasses.replace(recipe.probe, **plain, tasks=dict(tasks or recipe.probe.tasks))
-    needed = _needed(sources, variants.nodes)
-    nodes = tuple(node for name, node in variants.nodes.items() if name in needed)
+    read = needed((source for at in sources.values() for source in at), variants.nodes)
+    nodes = tuple(node for name, node in variants.nodes.items() if name in read)
     whole = dataclasses.replace(recipe, probe=probe, nodes=nodes, notes=())
     ordered = {subset: sources[subset] for subset in _subsets(chosen) if subset in sources}
     return Study(recipe.name, result, chosen, seeds, whole, ordered, infeasible)
-
-
-def upstream(recipe: ResolvedRecipe, name: str) -> list[str]:
-    """Every node that a node's result depends on, itself not counted."""
-    found: dict[str, None] = {}
-    waiting = [edge.node for edge in recipe.node(name).inputs if edge.node]
-    while waiting:
-        found[(one := waiting.pop())] = None
-        waiting += [edge.node for edge in recipe.node(one).inputs if edge.node and edge.node not in found]
-    return list(found)
-
-
-class _Infeasible(Exception):
-    """The text says which edge is missing."""
-
-
-class _Variants:
-    """The nodes of all subsets: each once for every way its sources turn out, and for every seed it depends on."""
-
-    def __init__(self, recipe: ResolvedRecipe, stages: Subset):
-        self.recipe, self.stages = recipe, stages
-        self.nodes: dict[str, Node] = {}
-        self._names: dict[tuple[Any, ...], str] = {}
-
-    def source(self, source: str, subset: frozenset[str], seed: int) -> str:
-        """What an init edge to a source reads in a subset."""
-        if not source.startswith("$"):
-            return source
-        name = source[1:]
-        return (
-            self._before(name, subset, seed) if self._left_out(name, subset) else f"${self._node(name, subset, seed)}"
-        )
-
-    def _left_out(self, name: str | None, subset: frozenset[str]) -> bool:
-        return name in self.stages and name not in subset
-
-    def _before(self, name: str, subset: frozenset[str], seed: int) -> str:
-        init = self.recipe.node(name).settings.init
-        if init is None:
-            raise ConfigError(f"{name} starts from no model, so that it cannot be left out", fix="--stages A,B")
-        return self.source(init, subset, seed)
-
-    def _node(self, name: str, subset: frozenset[str], seed: int) -> str:
-        """The name of a node's variant, made if it is new."""
-        node = self.recipe.node(name)
-        for edge in node.inputs:
-            if edge.kind in NEEDED and self._left_out(edge.node, subset):
-                raise _Infeasible(f"{name} reads {edge.source} ({edge.kind})")
-        sources = {edge.source: self.source(edge.source, subset, seed) for edge in node.inputs if edge.node}
-        changed = _seeded(_reading(node, sources), seed)
-        if isinstance(node, TrainNode) and node.settings.lora is None:
-            lora = next((n.settings.lora for n in self._skipped(node, subset) if n.settings.lora), None)
-            changed = dataclasses.replace(changed, settings=dataclasses.replace(changed.settings, lora=lora))
-        key = (name, repr(changed))
-        if key not in self._names:
-            self._names[key] = self._named(name, subset, seed)
-            self.nodes[self._names[key]] = dataclasses.replace(changed, name=self._names[key])
-        return self._names[key]
-
-    def _skipped(self, node: TrainNode, subset: frozenset[str]) -> Iterator[TrainNode]:
-        """The left-out stages right before a node: the adapter that one of them would have begun, the node begins."""
-        source = node.settings.init or ""
-        while source.startswith("$") and self._left_out(source[1:], subset):
-            yield (earlier := self.recipe.node(source[1:]))
-            source = earlier.settings.init
-
-    def _named(self, name: str, subset: frozenset[str], seed: int) -> str:
-        """rl where nothing before it is left out, else rl-after-sft or rl-first; and -seed1."""
-        before = [stage for stage in self.stages if stage in upstream(self.recipe, name)]
-        present = [stage for stage in before if stage in subset]
-        how = "" if present == before else "-after-" + "-".join(present) if present else "-first"
-        made = f"{name}{how}" + (f"-seed{seed}" if seed else "")
-        while made in self.nodes:
-            made += "_"
-        return made
-
-
-def _reading(node: Node, sources: Mapping[str, str]) -> Node:
-    """A node with other sources wherever it names them."""
-
-    def put(value: Any) -> Any:
-        if isinstance(value, str):
-            return sources.get(value, value)
-        if isinstance(value, Mapping):
-            return {key: put(inner) for key, inner in value.items()}
-        return type(value)(map(put, value)) if isinstance(value, list | tuple) else value
-
-    inputs = tuple(dataclasses.replace(edge, source=put(edge.source)) for edge in node.inputs)
-    node = dataclasses.replace(node, inputs=inputs, arguments=put(node.arguments))
-    if isinstance(node, FunctionNode):
-        return node
-    modifiers = tuple(dataclasses.replace(m, arguments=put(m.arguments)) for m in node.modifiers)
-    settings = {key: getattr(node.settings, key) for key in ("init", "teacher", "data")}
-    named = {key: sources.get(value, value) for key, value in settings.items() if isinstance(value, str)}
-    return dataclasses.replace(node, modifiers=modifiers, settings=dataclasses.replace(node.settings, **named))
-
-
-def _seeded(node: Node, seed: int) -> Node:
-    """A node trained or made again: its seed moved on, where it has one."""
-    if not isinstance(node, FunctionNode):
-        return dataclasses.replace(node, settings=dataclasses.replace(node.settings, seed=node.settings.seed + seed))
-    if "seed" not in node.arguments:
-        return node
-    return dataclasses.replace(node, arguments={**node.arguments, "seed": node.arguments["seed"] + seed})
-
-
-def _needed(sources: Mapping[Subset, Sequence[str]], nodes: Mapping[str, Node]) -> set[str]:
-    """The nodes that feasible subsets read: an infeasible one may have begun to make its own."""
-    waiting, needed = [s[1:] for at in sources.values() for s in at if s.startswith("$")], set()
-    while waiting:
-        if (name := waiting.pop()) not in needed:
-            needed.add(name)
-            waiting += [edge.node for edge in nodes[name].inputs if edge.node]
-    return needed
 
 
 def _subsets(stages: Subset) -> list[Subset]:

@@ -67,14 +67,16 @@ class Pair:
         states both have the same likeliest token; the number of tokens and of responses."""
 
         def measured() -> dict[str, list[float]]:
-            found = {"kl_nats": [], "agreeing": [], "tokens": [], "responses": []}
-            for group in groups:
-                members = group.members[:RESPONSES]
-                kl_nats, agreeing = distances(*self.models, members)
-                row = (kl_nats, agreeing, sum(map(len, members)), len(members))
-                for name, value in zip(found, row, strict=True):
-                    found[name].append(value)
-            return found
+            read = [group.members[:RESPONSES] for group in groups]
+            found_n2 = distances(*self.models, [member for members in read for member in members])
+            ends = np.cumsum([len(members) for members in read])[:-1]
+            sums_P2 = np.array([rows.sum(axis=0) for rows in np.split(found_n2, ends)])
+            return {
+                "kl_nats": sums_P2[:, 0].tolist(),
+                "agreeing": sums_P2[:, 1].tolist(),
+                "tokens": [sum(map(len, members)) for members in read],
+                "responses": [len(members) for members in read],
+            }
 
         return self._kept("distances", groups, measured)
 
@@ -101,20 +103,21 @@ class Pair:
 
 
 @torch.no_grad()
-def distances(own: Model, other: Model, members: Sequence[Trajectory]) -> tuple[float, float]:
-    """Sums over the states of some responses: KL(own || other) over the whole vocabulary in nats, at the temperature
-    that sampled them, and the states at which both have the same likeliest token. Both models by the same code, so that
-    a model is at distance 0 from itself exactly."""
-    sums = torch.zeros(2, dtype=torch.float64)
-    size = max(1, SCORED_TOKENS // max(map(len, members)))
+def distances(own: Model, other: Model, members: Sequence[Trajectory]) -> np.ndarray:
+    """[n, 2] of each response, summed over its states: KL(own || other) over the whole vocabulary in nats, at the
+    temperature that sampled it, and the states at which both have the same likeliest token. Both models by the same
+    code, so that a model is at distance 0 from itself exactly. At most `SCORED_TOKENS` are read at once, prompts
+    included."""
+    sums: list[np.ndarray] = []
+    size = max(1, SCORED_TOKENS // max(len(member.prefix("sample")) + len(member) for member in members))
     for first in range(0, len(members), size):
         part = members[first : first + size]
         layout = layout_of(part, "sample")
         temperature_M = torch.tensor([m.producer.sampling.temperature for m in part])[layout.sequence]
         sides = [Distribution(model, model.hidden(layout)) for model in (own, other)]
         found_M2 = sides[0].compare(sides[1], _kl_and_agreement, torch.arange(layout.n_targets), temperature_M)
-        sums += found_M2.double().sum(dim=0).cpu()
-    return float(sums[0]), float(sums[1])
+        sums += [piece.sum(dim=0).numpy() for piece in found_M2.double().cpu().split(layout.lengths)]
+    return np.array(sums)
 
 
 def _kl_and_agreement(log_p_MV: Tensor, log_q_MV: Tensor) -> Tensor:
