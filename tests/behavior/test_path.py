@@ -84,6 +84,7 @@ def test_the_interval_over_seeds_and_prompts():
     found = crossed_mean(np.array([[0.0, 2.0], [0.0, 2.0]]))
     assert found.estimate == 1 and found.high - 1 == pytest.approx(12.706, abs=1e-3)
     assert crossed_mean(np.array([[0.0, 2.0]])) == pytest.approx(found)
+    assert crossed_mean(np.array([[0.0, 1.0]])) == (0.5, 0, 1), "a share stays one"
 
 
 def test_the_interval_over_seeds_and_prompts_covers_what_both_vary():

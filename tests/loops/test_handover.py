@@ -1,15 +1,18 @@
 """What stages hand on: every key where it applies, a reason where it does not, and paths that sum."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from offon.behavior.retention import gain_retention
 from offon.errors import ConfigError, OffonError
-from offon.loops import fidelity, pipeline
+from offon.loops import fidelity, handover, pipeline
+from offon.loops.artefacts import external
 from offon.loops.check import check_recipe
 from offon.loops.path import counts_of
 from offon.loops.pipeline import run_recipe
+from offon.recipe.fields import Probe
 from offon.report import summarise
 from offon.report.terminal import handed_on
 from tests.loops.brought import TWO_STAGES, bring, resolved
@@ -88,6 +91,21 @@ def test_the_terminal_says_it(run):
     stage = next(stage for stage in summarise(run)["stages"] if stage["name"] == "small")
     lines = " | ".join(handed_on(stage))
     assert "from two on task: answers alike" in lines and "the scaffold adds" in lines and "again:" in lines
+
+
+def test_what_has_no_distributions_to_compare_is_null_with_the_reason(folder, tmp_path):
+    """Greedy sampling, and another vocabulary: the testbed's model beside the user's."""
+
+    def stage(temperature, other):
+        probe = Probe(temperature=temperature)
+        here = SimpleNamespace(recipe=SimpleNamespace(probe=probe, seed=0), run=None, stop=lambda: False)
+        return handover.Handover(here, None, (external(str(folder / "base")), external(other)), ({}, {}), {})
+
+    for found, why in (
+        (stage(0.0, str(folder / "base")), "greedy sampling"),
+        (stage(1.0, "testbed:base"), "base and testbed:base have different vocabularies"),
+    ):
+        assert found.drift() == {} and why in found.told()[0] and found.told()[0].startswith("drift: ")
 
 
 def test_running_again_reads_and_samples_nothing(folder, run, monkeypatch):

@@ -135,4 +135,7 @@ def crossed_mean(rows_SP: np.ndarray, *, level: float = 0.95) -> Est:
         return Est(*[float(rows_SP.mean())] * 3)
     freedom = variance**2 / sum(part**2 / df for part, df in parts)
     half = special.stdtrit(freedom, (1 + level) / 2) * np.sqrt(variance)
-    return Est(*(float(rows_SP.mean() + step) for step in (0, -half, half)))
+    ends = rows_SP.mean() + np.array([-half, half])
+    if rows_SP.min() >= 0 and rows_SP.max() <= 1:  # a share stays one
+        ends = np.clip(ends, 0, 1)
+    return Est(float(rows_SP.mean()), *map(float, ends))

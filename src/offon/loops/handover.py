@@ -61,7 +61,7 @@ def handed_on(
     result = handoff(pipeline.run, directory, models[0].label, *probes, pipeline.recipe, scaffolded=helped)
     if not result["tasks"]:
         return result
-    stage = _Handover(pipeline, node, models, probes, result["tasks"])
+    stage = Handover(pipeline, node, models, probes, result["tasks"])
     for task, est in stage.gain_retention(directory).items():
         result["tasks"][task]["gain_retention"] = est
     return result | {
@@ -85,7 +85,7 @@ def scaffolded(pipeline: Pipeline, model: Artefact) -> Probes:
     return pipeline.measure(model, specs=having, view=probe.scaffold)
 
 
-class _Handover:
+class Handover:
     """One stage's numbers. Counts come from the entries of its tasks, `notes` is (what is null, why) -> its tasks."""
 
     def __init__(
