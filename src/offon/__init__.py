@@ -34,6 +34,14 @@ def compare(before: str | Path, after: str | Path, task: Any, **options: Any) ->
     return compare_models(str(before), str(after), task, **options)
 
 
+def attribute(recipe: str | Path | Mapping[str, Any], output: str | Path, **options: Any) -> dict[str, Any]:
+    """What did each stage of a recipe contribute? See `offon.loops.attribute.attribute` for the options."""
+    from offon.loops.attribute import attribute as study
+    from offon.recipe import resolve
+
+    return study(resolve(recipe), output, **options)
+
+
 def diagnose(model: str | Path, task: Any, **options: Any) -> dict[str, Any]:
     """Why does a model fail a task, prompt by prompt? See `offon.loops.diagnose.diagnose_model` for the options."""
     from offon.loops.diagnose import diagnose_model

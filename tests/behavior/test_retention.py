@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from offon.behavior.counts import Counts
+from offon.behavior.intervals import Est
 from offon.behavior.retention import (
     amortisation,
     attrition_rate,
+    cost_per_point,
     gain_retention,
     portability,
     ratio,
@@ -104,3 +106,15 @@ def test_ratio_keeps_rows_together():
     top = np.random.default_rng(0).random(100)
     exact = ratio(top, 2 * top)
     assert exact.estimate == pytest.approx(0.5) and exact.high - exact.low < 1e-9
+
+
+def test_cost_per_point_turns_the_interval_over():
+    """60 seconds for 20 [10, 30] points: 3 [2, 6] a point; nothing where the gain is not certain."""
+    assert cost_per_point(Est(0.2, 0.1, 0.3), 60) == pytest.approx((3, 2, 6))
+    assert cost_per_point(Est(0.2, 0.0, 0.4), 60) is None
+
+
+def test_gain_retention_is_above_1_where_the_next_stage_adds_to_the_gain():
+    start, gained, later = (sampled(np.full(40, rate), i) for i, rate in enumerate((0.1, 0.4, 0.7)))
+    found = gain_retention(start, gained, later)
+    assert found.low < 2 < found.high and found.low > 1

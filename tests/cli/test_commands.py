@@ -50,7 +50,18 @@ def test_help_answers_within_a_second_of_cpu_and_without_torch():
     shown = offon("--help")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert shown.returncode == 0
-    for command in ("demo", "run", "check", "diagnose", "compare", "report", "methods", "ledger", "doctor"):
+    for command in (
+        "demo",
+        "run",
+        "check",
+        "diagnose",
+        "compare",
+        "attribute",
+        "report",
+        "methods",
+        "ledger",
+        "doctor",
+    ):
         assert f"\n  {command} " in shown.stdout
     assert (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime) < 1.0
 
@@ -254,6 +265,43 @@ def test_diagnose_refuses_before_loading(tmp_path, monkeypatch, capsys):
     (tmp_path / "base").mkdir()
     assert main(["diagnose", "./bsae", "--task", "gym:x"]) == 4
     assert "closest" in capsys.readouterr().err
+
+
+def test_attribute_hands_its_options_over_and_prints_shares_subsets_and_what_was_not_run(recipe, loops, capsys):
+    seen = {}
+
+    def share(value):
+        return {"estimate": value, "low": value - 0.1, "high": value + 0.1}
+
+    def attribute(resolved, output, **options):
+        options["progress"]({"note": "3 stage trainings"})
+        seen.update(options, output=output)
+        return {
+            "result": "rl", "stages": ["sft", "rl"], "seeds": 2, "total": {"sums": share(0.5)},
+            "shapley": {"sums": {"sft": share(0.4), "rl": share(0.1)}},
+            "interaction": {"sums": [["sft", "rl", share(-0.2)]]},
+            "subsets": [{"stages": [], "success": {"sums": share(0.2)}}],
+            "infeasible": [{"stages": ["rl"], "why": "rl reads $sft (teacher)"}], "notes": ["mind the seeds"],
+        }  # fmt: skip
+
+    loops("attribute", attribute=attribute)
+    options = ["--task", "gym:lcm", "--stages", "sft", "--seeds", "2"]
+    assert main(["attribute", str(recipe), *options]) == 0
+    assert seen["tasks"] == {"gym:lcm": "gym:lcm"} and (seen["stages"], seen["seeds"]) == (["sft"], 2)
+    assert seen["output"] == Path("runs/tiny-attribution")
+    captured = capsys.readouterr()
+    assert "3 stage trainings" in captured.err and "contributes to rl" in captured.out
+    for words in (
+        "+40.0 [+30.0, +50.0]",
+        "together  +50.0",
+        "sft and rl together",
+        "sums -20.0",
+        "20.0%",
+        "not run: rl",
+    ):
+        assert words in captured.out
+    assert main(["attribute", str(recipe), *options, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["result"] == "rl"
 
 
 def test_methods_lists_the_catalogue(capsys):

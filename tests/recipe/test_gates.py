@@ -143,7 +143,7 @@ def test_what_is_wrong_with_a_gate_is_said_in_words(mistakes, line, what, told):
         ("false", "{pass_at_k: {min: 0}}", "pass_at_k is measured by the probe, and probe is false"),
         ("{samples: 8, k: 8}", "{pass_at_k: {min: 0}}", "pass_at_k at k 8 needs 16 samples of a prompt"),
         ("{samples: 4, k: 4}", "{mixed_groups: {min: 0}}", "mixed_groups at k 4 needs 8 samples"),
-        ("{protected: [guard], tasks: {rare: testbed:rare}}", "{success: {min: 0}}", "unknown probe task 'guard'"),
+        ("{protected: [guard], tasks: {rare: testbed:rare}}", "{success: {min: 0}}", "'guard' is no probe task"),
     ],
 )
 def test_a_probe_that_cannot_judge_is_found_before_it_runs(mistakes, probe, limits, what):

@@ -29,12 +29,15 @@ def task_handoff(
     *,
     k: int,
     sampler: tuple[Mapping, Mapping] = ({}, {}),
+    scaffolded: tuple[Outcomes, Outcomes] | None = None,
     seed: int = 0,
 ) -> dict:
     """Compare the outcomes [P][n] of two checkpoints on the same prompts: 1, 0, None = unscored.
 
     prompts: {"id", "family", "prompt"} each. k: the rollouts per prompt the next on-policy stage can spend, declared
-    beforehand. sampler: how before and after were drawn, kept beside the numbers they explain.
+    beforehand. sampler: how before and after were drawn, kept beside the numbers they explain. scaffolded: outcomes of
+    both on the same prompts under the scaffold, an empty row where a prompt has none; the role may be consolidation
+    then.
     Success, calls and D1 use the same prompts, so success after - success before is D1's total: those with at least
     two scored samples on both sides; the others stay in "prompts" and are counted in "unmeasured". "families" repeats
     the numbers per family where there are several.
@@ -47,6 +50,7 @@ def task_handoff(
     if not measured.any():
         raise DataError("no prompt has two scored samples before and after", fix="look at why the checker scored none")
 
+    helped = None if scaffolded is None else (count(scaffolded[0]), count(scaffolded[1]))
     calls = prompt_changes(*counts, k)
     families = np.array([prompt.get("family", "") for prompt in prompts])
     entry = {
@@ -54,7 +58,7 @@ def task_handoff(
         "n_samples": int(min(np.median(side.scored) for side in counts)),
         "unmeasured": int((~measured).sum()),
         "unscored": {when: _unscored(rows) for when, rows in (("before", before), ("after", after))},
-        **_measure(*counts, calls, measured, k, seed),
+        **_measure(*counts, calls, measured, k, helped, seed),
         "prompts": [
             {
                 "id": prompt["id"],
@@ -71,21 +75,30 @@ def task_handoff(
     names = sorted(set(families[measured]))
     if len(names) > 1:
         entry["families"] = {
-            str(name): _measure(*counts, calls, measured & (families == name), k, seed) for name in names
+            str(name): _measure(*counts, calls, measured & (families == name), k, helped, seed) for name in names
         }
     return entry
 
 
-def _measure(before: Counts, after: Counts, calls: Sequence[str], chosen: np.ndarray, k: int, seed: int) -> dict:
+def _measure(
+    before: Counts,
+    after: Counts,
+    calls: Sequence[str],
+    chosen: np.ndarray,
+    k: int,
+    scaffolded: tuple[Counts, Counts] | None,
+    seed: int,
+) -> dict:
     """Success, pass@k, calls, D1, role, retention and what a later on-policy stage would find, on some prompts."""
     before, after = before.at(chosen), after.at(chosen)
+    helped = scaffolded and (scaffolded[0].at(chosen), scaffolded[1].at(chosen))
     chosen_calls = [call for call, keep in zip(calls, chosen, strict=True) if keep]
     return {
         "before": _performance(before, k, seed),
         "after": _performance(after, k, seed),
         "calls": {change: chosen_calls.count(change) for change in CHANGES},
         "d1": decompose(before, after, k=k, seed=seed).as_dict(),
-        "role": stage_role(before, after, k, seed=seed).as_dict(),
+        "role": stage_role(before, after, k, scaffolded=helped, seed=seed).as_dict(),
         "retention": retention(before, after, seed=seed)._asdict() if before.successes.any() else None,
         "trainability": {
             when: {name: est._asdict() for name, est in trainability(counts, k, GROUP_SIZE, seed=seed).items()}

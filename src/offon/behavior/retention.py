@@ -152,3 +152,12 @@ def amortisation(plain_before: Counts, scaffolded_before: Counts, plain_after: C
     if help_.low <= 0:
         raise DataError(f"the scaffold helps by {help_}", why="there is nothing certain to amortise")
     return ratio(plain_after.rate - plain_before.rate, scaffolded_before.rate - plain_before.rate, seed=seed)
+
+
+def cost_per_point(change: Est, cost: float) -> Est | None:
+    """What a percentage point of success cost: cost / (100 change). The cost is known without error, so the interval is
+    the change's turned over (Fieller's, with nothing uncertain above). None unless the change is a gain for certain: a
+    cost per gain of either sign has no finite interval."""
+    if change.low <= 0:
+        return None
+    return Est(*(cost / (100 * gain) for gain in (change.estimate, change.high, change.low)))

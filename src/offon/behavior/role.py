@@ -1,9 +1,15 @@
-"""The role a stage played on one prompt distribution: mostly expansion, mostly reshaping, or neither for sure.
+"""The role a stage played on one prompt distribution: mostly expansion, reshaping or consolidation, or none for sure.
 
-    expansion   Pr(Exp >= half of Exp + max(Resh, 0)) >= .9, with a prompt certified to have come into reach
-    reshaping   Pr(Resh > half of it) >= .9
-    no change   success did not change beyond its interval, and no prompt is certain to have come into reach or left it
-    mixed       otherwise
+    consolidation  every prompt has a scaffold, under it success did not change (the whole interval within .1), and at
+                   least half of its help became the model's own, with an interval above 0
+    expansion      Pr(Exp >= half of Exp + max(Resh, 0)) >= .9, with a prompt certified to have come into reach
+    reshaping      Pr(Resh > half of it) >= .9
+    no change      success did not change beyond its interval, and no prompt is certain to have come into reach or
+                   left it
+    mixed          otherwise
+
+The first that holds, "no change" before all. Consolidation is told first of the others because it says more: whether
+success rose from out of reach or from within, what was there with help is now there without.
 
 Probabilities are over prompts (bootstrap). A role is a measured tendency on these prompts at this budget, never a
 property of the method; attrition is always told beside it (arXiv:2604.07941, table 2, made operational).
@@ -17,15 +23,19 @@ import numpy as np
 
 from offon.behavior.counts import Counts
 from offon.behavior.decompose import prompt_terms
-from offon.behavior.intervals import Est, bootstrap_means, mean_over_prompts
+from offon.behavior.intervals import Est, bootstrap_means, mean_over_prompts, paired_change
+from offon.behavior.retention import amortisation, scaffold_dependence
 from offon.behavior.support import prompt_changes
 
 SURE = 0.9
+SMALL = 0.1  # of success under the scaffold: a change that stays within is none of what the stage was for
+HALF = 0.5  # of the scaffold's help
 
 
 @dataclass(frozen=True)
 class Role:
-    """name: expansion, reshaping, mixed or no change. probability: of expansion carrying at least half."""
+    """name: consolidation, expansion, reshaping, mixed or no change. expansion_carries: probability that expansion is
+    at least half of the gain."""
 
     name: str
     expansion_carries: float
@@ -35,8 +45,19 @@ class Role:
         return asdict(self) | {"attrition": self.attrition._asdict()}
 
 
-def stage_role(before: Counts, after: Counts, k: int, *, replicates: int = 1000, seed: int = 0) -> Role:
-    """The role of what lies between two checkpoints on the same prompts, from D1's soft terms."""
+def stage_role(
+    before: Counts,
+    after: Counts,
+    k: int,
+    *,
+    scaffolded: tuple[Counts, Counts] | None = None,
+    replicates: int = 1000,
+    seed: int = 0,
+) -> Role:
+    """The role of what lies between two checkpoints on the same prompts, from D1's soft terms.
+
+    scaffolded: counts of both under the scaffold, on the same prompts; without them nothing is called consolidation.
+    """
     terms = prompt_terms(before, after, k)["soft"]
     soft = np.column_stack([terms[name] for name in ("expansion", "reshaping", "attrition")])
     change = after.rate - before.rate
@@ -46,8 +67,22 @@ def stage_role(before: Counts, after: Counts, k: int, *, replicates: int = 1000,
     calls = prompt_changes(before, after, k)
     if total.low <= 0 <= total.high and not {"gained", "lost"} & set(calls):
         return Role("no change", carries, estimates[2])
+    if scaffolded is not None and _consolidates(before, after, scaffolded, seed):
+        return Role("consolidation", carries, estimates[2])
     if carries >= SURE and "gained" in calls and estimates[0].low > 0:
         return Role("expansion", carries, estimates[2])
     if 1 - carries >= SURE and estimates[1].low > 0:
         return Role("reshaping", carries, estimates[2])
     return Role("mixed", carries, estimates[2])
+
+
+def _consolidates(before: Counts, after: Counts, scaffolded: tuple[Counts, Counts], seed: int) -> bool:
+    """Whether help that was there before is now the model's own, and nothing more was learned under it."""
+    helped_before, helped_after = scaffolded
+    if not ((helped_before.scored > 0) & (helped_after.scored > 0)).all():
+        return False
+    change = paired_change(helped_before.rate, helped_after.rate, seed=seed)
+    if max(-change.low, change.high) > SMALL or scaffold_dependence(before, helped_before, seed=seed).low <= 0:
+        return False
+    amortised = amortisation(before, helped_before, after, seed=seed)
+    return amortised.estimate >= HALF and amortised.low > 0

@@ -15,7 +15,7 @@ import typer.core
 
 from offon.cli.folder import as_bug, make_way, recorded
 from offon.cli.output import only_results_on_stdout, plain, print_json, table
-from offon.cli.pages import catalogue, comparison_page, diagnosis_page, in_full, page, plan_page
+from offon.cli.pages import attribution_page, catalogue, comparison_page, diagnosis_page, in_full, page, plan_page
 from offon.cli.progress import Progress
 from offon.errors import ConfigError, OffonError
 
@@ -193,6 +193,45 @@ def compare(
         )
     progress.close()
     print_json(compared) if json else print(comparison_page(compared))
+
+
+@app.command()
+def attribute(
+    recipe: RecipeFile,
+    task: Annotated[str | None, typer.Option(metavar="T", help="A probe task of the recipe, or any task.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How often everything is trained; 3 or more for a claim.")] = 1,
+    stages: Annotated[str | None, typer.Option(metavar="A,B", help="Left out in turn; all unless given.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Where it runs; runs/RECIPE-attribution unless given.")] = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    set_: Set = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """What each stage of a recipe contributed: run it with stages left out, and share the change out."""
+    from offon.recipe import located_task, resolve
+
+    resolved = resolve(recipe, overrides=set_ or ())
+    probed = resolved.probe.tasks if resolved.probe else {}
+    tasks = {task: probed[task] if task in probed else located_task(task)} if task else None
+    output = output or Path("runs", f"{resolved.name}-attribution")
+    make_way(output, resume=resume, overwrite=overwrite)
+    progress = Progress(quiet=quiet)
+    with recorded(output), only_results_on_stdout():
+        from offon.loops.attribute import attribute as study
+
+        found = study(
+            resolved,
+            output,
+            stages=stages.split(",") if stages else None,
+            tasks=tasks,
+            seeds=seeds,
+            resume=resume,
+            progress=progress,
+            command=" ".join(sys.argv),
+        )
+    progress.close()
+    print_json(found) if json else print(attribution_page(found))
 
 
 @app.command()

@@ -189,6 +189,26 @@ def comparison_page(compared: dict[str, Any]) -> str:
     return "\n".join([*lines, "", compared["sentence"]])
 
 
+def attribution_page(found: dict[str, Any]) -> str:
+    """What each stage adds on average over the orders in which they may come, task by task; then success by subset."""
+    seeds = f"{found['seeds']} seed{'s' if found['seeds'] > 1 else ''}"
+    lines = [f"what each stage contributes to {found['result']}, in points of success (Shapley values; {seeds})", ""]
+    tasks = list(found["shapley"])
+    rows = [[stage, *(_points(found["shapley"][task][stage]) for task in tasks)] for stage in found["stages"]]
+    rows.append(["together", *(_points(found["total"][task]) for task in tasks)])
+    lines += [table(("stage", *tasks), rows), ""]
+    for index, (one, other, _) in enumerate(next(iter(found["interaction"].values()))):
+        told = [f"{task} {_points(found['interaction'][task][index][2])}" for task in tasks]
+        lines.append(f"{one} and {other} together, beyond what each adds alone: {', '.join(told)}")
+    subsets = [
+        [" + ".join(one["stages"]) or "none", *(f"{one['success'][task]['estimate']:.1%}" for task in tasks)]
+        for one in found["subsets"]
+    ]
+    lines += ["", table(("stages run", *(f"success on {task}" for task in tasks)), subsets)]
+    lines += [f"not run: {' + '.join(one['stages']) or 'none'}, because {one['why']}" for one in found["infeasible"]]
+    return "\n".join([*lines, "", *(f"note: {note}" for note in found["notes"])])
+
+
 def _points(est: dict[str, float]) -> str:
     return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * est[name] for name in ("estimate", "low", "high")))
 
@@ -203,6 +223,8 @@ def plan_page(plan: dict[str, Any]) -> str:
             sizes = [(brief(line["parameters"]), f"{brief(line['size_bytes'])}B") for line in held]
             rows = [[h["model"], h["role"], h["when"], *size] for h, size in zip(held, sizes, strict=True)]
             lines.append(textwrap.indent(table(("model", "role", "held", "parameters", "memory"), rows), "  "))
-    lines += [f"probe {probe['task']}: {probe['heldout']} held-out prompts" for probe in plan["probes"]]
+    for probe in plan["probes"]:
+        beside = f", {probe['scaffolded']} of the probed also with the scaffold" if probe.get("scaffolded") else ""
+        lines.append(f"probe {probe['task']}: {probe['heldout']} held-out prompts{beside}")
     lines += [f"note: {note}" for note in plan["notes"]]
     return "\n".join(lines)

@@ -12,11 +12,12 @@ from typing import Any
 from safetensors import safe_open
 
 from offon.data import prompt_groups
-from offon.errors import DataError, ModelError, OffonError, Problems
+from offon.errors import ConfigError, DataError, ModelError, OffonError, Problems
 from offon.loops import artefacts as art
 from offon.loops.build import check_prompts, check_room
 from offon.loops.holdings import Held, plan, same_vocabulary, uses
 from offon.loops.inputs import Inputs
+from offon.loops.probe import probed_items
 from offon.maths.merging import same_shapes
 from offon.methods import registry
 from offon.models.loading import head_of, is_adapter, load_tokenizer, positions
@@ -218,15 +219,26 @@ class Checker(Inputs):
         return entry | {"if_not": ends[node.on_fail]}
 
     def check_probes(self) -> list[dict[str, Any]]:
-        found = []
-        for name, spec in self.probe_specs.items():
+        """Of every probe task and every shifted version of one: how many items are held out, and of those that are
+        probed how many have the scaffold."""
+        probe, found, views = self.recipe.probe, [], set()
+        versions = ((probe and probe.shifted) or {}).values()
+        shifted = {name: spec for named in versions for name, spec in named.items()}
+        for name, spec in {**self.probe_specs, **shifted}.items():
             try:
                 items = self.task(spec).items("heldout")
                 if not items:
                     raise DataError(f"probe task {name} has no held-out items", fix="a larger data set")
                 found.append({"task": name, "heldout": len(items)})
+                if probe.scaffold and name not in shifted:
+                    views |= {view for item in items for view in item.views}
+                    found[-1]["scaffolded"] = len(probed_items(self.task(spec), probe, probe.scaffold))
             except OffonError as error:
                 self.errors.append(error)
+        if probe and probe.scaffold and not any(entry.get("scaffolded") for entry in found):
+            fix = f"one of {', '.join(sorted(views))}" if views else "rows with views: {NAME: PROMPT}, or no scaffold"
+            what = f"no probed item has a view {probe.scaffold!r}"
+            self.errors.append(ConfigError(what, where="probe.scaffold", fix=fix))
         return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from offon import behavior
@@ -20,13 +20,23 @@ Probes = Mapping[str, list[Group]]
 
 
 def handoff(
-    run: RunDirectory, node: NodeDirectory, before_label: str, before: Probes, after: Probes, recipe: ResolvedRecipe
+    run: RunDirectory,
+    node: NodeDirectory,
+    before_label: str,
+    before: Probes,
+    after: Probes,
+    recipe: ResolvedRecipe,
+    *,
+    scaffolded: tuple[Probes, Probes] = ({}, {}),
 ) -> dict[str, Any]:
-    """handoff.json of one stage: behaviour per probe task, provenance and cost from the stage's counters."""
+    """handoff.json of one stage: behaviour per probe task, provenance and cost from the stage's counters.
+
+    scaffolded: probes before and after under the scaffold, of the items that have it.
+    """
     record = node.read_json("node.json", {})
     counters = record["counters"]
     probe = recipe.probe
-    tasks = changes(before, after, recipe)
+    tasks = changes(before, after, recipe, scaffolded)
     off_policy, regime = provenance(counters["off_policy"])
     return {
         "node": node.name,
@@ -43,7 +53,9 @@ def handoff(
     }
 
 
-def changes(before: Probes, after: Probes, recipe: ResolvedRecipe) -> dict[str, dict[str, Any]]:
+def changes(
+    before: Probes, after: Probes, recipe: ResolvedRecipe, scaffolded: tuple[Probes, Probes] = ({}, {})
+) -> dict[str, dict[str, Any]]:
     """The entry of each probe task between two probed models."""
     probe = recipe.probe
     sampler = {} if probe is None else {"temperature": probe.temperature, "max_tokens": probe.max_tokens}
@@ -54,10 +66,21 @@ def changes(before: Probes, after: Probes, recipe: ResolvedRecipe) -> dict[str, 
             prompt_infos(after[name]),
             k=probe.k,
             sampler=(sampler, sampler),
+            scaffolded=_rows_under_scaffold(after[name], name, scaffolded),
             seed=recipe.seed,
         )
         for name in after
     }
+
+
+def _rows_under_scaffold(groups: Sequence[Group], name: str, scaffolded: tuple[Probes, Probes]) -> Any:
+    """Outcomes [P][n] before and after under the scaffold, an empty row for a prompt without it; None where there is no
+    such probe."""
+    if name not in scaffolded[0]:
+        return None
+    sides = ({g.item.id: row for g, row in zip(s[name], outcomes(s[name]), strict=True)} for s in scaffolded)
+    before, after = ([rows.get(group.item.id, []) for group in groups] for rows in sides)
+    return before, after
 
 
 def provenance(sums: Mapping[str, float]) -> tuple[dict[str, float | None], str]:

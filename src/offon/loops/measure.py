@@ -10,7 +10,7 @@ from offon.engines.native import NativeEngine
 from offon.errors import Interrupted
 from offon.loops.artefacts import Artefact
 from offon.loops.handoff import diagnosis
-from offon.loops.probe import probe_key, run_probe
+from offon.loops.probe import PLAIN, probe_key, run_probe
 from offon.models.loading import head_of
 from offon.models.model import Model
 from offon.recipe import ResolvedRecipe
@@ -30,15 +30,17 @@ class Measure:
     stop: Callable[[], bool]
     tasks: Mapping[str, Any] = field(default_factory=dict)  # name -> description
 
-    def __call__(self, artefact: Artefact, root: bool = False) -> dict[str, list[Group]]:
-        """Probes by task. root: the model is where a chain begins, and is diagnosed."""
+    def __call__(
+        self, artefact: Artefact, root: bool = False, *, specs: Mapping[str, Any] | None = None, view: str = PLAIN
+    ) -> dict[str, list[Group]]:
+        """Probes by task, or of `specs`, under a view. root: the model is where a chain begins, and is diagnosed."""
         probe = self.recipe.probe
         if probe is None or head_of(artefact.path) is not None:
             return {}
         model: Model | None = None
         results = {}
-        for name, spec in self.tasks.items():
-            key = probe_key(probe, artefact.hash, spec, self.recipe.seed)
+        for name, spec in (self.tasks if specs is None else specs).items():
+            key = probe_key(probe, artefact.hash, spec, self.recipe.seed, view)
             groups = self.run.read_probe(key)
             if groups is None:
                 model = model or Model.load(artefact.path)
@@ -48,7 +50,7 @@ class Measure:
                         raise Interrupted("interrupted while probing", kept="finished stages and probes; use --resume")
                     self.progress({"node": f"probe {artefact.label}", "task": name, "generated": (done, total)})
 
-                groups = run_probe(model, self.task(spec), probe, key, engine=self.engine, progress=sampled)
+                groups = run_probe(model, self.task(spec), probe, key, view=view, engine=self.engine, progress=sampled)
                 self.run.write_probe(key, groups, node=artefact.label)
             results[name] = groups
         if root:

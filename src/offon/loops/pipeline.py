@@ -21,10 +21,12 @@ from offon.loops.artefacts import Artefact
 from offon.loops.build import check_room
 from offon.loops.findings import Findings
 from offon.loops.graph import graph
-from offon.loops.handoff import changes, handoff
+from offon.loops.handoff import changes
+from offon.loops.handover import handed_on
 from offon.loops.holdings import Holdings
 from offon.loops.inputs import Inputs
 from offon.loops.measure import Measure
+from offon.loops.path import contributions
 from offon.loops.probe import probe_key
 from offon.loops.runtime import Runtime, sampling_of
 from offon.loops.stage import run_stage
@@ -101,6 +103,7 @@ class Pipeline(Inputs):
             self.states[node.name]["state"] = "running"
             self.picture()
             self.made[f"${node.name}"] = self.result(node)
+            self.run.write_json("path.json", contributions(self))
             self.states[node.name]["state"] = "done"
             self.picture()
 
@@ -291,7 +294,7 @@ class Pipeline(Inputs):
             self._finish(directory, {"hash": key, "kind": node.kind, **record}, node.name)
         final = Artefact(directory.final_path, node.name, key)
         after = self.measure(final)
-        result = handoff(self.run, directory, init.label, before, after, self.recipe)
+        result = handed_on(self, node, directory, (init, final), (before, after))
         directory.write_json("handoff.json", result)
         for warning in result["warnings"]:
             self.note(f"{node.name}: {warning}")

@@ -17,14 +17,23 @@ from offon.loops.calls import trajectory
 from offon.loops.runtime import sampling_of
 from offon.models.model import Model
 from offon.recipe.fields import Probe
-from offon.types import RIGHT, Group, Producer, Source
+from offon.types import RIGHT, Group, Item, Producer, Source
+
+PLAIN = "prompt"  # the view of an item that deployment sees
 
 
-def probe_key(probe: Probe, model_hash: str, task: Any, seed: int) -> str:
+def probe_key(probe: Probe, model_hash: str, task: Any, seed: int, view: str = PLAIN) -> str:
     """Names a probe by everything it depends on: the same model, task and settings are never sampled twice."""
     drawn = (probe.prompts, probe.samples, probe.temperature, probe.max_tokens)
     named = task if isinstance(task, str | Mapping) else described(task)
-    return hashlib.sha256(repr((model_hash, named, drawn, seed, *task_files(task))).encode()).hexdigest()[:16]
+    seen = () if view == PLAIN else (view,)
+    return hashlib.sha256(repr((model_hash, named, drawn, seed, *seen, *task_files(task))).encode()).hexdigest()[:16]
+
+
+def probed_items(task: Any, probe: Probe, view: str = PLAIN) -> list[Item]:
+    """The held-out items a probe samples: the first of the task, of them those that have the view."""
+    items = list(task.items("heldout"))[: probe.prompts]
+    return [item for item in items if view == PLAIN or view in item.views]
 
 
 def run_probe(
@@ -33,20 +42,22 @@ def run_probe(
     probe: Probe,
     key: str,
     *,
+    view: str = PLAIN,
     engine: NativeEngine | None = None,
     progress: Callable[..., None] | None = None,
 ) -> list[Group]:
-    """Sample and verify. Members carry the signals "reward" and "content" (None = unscored).
+    """Sample and verify. Members carry the signals "reward" and "content" (None = unscored). view: the prompt sampled
+    under; items without it are left out.
 
     Randomness is keyed by `key`, so samples of different models are independent and those of one model repeat.
     """
-    items = list(task.items("heldout"))[: probe.prompts]
+    items = probed_items(task, probe, view)
     if not items:
         raise DataError(f"task {task.name} has no held-out items to probe", fix="a larger data set, or another split")
     groups = prompt_groups(items, model.tokenizer)
     salt, sampling = int(key, 16), sampling_of(probe)
     asked = [
-        (group, Prompted(group.prompt, sampling, (salt, index, sample)))
+        (group, Prompted(group.views[view], sampling, (salt, index, sample)))
         for index, group in enumerate(groups)
         for sample in range(probe.samples)
     ]

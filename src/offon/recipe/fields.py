@@ -113,16 +113,20 @@ class Probe:
 
     prompts, samples  per task               k  the rollout budget that "reachable" refers to
     tasks             name -> task; every task of the recipe unless written
-    protected         of them, those on which no stage may lose what was there
+    protected         names of probe tasks that a stage should leave as they are
+    shifted           {probe task: {name: task}}: other versions of it, sampled too, to see whether a gain carries over
+    scaffold          a view of the items (hint), sampled too where an item has it
     """
 
     prompts: Count = 64
     samples: Count = 128
     k: Count = 32
     tasks: Any = None
+    protected: tuple[str, ...] = ()
+    shifted: Any = None  # nobody else can say what another version of a task is
+    scaffold: str | None = None  # it costs as many responses again
     temperature: Temperature = 1.0
     max_tokens: Count = 512
-    protected: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -560,6 +560,12 @@ class _Resolver(Reader):
         else:
             self.problem("probe.tasks maps names to tasks", ("probe", "tasks"), fix="tasks: {sums: gym:chain_sum}")
             return None, {}
+        tasks = given.get("tasks") or defaults["tasks"]
+        for index, name in enumerate(given.get("protected", ())):
+            if name not in tasks:
+                self._no_probe_task(name, ("probe", "protected", index), tasks)
+        if given.get("shifted") is not None:
+            given["shifted"] = self.shifted(given["shifted"], tasks)
         sampled = [n.settings.max_tokens for n in nodes if isinstance(n, MethodNode) and "max_tokens" in n.origins]
         if sampled:  # as long as the stages themselves sample
             defaults["max_tokens"] = max(sampled)
@@ -567,11 +573,29 @@ class _Resolver(Reader):
         if probe.k > probe.samples:
             why = f"pass@{probe.k} cannot be estimated from {probe.samples} samples of a prompt"
             self.problem(f"k {probe.k} is more than samples {probe.samples}", ("probe", "k"), of="value", why=why)
-        for name in probe.protected:
-            if name not in probe.tasks:
-                fix = did_you_mean(name, probe.tasks) or f"probe tasks: {', '.join(probe.tasks) or 'none'}"
-                self.problem(f"unknown probe task {name!r}", ("probe", "protected"), of="value", fix=fix)
         return probe, {f"probe.{f.name}": LIBRARY for f in dataclasses.fields(Probe) if f.name not in given}
+
+    def shifted(self, value: Any, tasks: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """{probe task: {name: task}} with the paths of the tasks resolved; every name stands for one task."""
+        position, form = ("probe", "shifted"), "shifted: {sums: {longer: gym:chain_sum,max_terms=5}}"
+        if not isinstance(value, Mapping) or not all(isinstance(versions, Mapping) for versions in value.values()):
+            self.problem("probe.shifted maps probe tasks to named versions of them", position, of="value", fix=form)
+            return {}
+        found: dict[str, dict[str, Any]] = {}
+        taken = set(tasks)
+        for task, versions in value.items():
+            if task not in tasks:
+                self._no_probe_task(task, (*position, task), tasks)
+            for name in versions:
+                if name in taken:
+                    self.problem(f"{name} names two probes", (*position, task, name), fix="another name")
+                taken.add(name)
+            found[task] = {name: self.task(spec, (*position, task, name)) for name, spec in versions.items()}
+        return found
+
+    def _no_probe_task(self, name: str, position: Keys, tasks: Mapping[str, Any]) -> None:
+        fix = did_you_mean(name, tasks) or f"one of {', '.join(tasks) or 'none: name them under probe.tasks'}"
+        self.problem(f"{name!r} is no probe task", position, of="value", fix=fix)
 
 
 def _named(tasks: list[Any]) -> dict[str, Any]:

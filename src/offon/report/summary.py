@@ -36,6 +36,8 @@ def summarise(run_dir: str | Path) -> dict[str, Any]:
         "diagnosis": run.diagnosis(),
         "gates": _written(run, nodes, "gate.json"),
         "artefacts": _written(run, nodes, "artefact.json"),
+        "path": run.read_json("path.json", {}),
+        "attribution": run.read_json("attribution.json", {}),
     }
     return {"warnings": _warnings(summary)} | summary
 
@@ -72,6 +74,28 @@ def _stage(run: RunDirectory, node: Mapping[str, Any]) -> dict[str, Any]:
         "off_policy": handoff.get("off_policy", {}),
         "cost": {name: handoff.get("cost", {}).get(name) for name in COSTS} | {"seconds": seconds},
         "warnings": handoff.get("warnings", []),
+        **handed_on_by(handoff),
+    }
+
+
+def handed_on_by(handoff: Mapping[str, Any]) -> dict[str, Any]:
+    """What a stage hands on beyond success; {} or None where it was not measured, `notes` says why."""
+    drift, costs = (handoff.get(name) or {} for name in ("drift", "per_gain"))
+    per_task = {
+        name: {
+            "gain_retention": task.get("gain_retention"),
+            "drift": (drift.get(name) or {}).get("kl_nats"),
+            "per_gain": costs.get(name),
+        }
+        for name, task in handoff.get("tasks", {}).items()
+    }
+    return {
+        "per_task": per_task,
+        "protected": handoff.get("protected"),
+        "transfer": handoff.get("transfer"),
+        "portability": handoff.get("portability") or {},
+        "scaffold": handoff.get("scaffold") or {},
+        "notes": handoff.get("notes", []),
     }
 
 

@@ -32,6 +32,10 @@ def headline(summary: Mapping[str, Any]) -> RenderableType:
     measured = [stage for stage in summary["stages"] if stage["results"]]
     for stage in measured:
         parts += [Text(), _title(stage), _table(stage)]
+        parts += [Text(line, style="dim") for line in handed_on(stage)]
+    chains = [chain for chain in summary["path"].get("chains", []) if len(chain["nodes"]) > 2]
+    for chain in chains:
+        parts += [Text(), Text(f"path  {' → '.join(chain['nodes'])}", style="bold"), _path(chain)]
     if measured:
         budgets = words.listed(sorted({str(stage["k"]) for stage in measured}))
         parts.append(Text(_legend(budgets), style="dim"))
@@ -82,6 +86,52 @@ def _table(stage: Mapping[str, Any]) -> Table:
             " → ".join(words.percent(row["success"][when]["estimate"]) for when in ("before", "after")),
             _cell(change, _DIRECTION_STYLE.get(words.direction(change), "")),
             *(_cell(term) for term in terms),
+        )
+    return table
+
+
+def handed_on(stage: Mapping[str, Any]) -> list[str]:
+    """What a stage hands on besides its tasks' change, a line for each thing that was measured."""
+    lines = []
+    if protected := stage["protected"]:
+        lost = _share(protected["attrition"])
+        lines.append(f"protected {words.listed(protected['tasks'])}: lost {lost} of its success")
+    for task, entry in stage["scaffold"].items():
+        worth = " → ".join(words.points(entry["dependence"][when]["estimate"]) for when in ("before", "after"))
+        own = f"; of the first, {_share(entry['amortisation'])} is now its own" if entry["amortisation"] else ""
+        lines.append(f"{task}: the scaffold adds {worth} points{own}")
+    for name, entry in stage["portability"].items():
+        change = f"{words.points(entry['change']['estimate'])} points ({words.points_range(entry['change'])})"
+        share = f", {_share(entry['ratio'])} of the change on {entry['of']}" if entry["ratio"] else ""
+        lines.append(f"{name}: {change}{share}")
+    if transfer := stage["transfer"]:
+        for task, found in transfer["tasks"].items():
+            told = [f"answers alike {_share(found['answer'])}"]
+            told += [f"next token alike {_share(found['agreement'])}"] if found["agreement"] else []
+            told += [f"right traces far from its own {_share(found['trace'])}"] if found["trace"] else []
+            lines.append(f"from {transfer['teacher']} on {task}: {', '.join(told)}")
+    return lines
+
+
+def _share(est: words.Est) -> str:
+    """A share with its interval, which may be beyond 0% and 100%."""
+    estimate, low, high = (f"{est[end] + 0.0:.0%}".replace("-0%", "0%") for end in ("estimate", "low", "high"))
+    return f"{estimate} [{low}, {high}]"
+
+
+def _path(chain: Mapping[str, Any]) -> Table:
+    """What each stage added to the change of the whole chain, and what a point that is still there cost."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("")
+    stages = chain["nodes"][1:]
+    for name in (*stages, "in all", "a point cost"):
+        table.add_column(escape(name), justify="right")
+    for task, entry in chain["tasks"].items():
+        cost = entry["per_retained_gain"]
+        told = f"{words.duration(cost['seconds']['estimate'])}\n" if cost["seconds"] else "–"
+        told += f"{words.compact(cost['tokens']['estimate'])} tokens" if cost["tokens"] else ""
+        table.add_row(
+            escape(task), *(_cell(row["d1"]["total"]) for row in entry["rows"]), _cell(entry["total"]), Text(told)
         )
     return table
 
