@@ -5,7 +5,7 @@ A run that stopped early has fewer files: what is missing is None or empty here,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from offon.runs import RunDirectory
 SOURCES = ("external", "teacher", "learner", "environment")
 TERMS = ("expansion", "reshaping", "attrition", "ambiguous", "diffuse")
 CALLS = ("gained", "lost", "kept", "undecided", "never")
+FINER = ("trajectories", "classes", "where", "exact", "tree")  # of a task, where they were measured
 COSTS = ("tokens_generated", "tokens_trained", "tokens_scored", "verifier_calls", "seconds")
 MOSTLY_DIFFUSE = 0.25  # of the change: beyond it, the budget k is too small to say what kind of change it was
 
@@ -34,6 +35,10 @@ def summarise(run_dir: str | Path) -> dict[str, Any]:
         "stages": stages,
         "cost": {name: sum(cost.get(name) or 0 for cost in [*costs, *made]) for name in COSTS},
         "diagnosis": run.diagnosis(),
+        "gates": _written(run, nodes, "gate.json"),
+        "artefacts": _written(run, nodes, "artefact.json"),
+        "path": run.read_json("path.json", {}),
+        "attribution": run.read_json("attribution.json", {}),
     }
     return {"warnings": _warnings(summary)} | summary
 
@@ -55,7 +60,7 @@ def _stage(run: RunDirectory, node: Mapping[str, Any]) -> dict[str, Any]:
         "k": handoff.get("k"),
         "measured": bool(handoff.get("tasks")),
         "regime": handoff.get("regime"),
-        "results": [row for name, task in handoff.get("tasks", {}).items() for row in _results(name, task)],
+        "results": [row for name, task in handoff.get("tasks", {}).items() for row in task_rows(name, task)],
         "prompts": [
             {"task": name, **prompt} for name, task in handoff.get("tasks", {}).items() for prompt in task["prompts"]
         ],
@@ -64,21 +69,51 @@ def _stage(run: RunDirectory, node: Mapping[str, Any]) -> dict[str, Any]:
         "off_policy": handoff.get("off_policy", {}),
         "cost": {name: handoff.get("cost", {}).get(name) for name in COSTS} | {"seconds": seconds},
         "warnings": handoff.get("warnings", []),
+        **handed_on_by(handoff),
     }
 
 
-def _results(task: str, entry: Mapping[str, Any]) -> list[dict[str, Any]]:
+def handed_on_by(handoff: Mapping[str, Any]) -> dict[str, Any]:
+    """What a stage hands on beyond success; {} or None where it was not measured."""
+    drift, costs = (handoff.get(name) or {} for name in ("drift", "per_gain"))
+    per_task = {
+        name: {
+            "gain_retention": task.get("gain_retention"),
+            "drift": (drift.get(name) or {}).get("kl_nats"),
+            "per_gain": costs.get(name),
+        }
+        for name, task in handoff.get("tasks", {}).items()
+    }
+    return {
+        "per_task": per_task,
+        "protected": handoff.get("protected"),
+        "transfer": handoff.get("transfer"),
+        "portability": handoff.get("portability") or {},
+        "scaffold": handoff.get("scaffold") or {},
+    }
+
+
+def _written(run: RunDirectory, nodes: Sequence[Mapping[str, Any]], file: str) -> list[dict[str, Any]]:
+    """What nodes left in a file of this name, in order, each with the node's name."""
+    found = ((node["name"], run.node(node["name"]).read_json(file)) for node in nodes if node.get("kind") != "model")
+    return [{"name": name, **content} for name, content in found if content]
+
+
+def task_rows(task: str, entry: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One row for the task, and one per family where it has several."""
     families = entry.get("families", {})
     label = f"{task}, all" if families else task
     row = {"task": task, "family": None, "label": label, "n_samples": entry.get("n_samples")}
     row |= {"unscored": entry.get("unscored"), "is_total": bool(families)}
-    rows = [row | {"n_prompts": entry.get("n_prompts")} | _measured(entry)]
+    rows = [row | {"n_prompts": entry.get("n_prompts")} | _measured(entry) | {name: entry.get(name) for name in FINER}]
     for family, numbers in families.items():
         own = [prompt for prompt in entry["prompts"] if prompt["family"] == family]
         name = family or "no family"
         rows.append(
-            row | {"family": family, "label": name, "is_total": False, "n_prompts": len(own)} | _measured(numbers)
+            row
+            | {"family": family, "label": name, "is_total": False, "n_prompts": len(own)}
+            | _measured(numbers)
+            | dict.fromkeys(FINER)
         )
     return rows
 

@@ -1,0 +1,114 @@
+"""Pages of one comparison, one diagnosis, one study: the same blocks, the same care."""
+
+import copy
+import json
+import math
+import re
+
+import pytest
+
+from offon import report
+from tests.report import shapes
+from tests.report.synthetic import ATTACK
+from tests.report.test_report import visible
+
+PAGES = {
+    "comparison": (report.write_comparison, shapes.comparison),
+    "diagnosis": (report.write_diagnosis, shapes.diagnosis),
+    "attribution": (report.write_attribution, lambda: copy.deepcopy(shapes.ATTRIBUTION)),
+}
+OPTIONAL = {
+    "comparison": ("trajectories", "classes", "where", "exact", "tree", "instruments", "cost", "role", "families")
+    + ("before_model", "after_model", "sentence", "k", "trainability", "retention"),
+    "diagnosis": ("teacher", "budget", "verifier", "plan", "cost", "controls", "suggestions", "notes", "prevalence")
+    + ("sentence",),
+    "attribution": ("subsets", "interaction", "total"),
+}
+
+
+def written(kind, tmp_path, change=lambda entry: entry):
+    write, made = PAGES[kind]
+    return write(change(made()), tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("kind", PAGES)
+def test_a_page_of_its_own_loads_nothing_and_runs_nothing(kind, tmp_path):
+    html = written(kind, tmp_path)
+    assert "default-src 'none'" in html and len(re.findall(r"<script\b", html)) == 1
+    targets = re.findall(r"""\b(?:src|href|action|data|poster|srcset)\s*=\s*["']([^"']*)""", html)
+    assert all(target.startswith("#") or target == "data:," for target in targets)
+    assert not re.search(r"@import|url\((?!#)", html)
+
+
+@pytest.mark.parametrize("kind", PAGES)
+def test_what_is_missing_leaves_no_trace(kind, tmp_path):
+    def without(*names):
+        return lambda entry: {name: value for name, value in entry.items() if name not in names}
+
+    for names in ((), *((name,) for name in OPTIONAL[kind]), OPTIONAL[kind]):
+        text = visible(written(kind, tmp_path, without(*names)))
+        assert not re.search(r"\b(None|nan|NaN|undefined|Infinity)\b|\{\{|\{%", text), names
+
+
+@pytest.mark.parametrize("kind", PAGES)
+def test_every_text_of_an_entry_is_escaped(kind, tmp_path):
+    """Every string of the entry, names of tasks and families too, is an attack; calls and kinds are ours."""
+    ours = ("call", "name", "cell", "map", "sub") if kind == "comparison" else ("call", "sub")
+
+    def attacked(value, key=""):
+        if isinstance(value, str):
+            return value if key in ours else f"{ATTACK} {value}"
+        if isinstance(value, list):
+            return [attacked(inner, key) for inner in value]
+        if isinstance(value, dict):
+            renamed = {f"{ATTACK} {name}" if key in ("families", "shapley") else name: v for name, v in value.items()}
+            return {name: attacked(inner, name) for name, inner in renamed.items()}
+        return value
+
+    html = written(kind, tmp_path, attacked)
+    assert ATTACK not in html and "<img" not in html and len(re.findall(r"<script\b", html)) == 1
+    assert "&lt;script&gt;document.title" in html
+    block = re.search(r'<script type="application/json"[^>]*>(.*?)</script>', html, re.S)[1]
+    assert "<" not in block
+
+
+def test_the_page_of_a_comparison_repeats_its_numbers(tmp_path):
+    entry = shapes.comparison()
+    html = written("comparison", tmp_path, lambda _: entry)
+    text = re.sub(r"\s+", " ", visible(html))
+    change = entry["d1"]["total"]
+    low, high = (f"{100 * change[end]:+.1f}" for end in ("low", "high"))
+    assert f"+{100 * change['estimate']:.1f} {low} to {high}" in text
+    assert text.count("12 newly within reach, 40 within reach both times") == 1
+    assert "4,096-token responses: the tree cannot be enumerated whole" in text and "Not applicable here" in text
+    assert "3.0% → 69.0%" in text and "Not drawn: 13.0% of the responses before, 9.0% after" in text
+    gained = sum(prompt["call"] == "gained" for prompt in entry["prompts"])
+    assert f"{gained} gained: out of reach, now within" in text
+    block = json.loads(re.search(r'<script type="application/json"[^>]*>(.*?)</script>', html, re.S)[1])
+    assert block == json.loads(json.dumps(entry))
+
+
+def test_the_page_of_a_diagnosis_says_first_what_a_person_needs_first(tmp_path):
+    entry = shapes.diagnosis()
+    text = visible(written("diagnosis", tmp_path, lambda _: entry))
+    sentence = entry["sentence"]
+    said = [sentence[:1].upper() + sentence[1:], "Why the model fails", "What to try", "Prompt by prompt", "Controls"]
+    places = [text.index(part) for part in (*said, "Spent: 9,120 rollouts")]
+    assert places == sorted(places)
+    assert "It was right if" in text and "Speaks against" in text
+    assert "The checker accepts 92.0% (88.0 to 96.0) of right answers and 3.0% (1.0 to 5.0) of wrong ones" in text
+    assert "16 more after the reference" in text and "31 or more" not in text and "3 or more" in text
+
+
+def test_several_diagnoses_make_one_page(tmp_path):
+    one, other = shapes.diagnosis(), shapes.diagnosis(1) | {"task": "other"}
+    text = visible(report.write_diagnosis([one, other], tmp_path / "page.html").read_text())
+    assert "testbed and other" in text and "160" not in text.split("Why the model fails")[0]
+
+
+def test_an_interval_without_an_end_is_null_in_the_data_of_a_page(tmp_path):
+    study = copy.deepcopy(shapes.ATTRIBUTION)
+    study["shapley"]["testbed"]["sft"]["high"] = math.inf
+    html = written("attribution", tmp_path, lambda _: study)
+    block = json.loads(re.search(r'<script type="application/json"[^>]*>(.*?)</script>', html, re.S)[1])
+    assert block["shapley"]["testbed"]["sft"]["high"] is None and "to no bound" in html
