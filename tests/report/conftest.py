@@ -2,7 +2,7 @@ import shutil
 
 import pytest
 
-from tests.report import shapes, synthetic
+from tests.report import handed, synthetic
 
 
 @pytest.fixture(scope="session")
@@ -22,4 +22,4 @@ def empty_run(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def measured_run(whole_run, tmp_path_factory):
-    return shapes.measured_run(shutil.copytree(whole_run, tmp_path_factory.mktemp("runs") / "measured"))
+    return handed.measured_run(shutil.copytree(whole_run, tmp_path_factory.mktemp("runs") / "measured"))

@@ -10,7 +10,7 @@ from offon.report.blocks.exact import coverage
 from offon.report.blocks.gates import gates
 from offon.report.blocks.path import path_tables
 from offon.report.drawing import across
-from tests.report import shapes
+from tests.report import handed
 from tests.report.shapes import est
 
 
@@ -41,8 +41,8 @@ def test_exact_numbers_are_called_exact():
 
 
 def test_the_path_table_adds_up_and_each_bar_starts_where_the_last_ended():
-    chain = shapes.path()["chains"][0]["tasks"]["testbed"]
-    (table,) = path_tables(shapes.path())[0]["tasks"]
+    chain = handed.path()["chains"][0]["tasks"]["testbed"]
+    (table,) = path_tables(handed.path())[0]["tasks"]
     for weighting in ("soft", "certified"):
         total = sum(sums[weighting] for sums in table["sums"].values())
         assert total == pytest.approx(chain["total"]["estimate"], abs=1e-9)
@@ -57,7 +57,7 @@ def test_the_path_table_adds_up_and_each_bar_starts_where_the_last_ended():
 
 
 def test_a_gate_shows_each_limit_with_the_number_it_was_held_against():
-    (card,) = gates([{"name": "ok", **shapes.GATE}])
+    (card,) = gates([{"name": "ok", **handed.GATE}])
     retention, success, change = card["rows"]
     assert (retention["asked"], retention["value"], retention["judged"]) == ("at least 80.0%", "86.2%", "79.1%")
     assert retention["bar"]["low"] < retention["bar"]["limit"] < retention["bar"]["at"]
@@ -67,13 +67,13 @@ def test_a_gate_shows_each_limit_with_the_number_it_was_held_against():
 
 @pytest.mark.parametrize(("on_fail", "said"), [("stop", "the run stops here"), ("warn", "rl goes on, with a warning")])
 def test_what_a_failed_gate_leads_to_is_said(on_fail, said):
-    (card,) = gates([{"name": "ok", **shapes.GATE, "on_fail": on_fail, "took": None}])
+    (card,) = gates([{"name": "ok", **handed.GATE, "on_fail": on_fail, "took": None}])
     assert card["went_on"] == said
 
 
 def test_a_limit_without_a_number_says_why():
     limit = {"metric": "rows", "task": None, "bound": "min", "limit": 100, "value": None, "judged": None}
-    (card,) = gates([{"name": "ok", **shapes.GATE, "limits": [limit | {"met": False}, limit | {"met": True}]}])
+    (card,) = gates([{"name": "ok", **handed.GATE, "limits": [limit | {"met": False}, limit | {"met": True}]}])
     assert [row["why"] for row in card["rows"]] == ["it could not be measured", "nothing was there to lose"]
     assert card["rows"][0]["asked"] == "at least 100"
 
@@ -92,19 +92,19 @@ def test_a_reward_model_lies_on_the_diagonal_where_it_is_as_often_right_as_it_is
 
 def test_artefacts_repeat_their_numbers():
     data, judge, merged = artefacts(
-        [{"name": n, **a} for n, a in zip("abc", (shapes.DATA, shapes.REWARD_MODEL, shapes.merge()), strict=True)]
+        [{"name": n, **a} for n, a in zip("abc", (handed.DATA, handed.REWARD_MODEL, handed.merge()), strict=True)]
     )
     assert ("repeated rows", "3.1%", "12 rows") in data["numbers"]
     assert ("ask what is held out of testbed", "0.8%", "3 rows, 2 of 80 prompts") in data["numbers"]
     assert ("right on held-out rows", "87.4%", "84.3 to 90.5") in judge["numbers"]
     assert len(judge["reliability"]["marks"]) == 5
-    entry = shapes.merge()["parents"][0]["tasks"]["testbed"]
+    entry = handed.merge()["parents"][0]["tasks"]["testbed"]
     assert merged["parents"][0]["change"] == entry["d1"]["total"]
     assert merged["parents"][0]["attrition"] == words.negated(entry["d1"]["soft"]["attrition"])
 
 
 def test_attribution_is_drawn_with_its_total():
-    (task,) = attribution(shapes.ATTRIBUTION)
+    (task,) = attribution(handed.ATTRIBUTION)
     assert [(row["label"], row["value"]) for row in task["rows"]] == [
         ("sft", "+32.0"),
         ("rl", "+22.0"),
@@ -133,7 +133,7 @@ def test_identical_checkpoints_have_no_bar_at_all():
     path = {
         "chains": [
             {
-                "nodes": ["a", "b"],
+                "nodes": ["a", "b", "c"],
                 "tasks": {"t": {"rows": [{"stage": "b", "d1": entry["d1"]}], "total": entry["d1"]["total"]}},
             }
         ]

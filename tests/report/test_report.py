@@ -141,6 +141,7 @@ def test_a_run_shows_everything_that_it_handed_on(measured_run):
         "data": "2 of 80 prompts",
         "reward model": "84.3 to 90.5",
         "attribution": "+32.0",
+        "notes": "Not told: trace of testbed: rl has no success.",
         "path": "Of what was certainly expanded",
     }
     assert [name for name, number in told.items() if number not in text] == []

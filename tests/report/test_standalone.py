@@ -8,21 +8,21 @@ import re
 import pytest
 
 from offon import report
-from tests.report import shapes
+from tests.report import handed, shapes
 from tests.report.synthetic import ATTACK
 from tests.report.test_report import visible
 
 PAGES = {
     "comparison": (report.write_comparison, shapes.comparison),
     "diagnosis": (report.write_diagnosis, shapes.diagnosis),
-    "attribution": (report.write_attribution, lambda: copy.deepcopy(shapes.ATTRIBUTION)),
+    "attribution": (report.write_attribution, lambda: copy.deepcopy(handed.ATTRIBUTION)),
 }
 OPTIONAL = {
     "comparison": ("trajectories", "classes", "where", "exact", "tree", "instruments", "cost", "role", "families")
     + ("before_model", "after_model", "sentence", "k", "trainability", "retention"),
     "diagnosis": ("teacher", "budget", "verifier", "plan", "cost", "controls", "suggestions", "notes", "prevalence")
     + ("sentence",),
-    "attribution": ("subsets", "interaction", "total"),
+    "attribution": ("subsets", "interaction", "total", "notes", "infeasible"),
 }
 
 
@@ -81,7 +81,9 @@ def test_the_page_of_a_comparison_repeats_its_numbers(tmp_path):
     assert f"+{100 * change['estimate']:.1f} {low} to {high}" in text
     assert text.count("12 newly within reach, 40 within reach both times") == 1
     assert "4,096-token responses: the tree cannot be enumerated whole" in text and "Not applicable here" in text
-    assert "3.0% → 69.0%" in text and "Not drawn: 13.0% of the responses before, 9.0% after" in text
+    assert "3.0% → 69.0%" in text and "Not followed to an end: 13.0% of the responses before, 9.0% after" in text
+    assert "Newly worded: +12.1 points (+6.1 to +18.1)" in text and "34.0% (29.0 to 39.0) of them" in text
+    assert "on the 12 prompts that changed most" in text and "4,312 evaluations of at most 23.7k" in text
     gained = sum(prompt["call"] == "gained" for prompt in entry["prompts"])
     assert f"{gained} gained: out of reach, now within" in text
     block = json.loads(re.search(r'<script type="application/json"[^>]*>(.*?)</script>', html, re.S)[1])
@@ -107,7 +109,7 @@ def test_several_diagnoses_make_one_page(tmp_path):
 
 
 def test_an_interval_without_an_end_is_null_in_the_data_of_a_page(tmp_path):
-    study = copy.deepcopy(shapes.ATTRIBUTION)
+    study = copy.deepcopy(handed.ATTRIBUTION)
     study["shapley"]["testbed"]["sft"]["high"] = math.inf
     html = written("attribution", tmp_path, lambda _: study)
     block = json.loads(re.search(r'<script type="application/json"[^>]*>(.*?)</script>', html, re.S)[1])

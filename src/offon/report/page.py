@@ -10,7 +10,7 @@ from offon.report import shell, words
 from offon.report.blocks.artefacts import artefacts
 from offon.report.blocks.curves import curves
 from offon.report.blocks.diagnosis import classes_that_occur, diagnosis
-from offon.report.blocks.effects import attribution
+from offon.report.blocks.effects import attribution, told
 from offon.report.blocks.gates import gates
 from offon.report.blocks.graph import graph
 from offon.report.blocks.handed_on import handed_on
@@ -45,6 +45,7 @@ def render(run: RunDirectory) -> str:
         "gates": gates(summary["gates"]),
         "artefacts": artefacts(summary["artefacts"]),
         "attribution": attribution(summary["attribution"]) if summary["attribution"] else [],
+        "study": told(summary["attribution"]),
         "diagnosis": diagnosis(summary["diagnosis"]),
         "class_names": classes_that_occur(summary["diagnosis"]),
         "tokens": [tokens(stage) for stage in summary["stages"] if stage["tokens_by_source"]],

@@ -8,7 +8,7 @@ from typing import Any
 
 from offon.report import shell, words
 from offon.report.blocks.diagnosis import classes_that_occur, diagnosis
-from offon.report.blocks.effects import attribution
+from offon.report.blocks.effects import attribution, told
 from offon.report.blocks.exact import instruments
 from offon.report.blocks.handed_on import ROLE_MEANING, handed_on
 from offon.report.blocks.headline import headline
@@ -73,7 +73,7 @@ def diagnoses(entries: Sequence[Mapping[str, Any]]) -> str:
 
 
 def attributed(study: Mapping[str, Any]) -> str:
-    page = {"title": " → ".join(study["stages"]), "attribution": attribution(study)}
+    page = {"title": " → ".join(study["stages"]), "attribution": attribution(study), "study": told(study)}
     return shell.document("attribution_page.html", page, study)
 
 

@@ -74,7 +74,7 @@ def _stage(run: RunDirectory, node: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def handed_on_by(handoff: Mapping[str, Any]) -> dict[str, Any]:
-    """What a stage hands on beyond success; {} or None where it was not measured."""
+    """What a stage hands on beyond success; {} or None where it was not measured, `notes` says why."""
     drift, costs = (handoff.get(name) or {} for name in ("drift", "per_gain"))
     per_task = {
         name: {
@@ -90,6 +90,7 @@ def handed_on_by(handoff: Mapping[str, Any]) -> dict[str, Any]:
         "transfer": handoff.get("transfer"),
         "portability": handoff.get("portability") or {},
         "scaffold": handoff.get("scaffold") or {},
+        "notes": handoff.get("notes", []),
     }
 
 

@@ -94,15 +94,20 @@ def granularities(row: Mapping[str, Any]) -> dict[str, Any] | None:
         rows.append(_granular("by response", by_response["total"], terms, {}))
     if len(rows) == 1 or not (drawn := decomposition(rows)):
         return None
-    return {"rows": drawn, "surface": _surface(rows)}
+    return {"rows": drawn, "surface": _surface((row.get("classes") or {}).get("surface"), rows)}
 
 
 def _granular(label: str, total: words.Est, soft: Mapping, certified: Mapping) -> dict[str, Any]:
     return {"label": label, "success": {"change": total}, "soft": soft, "certified": certified, "certifiable": True}
 
 
-def _surface(rows: Sequence[Mapping[str, Any]]) -> str:
-    """In words, whether responses are newer than what they answer."""
+def _surface(measured: words.Est | None, rows: Sequence[Mapping[str, Any]]) -> str:
+    """In words, whether responses are newer than what they answer: as measured, else as far as the intervals tell."""
+    if measured:
+        return (
+            f"Newly worded: {words.points(measured['estimate'])} points ({words.points_range(measured)}) lie in right "
+            "responses that are new while what they answer was within reach before."
+        )
     finest, coarser = rows[-1], rows[-2]
     if finest["label"] != "by response":
         return ""

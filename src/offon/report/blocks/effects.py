@@ -46,7 +46,7 @@ WHERE = {
     "prefix": "how responses begin",
     "suffix": "how they go on",
     "interaction": "only the two together",
-    "total": "the whole change",
+    "total": "all of it",
 }
 STATES = {
     "expansion": "newly reached steps",
@@ -67,7 +67,7 @@ CELLS = {
 def where(entry: Mapping[str, Any]) -> dict[str, Any]:
     """The change of success, split over the beginning of responses and the rest."""
     rows = effects({meaning: entry.get(name) for name, meaning in WHERE.items()})
-    return {"cut": entry.get("cut", ""), "rows": rows}
+    return {"cut": entry.get("cut", ""), "prompts": entry.get("prompts"), "rows": rows}
 
 
 def states(terms: Mapping[str, Any] | None) -> list[dict[str, Any]]:
@@ -87,6 +87,11 @@ def _as_est(value: Any) -> words.Est:
 def attribution(study: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Per task: Shapley values, which add up to the total; what was run; and which stages need each other."""
     return [_attributed(task, values, study) for task, values in study["shapley"].items()]
+
+
+def told(study: Mapping[str, Any]) -> dict[str, Any]:
+    """What a study says of itself: notes, and subsets that could not run."""
+    return {name: study.get(name) or [] for name in ("notes", "infeasible")}
 
 
 def _attributed(task: str, values: Mapping[str, words.Est], study: Mapping[str, Any]) -> dict[str, Any]:

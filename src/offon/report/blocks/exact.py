@@ -6,11 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from offon.report import words
-from offon.report.blocks.effects import CELLS, states
+from offon.report.blocks.effects import CELLS, effects, states
 from offon.report.drawing import bar_row, line
 
 PANEL = {"width": 320, "height": 150, "left": 34, "right": 10, "top": 8, "bottom": 22}
 ENOUGH = 0.5  # coverage from which on a depth can be spoken about
+BITS = {
+    "selection": "keeping the right ones of the old responses",
+    "novelty": "beyond that",
+    "total": "both together",
+}
 SMALL = 0.01  # a depth beyond which neither checkpoint has more coverage is not drawn
 
 
@@ -18,7 +23,9 @@ def exact(entry: Mapping[str, Any]) -> dict[str, Any]:
     """Coverage by depth, how many steps came and went, the probability they hold, and D2 where the tree is whole."""
     edges, mass = entry.get("edges") or {}, entry.get("mass") or {}
     return {
-        **{name: entry.get(name) for name in ("eps", "prompts", "evaluations", "residual", "whole")},
+        **{
+            name: entry.get(name) for name in ("eps", "prompts", "evaluations", "most_evaluations", "residual", "whole")
+        },
         "coverage": coverage(entry.get("coverage") or {}),
         "edges": bar_row("steps", {cell: edges.get(cell, 0) for cell in CELLS}, CELLS) if any(edges.values()) else None,
         "mass": [(name, CELLS.get(name, name), *both) for name, both in mass.items()],
@@ -64,8 +71,28 @@ def classes(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "map": entry.get("map", "class"),
         "counts": {name: entry.get(name) for name in ("gained", "lost", "kept") if entry.get(name) is not None},
-        "top": list(entry.get("top") or [])[:8],
+        "top": [{"change": None, **one} for one in list(entry.get("top") or [])[:8]],
+        "distinct": _distinct(entry),
     }
+
+
+def _distinct(entry: Mapping[str, Any]) -> str:
+    """How many classes a prompt's responses show, and a guess at how many they do not."""
+    told, sides = [], entry.get("distinct") or {}
+    for when in ("before", "after"):
+        seen, unseen = (sides.get(when, {}).get(name) for name in ("seen", "unseen_heuristic"))
+        if seen:
+            guess = f" and perhaps {words.written(unseen, 'ratio')} unseen" if unseen and unseen["high"] > 0 else ""
+            told.append(f"{when} {words.written(seen, 'ratio')} ({words.interval(seen, 'ratio')}){guess}")
+    return f"Different {entry.get('map', 'clas')}s of a prompt: {', '.join(told)}." if told else ""
+
+
+def bits(entry: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """D4: how far right responses moved, and how much of it filtering the old ones would have done."""
+    if not entry or not entry.get("intervals"):
+        return None
+    rows = effects({meaning: entry["intervals"].get(name) for name, meaning in BITS.items()}, "nats", toned=False)
+    return {"rows": rows, "prompts": entry.get("prompts")}
 
 
 def first_passage(entry: Mapping[str, Any] | None) -> str:
@@ -74,4 +101,8 @@ def first_passage(entry: Mapping[str, Any] | None) -> str:
         return ""
     told = f"Where a response is new, it usually becomes so by token {words.short(entry['median_token'])}"
     share = entry.get("share_at_first_token")
-    return told + (f"; {words.percent(share)} of them already at the first." if share is not None else ".")
+    if isinstance(share, Mapping):
+        share = words.share_or_count(share)
+    elif share is not None:
+        share = words.percent(share)
+    return told + (f"; {share} of them already at the first." if share else ".")

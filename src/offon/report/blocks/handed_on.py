@@ -36,6 +36,7 @@ def handed_on(stage: Mapping[str, Any]) -> dict[str, Any] | None:
         "transfer": _transfer(stage["transfer"]),
         "portability": _portability(stage["portability"]),
         "scaffold": _scaffold(stage["scaffold"]),
+        "notes": stage["notes"],
     }
     return found if any(found.values()) else None
 
@@ -98,8 +99,6 @@ def _scaffold(scaffold: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _tokens(value: Any) -> str:
-    """Tokens per success: a number, or a number before and one after."""
-    if isinstance(value, Mapping):
-        return " → ".join(words.compact(value.get(when)) for when in ("before", "after"))
-    return words.compact(value)
+def _tokens(value: Any) -> words.Est | None:
+    """Tokens per success: an estimate, or a plain number; None where nothing succeeded."""
+    return value if isinstance(value, Mapping) else value and {"estimate": value, "low": value, "high": value}

@@ -8,7 +8,7 @@ from typing import Any
 from offon.report.blocks.branching import tree
 from offon.report.blocks.decomposition import decomposition, granularities
 from offon.report.blocks.effects import where
-from offon.report.blocks.exact import classes, exact, first_passage
+from offon.report.blocks.exact import bits, classes, exact, first_passage
 from offon.report.blocks.pass_at_k import pass_at_k
 from offon.report.blocks.prompts import changed
 from offon.report.blocks.support_map import call_bars, support_map
@@ -26,6 +26,7 @@ def measured(rows: Sequence[Mapping[str, Any]], prompts: Sequence[Mapping[str, A
         "notes": list(dict.fromkeys(row["note"] for row in rows if row["note"])),
         "granular": _named(wholes, lambda row: granularities(row)),
         "first_passage": _named(wholes, lambda row: first_passage((row["trajectories"] or {}).get("first_passage"))),
+        "bits": _named(wholes, lambda row: bits((row["trajectories"] or {}).get("bits"))),
         "maps": [
             drawn
             for row in wholes

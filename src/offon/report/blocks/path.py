@@ -13,13 +13,14 @@ COLUMNS = ("expansion", "reshaping", "attrition", "diffuse", "ambiguous")
 
 
 def path_tables(path: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """One block per chain of weights, with a table per task."""
+    """One block per chain of weights of at least two stages, with a table per task."""
     return [
         {
             "title": " → ".join(chain["nodes"]),
             "tasks": [_table(name, task) for name, task in chain["tasks"].items() if task["rows"]],
         }
         for chain in (path or {}).get("chains", [])
+        if len(chain["nodes"]) > 2
     ]
 
 

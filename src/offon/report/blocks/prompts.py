@@ -126,7 +126,7 @@ def diagnosed(prompts: Sequence[Mapping[str, Any]], *, most: int = SHOWN) -> lis
             group = _group(call, [_doubted(prompt) for prompt in own], words.CLASSES[call], most)
             columns = {name: heads for name, heads in MEASURED.items() if any(p.get(name) for p in group["prompts"])}
             flags = {name: any(p[name] for p in group["prompts"]) for name in ("tries", "next", "sub", "bar")}
-            groups.append(group | {"columns": columns, "open": not groups} | flags)
+            groups.append(group | {"columns": columns} | flags)
     return groups
 
 

@@ -23,6 +23,7 @@ _MARK, _LARGEST = 3.4, 15.0  # radius of one prompt's mark, and of the largest
 _COUNTED = 9  # from this radius on a mark has room for its number
 _Z = 1.96
 _ROOM = 34  # what the name of a cell needs
+_SMALL = 60  # a cell narrower than this is covered by its own name
 _CELLS = {"gained": (-1, -1), "kept": (1, -1), "never": (-1, 1), "lost": (1, 1)}  # which way from where the lines cross
 
 
@@ -115,7 +116,11 @@ def _title(prompts: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _cells(eps: float, counts: Counter) -> list[dict[str, Any]]:
-    """The number of prompts in each of the four cells, written where the two lines cross."""
+    """The number of prompts in each of the four cells, written where the two lines cross.
+
+    The cell of prompts that stay out of reach is small where k is large, and then has no room for words.
+    """
+    small = x(eps) - FRAME["left"] < _SMALL
     return [
         {
             "call": call,
@@ -125,7 +130,7 @@ def _cells(eps: float, counts: Counter) -> list[dict[str, Any]]:
             "anchor": "end" if right < 0 else "start",
         }
         for call, (right, down) in _CELLS.items()
-        if counts[call]
+        if counts[call] and not (small and call == "never")
     ]
 
 
