@@ -250,28 +250,32 @@ def test_diagnose_prints_the_summary_and_the_sentence(tmp_path, loops, monkeypat
     assert json.loads(capsys.readouterr().out)["x"] is None
 
 
-def test_diagnose_tells_shares_controls_the_checker_and_the_cost_with_their_intervals(capsys):
+def test_diagnose_tells_shares_kinds_controls_the_checker_and_the_cost_with_their_intervals(capsys):
     from offon.cli.pages import diagnosis_page
 
     def est(value):
         return {"estimate": value, "low": value - 0.02, "high": value + 0.02}
 
     row = {"family": "sums", "n": 4, "ranking": 4}
+    lost = {"call": "fragile", "sub": "lost", "since": "sft", "prompts": 3, "methods": ["replay"]}
     shown = diagnosis_page(
-        {"task": "t", "summary": [row], "sentence": "of 4 prompts: 4 reachable", "suggestions": [], "notes": []}
+        {"task": "t", "summary": [row], "sentence": "of 4 prompts: 4 reachable"}
+        | {"notes": ["a note", "control failed: any prefix helps"]}
+        | {"suggestions": [lost | {"reason": "why", "signature": "how", "avoid": "no"}]}
         | {"prevalence": {"ranking": est(0.9), "missing": {"estimate": 0.0, "low": 0.0, "high": 0.001}}}
-        | {"controls": {"shuffled": est(0.03), "leaks": 4}, "plan": "4 prompts x 64 rollouts, about 3 s"}
-        | {"verifier": {"sensitivity": est(0.9), "false_positive": est(0.05)}}
+        | {"plan": "4 prompts x 64 rollouts, about 3 s"}
+        | {"verifier": {"sensitivity": est(0.9), "false_positive": est(0.05), "usable": True}}
         | {"cost": {"rollouts": 210, "tokens_generated": 12_300, "verifier_calls": 210, "seconds": 2.0}}
     )
-    for part in (
+    told = [
         "each call is: ranking 90% [88%, 92%]",
-        "control: after another prompt's first steps: 3.0% (1.0 to 5.0)",
-        "control: prefixes that give the answer away: 4",
-        "accepts 90.0% (88.0 to 92.0) of right answers and 5.0% (3.0 to 7.0) of wrong ones",
+        "3 fragile (lost since sft): try replay",
+        "accepts 90.0% (88.0 to 92.0) of right answers and 5.0% (3.0 to 7.0) of wrong ones; the calls allow for both.",
+        "control failed: any prefix helps note: a note",
         "Planned: 4 prompts x 64 rollouts, about 3 s. Spent: 210 rollouts · 2.0 s · 12.3k tokens generated",
-    ):
-        assert part in " ".join(shown.split())
+    ]
+    places = [" ".join(shown.split()).find(part) for part in told]
+    assert -1 not in places and places == sorted(places)
     assert "missing" not in shown and max(map(len, shown.splitlines())) <= 110
 
 

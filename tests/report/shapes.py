@@ -183,10 +183,16 @@ def _diagnosis(seed):
         prompt["next"] = "16 more after the reference's first step" if prompt["call"] == "undecided" else None
         prompt["sub"] = subs.get(prompt["call"])
     return entry | {
+        "notes": [*entry["notes"], "control failed: the teacher starts over"],
+        "earlier": ["runs/planted/nodes/sft/final"],
         "teacher": "runs/planted/nodes/rl/final",
         "budget": 224,
         "verifier": {"sensitivity": est(0.92, 0.04), "false_positive": est(0.03, 0.02)},
         "plan": "80 prompts x at most 224 rollouts, about 2 minutes",
         "cost": {"rollouts": 9120, "tokens_generated": 54_720, "verifier_calls": 9120, "seconds": 61.0},
-        "controls": {"shuffled": est(0.01, 0.01), "placebo": est(0.04, 0.03)},
+        "controls": {
+            "shuffled": {"success": est(0.01, 0.01), "plain": est(0.02, 0.01), "excess": est(-0.01), "failed": False},
+            "restart": {"placebo": est(0.71, 0.05), "finished": est(0.74, 0.05), "failed": True},
+            "leaks": {"share": est(0.39, 0.1), "prefixes": 64},
+        },
     }

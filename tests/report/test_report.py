@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -118,6 +119,27 @@ def test_every_name_that_can_reach_the_page_is_escaped(tmp_path):
     assert "alert(1)" in html and "<script>alert" not in html
 
 
+def test_what_gates_artefacts_paths_and_handoffs_say_is_escaped(measured_run, tmp_path):
+    run = shutil.copytree(measured_run, tmp_path / "run")
+    kept, names = (
+        ("artefact", "bound", "metric", "call"),
+        ("tasks", "portability", "contamination", "shapley"),
+    )
+    files = [
+        "path.json",
+        "attribution.json",
+        "nodes/ok/gate.json",
+        *(f"nodes/{n}/artefact.json" for n in ("demos", "judge", "merged")),
+    ]
+    for file in (*files, "nodes/rl/handoff.json"):
+        (run / file).write_text(json.dumps(synthetic.attacked(json.loads((run / file).read_text()), kept, names)))
+    html = page(run)
+    assert synthetic.ATTACK not in html and len(re.findall(r"<script\b", html)) == 1 and "<img" not in html
+    for section in ("path", "gates", "attribution", "artefacts", "stage-rl"):
+        own = re.search(rf'<section id="{section}".*?</section>', html, re.S)[0]
+        assert "&lt;script&gt;document.title" in own, section
+
+
 def test_the_page_loads_nothing_and_forbids_loading(measured_run):
     html = page(measured_run)
     assert "default-src 'none'" in html
@@ -132,7 +154,7 @@ def test_a_run_shows_everything_that_it_handed_on(measured_run):
     told = {
         "gain retention": "91.0%",
         "drift": "1.6 to 2.2",
-        "protected": "+12.0",
+        "protected": "12.0%",
         "transfer": "83.0%",
         "portability": "62.0%",
         "amortisation": "93.0%",

@@ -1,6 +1,7 @@
 """Pages of one comparison, one diagnosis, one study: the same blocks, the same care."""
 
 import copy
+import html
 import json
 import math
 import re
@@ -9,7 +10,7 @@ import pytest
 
 from offon import report
 from tests.report import handed, shapes
-from tests.report.synthetic import ATTACK
+from tests.report.synthetic import ATTACK, attacked
 from tests.report.test_report import visible
 
 PAGES = {
@@ -33,11 +34,11 @@ def written(kind, tmp_path, change=lambda entry: entry):
 
 @pytest.mark.parametrize("kind", PAGES)
 def test_a_page_of_its_own_loads_nothing_and_runs_nothing(kind, tmp_path):
-    html = written(kind, tmp_path)
-    assert "default-src 'none'" in html and len(re.findall(r"<script\b", html)) == 1
-    targets = re.findall(r"""\b(?:src|href|action|data|poster|srcset)\s*=\s*["']([^"']*)""", html)
+    page = written(kind, tmp_path)
+    assert "default-src 'none'" in page and len(re.findall(r"<script\b", page)) == 1
+    targets = re.findall(r"""\b(?:src|href|action|data|poster|srcset)\s*=\s*["']([^"']*)""", page)
     assert all(target.startswith("#") or target == "data:," for target in targets)
-    assert not re.search(r"@import|url\((?!#)", html)
+    assert not re.search(r"@import|url\((?!#)", page)
 
 
 @pytest.mark.parametrize("kind", PAGES)
@@ -55,27 +56,17 @@ def test_every_text_of_an_entry_is_escaped(kind, tmp_path):
     """Every string of the entry, names of tasks and families too, is an attack; calls and kinds are ours."""
     ours = ("call", "name", "cell", "map", "sub") if kind == "comparison" else ("call", "sub")
 
-    def attacked(value, key=""):
-        if isinstance(value, str):
-            return value if key in ours else f"{ATTACK} {value}"
-        if isinstance(value, list):
-            return [attacked(inner, key) for inner in value]
-        if isinstance(value, dict):
-            renamed = {f"{ATTACK} {name}" if key in ("families", "shapley") else name: v for name, v in value.items()}
-            return {name: attacked(inner, name) for name, inner in renamed.items()}
-        return value
-
-    html = written(kind, tmp_path, attacked)
-    assert ATTACK not in html and "<img" not in html and len(re.findall(r"<script\b", html)) == 1
-    assert "&lt;script&gt;document.title" in html
-    block = re.search(r'<script type="application/json"[^>]*>(.*?)</script>', html, re.S)[1]
+    page = written(kind, tmp_path, lambda entry: attacked(entry, ours, ("families", "shapley")))
+    assert ATTACK not in page and "<img" not in page and len(re.findall(r"<script\b", page)) == 1
+    assert "&lt;script&gt;document.title" in page
+    block = re.search(r'<script type="application/json"[^>]*>(.*?)</script>', page, re.S)[1]
     assert "<" not in block
 
 
 def test_the_page_of_a_comparison_repeats_its_numbers(tmp_path):
     entry = shapes.comparison()
-    html = written("comparison", tmp_path, lambda _: entry)
-    text = re.sub(r"\s+", " ", visible(html))
+    page = written("comparison", tmp_path, lambda _: entry)
+    text = re.sub(r"\s+", " ", visible(page))
     change = entry["d1"]["total"]
     low, high = (f"{100 * change[end]:+.1f}" for end in ("low", "high"))
     assert f"+{100 * change['estimate']:.1f} {low} to {high}" in text
@@ -86,7 +77,7 @@ def test_the_page_of_a_comparison_repeats_its_numbers(tmp_path):
     assert "on the 12 prompts that changed most" in text and "4,312 evaluations of at most 23.7k" in text
     gained = sum(prompt["call"] == "gained" for prompt in entry["prompts"])
     assert f"{gained} gained: out of reach, now within" in text
-    block = json.loads(re.search(r'<script type="application/json"[^>]*>(.*?)</script>', html, re.S)[1])
+    block = json.loads(re.search(r'<script type="application/json"[^>]*>(.*?)</script>', page, re.S)[1])
     assert block == json.loads(json.dumps(entry))
 
 
@@ -99,6 +90,9 @@ def test_the_page_of_a_diagnosis_says_first_what_a_person_needs_first(tmp_path):
     assert places == sorted(places)
     assert "It was right if" in text and "Speaks against" in text
     assert "The checker accepts 92.0% (88.0 to 96.0) of right answers and 3.0% (1.0 to 5.0) of wrong ones" in text
+    assert "after another prompt's first steps 1.0% (0.0 to 2.0)" in re.sub(r"\s+", " ", html.unescape(text))
+    assert text.count("✗ failed") == 1 and "39.0% (29.0 to 49.0) of 64" in text
+    assert "the teacher starts over" not in text, "a control with numbers needs no note"
     assert "16 more after the reference" in text and "31 or more" not in text and "3 or more" in text
 
 
@@ -111,6 +105,6 @@ def test_several_diagnoses_make_one_page(tmp_path):
 def test_an_interval_without_an_end_is_null_in_the_data_of_a_page(tmp_path):
     study = copy.deepcopy(handed.ATTRIBUTION)
     study["shapley"]["testbed"]["sft"]["high"] = math.inf
-    html = written("attribution", tmp_path, lambda _: study)
-    block = json.loads(re.search(r'<script type="application/json"[^>]*>(.*?)</script>', html, re.S)[1])
-    assert block["shapley"]["testbed"]["sft"]["high"] is None and "to no bound" in html
+    page = written("attribution", tmp_path, lambda _: study)
+    block = json.loads(re.search(r'<script type="application/json"[^>]*>(.*?)</script>', page, re.S)[1])
+    assert block["shapley"]["testbed"]["sft"]["high"] is None and "to no bound" in page

@@ -95,3 +95,8 @@ def test_a_diagnosis_lists_the_least_sure_first_with_only_the_columns_it_has():
     assert [p["prompt"] for p in group["prompts"]] == ["unsure", "sure"]
     assert list(group["columns"]) == ["strict", "placed"]
     assert [part["width"] for part in group["prompts"][0]["bar"]] == [91.0, 9.0]
+
+
+def test_a_call_that_the_page_does_not_know_is_shown_all_the_same():
+    assert [group["title"] for group in changed([prompt([1, 2], [1, 2], "odd")])] == ["1 odd"]
+    assert [group["title"] for group in diagnosed([{"prompt": "p", "call": "odd", "strict": [1, 8]}])] == ["1 odd"]

@@ -144,11 +144,17 @@ def diagnosis_page(diagnosis: dict[str, Any]) -> str:
         lines += ["", _wrapped(f"share of prompts, undecided ones by how likely each call is: {shares}")]
     for one in diagnosis["suggestions"]:
         if one["methods"]:
-            lines += ["", f"{one['prompts']} {one['call']}: try {', '.join(one['methods'])}"]
+            lines += ["", f"{one['prompts']} {_kind(one)}: try {', '.join(one['methods'])}"]
             lines += [_wrapped(one["reason"], "  ")]
             lines += [_wrapped(f"a sign that it was right: {one['signature']}", "  ")]
             lines += [_wrapped(f"speaks against: {one['avoid']}", "  ")]
     return "\n".join([*lines, "", *_rests_on(diagnosis)]).rstrip()
+
+
+def _kind(one: dict[str, Any]) -> str:
+    """A call, and which kind of it where that is known."""
+    told = " ".join(filter(None, (one.get("sub"), f"since {one['since']}" if one.get("since") else "")))
+    return f"{one['call']} ({told})" if told else one["call"]
 
 
 def _calls_by_family(diagnosis: dict[str, Any]) -> str:
@@ -170,12 +176,12 @@ def _shares(prevalence: dict[str, dict[str, float]]) -> str:
 
 
 def _rests_on(diagnosis: dict[str, Any]) -> list[str]:
-    """Controls, the checker, notes and cost, a line each."""
-    told = [f"control: {one['name']}: {one['value']}" for one in rests_on.controls(diagnosis.get("controls") or {})]
-    told += [text] if (text := rests_on.checker(diagnosis.get("verifier"))) else []
-    told += [f"note: {note}" for note in diagnosis["notes"]]
-    told += [text] if (text := rests_on.spent(diagnosis)) else []
-    return list(map(_wrapped, told))
+    """The checker, controls, notes and cost, a line each."""
+    notes = sorted(diagnosis["notes"], key=lambda note: not note.startswith(rests_on.CONTROL))
+    told = [note if note.startswith(rests_on.CONTROL) else f"note: {note}" for note in notes]
+    return list(
+        map(_wrapped, filter(None, [rests_on.checker(diagnosis.get("verifier")), *told, rests_on.spent(diagnosis)]))
+    )
 
 
 def _wrapped(text: str, indent: str = "") -> str:

@@ -65,6 +65,7 @@ def diagnoses(entries: Sequence[Mapping[str, Any]]) -> str:
         "tasks": words.listed(list(dict.fromkeys(entry["task"] for entry in entries))),
         "k_words": words.listed(sorted({str(entry["k"]) for entry in entries})),
         "teachers": words.listed(sorted({str(entry["teacher"]) for entry in entries if entry.get("teacher")})),
+        "earlier": words.listed(sorted({str(name) for entry in entries for name in entry.get("earlier") or []})),
         "sentence": entries[0].get("sentence", "") if len(entries) == 1 else "",
         "diagnosis": diagnosis(entries),
         "class_names": classes_that_occur(entries),

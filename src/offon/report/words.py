@@ -43,7 +43,7 @@ def percent(share: float | None) -> str:
         return "<0.1%"
     if 0.9995 <= share < 1:
         return ">99.9%"
-    return "0%" if share == 0 else "100%" if share == 1 else f"{share:.1%}"
+    return "0%" if share == 0 else "100%" if share == 1 else f"{share:.1%}".replace("-", MINUS)
 
 
 def points(change: float | None) -> str:
@@ -60,7 +60,7 @@ def percent_range(est: Est | None) -> str:
         return ""
     low, high = 100 * est["low"], 100 * est["high"]
     digits = next((n for n in (1, 2, 3) if f"{low:.{n}f}" != f"{high:.{n}f}"), 1)
-    return f"{low:.{digits}f} to {high:.{digits}f}"
+    return f"{low:.{digits}f} to {high:.{digits}f}".replace("-", MINUS)
 
 
 def points_range(est: Est | None) -> str:
@@ -93,15 +93,6 @@ def _in_unit(value: float | None, unit: str) -> str:
         return f"{MINUS}{duration(-value)}" if value < 0 else duration(value)
     writers = {"share": percent, "points": points, "tokens": compact}
     return writers[unit](value) if unit in writers else short(float(value))
-
-
-def share_or_count(value: Est | Sequence[int] | float | str) -> str:
-    """12.0% (8.1 to 17.2) of an estimate, 3 of 16 of a pair of counts, and a number or words as they are."""
-    if isinstance(value, Mapping):
-        return f"{written(value, 'share')} ({interval(value, 'share')})" if "estimate" in value else ""
-    if isinstance(value, list | tuple):
-        return f"{value[0]} of {value[1]}" if len(value) == 2 else ""
-    return value if isinstance(value, str) else short(value)
 
 
 def k_to_solve(tries: Sequence[float | None] | None) -> str:

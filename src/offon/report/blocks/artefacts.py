@@ -10,6 +10,7 @@ from offon.report import words
 PLOT = {"width": 232, "height": 226, "left": 40, "top": 8, "side": 178}
 Row = tuple[str, str, str]  # name, value, interval or what it is to be held against
 LARGEST_MARK = 6.5
+UNRECORDED = "not recorded"  # the name of the producer of rows that say nothing of it
 
 
 def artefacts(probes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -37,7 +38,12 @@ def _of_data(probe: Mapping[str, Any]) -> Iterator[Row]:
         if probe.get(name) is not None:
             yield name, f"{probe[name]:,}", ""
     for one in probe.get("producers") or []:
-        yield f"written by {one['producer']}", words.percent(one["share"]), f"{one['rows']:,} rows"
+        who = one["producer"]
+        yield (
+            f"{'writer' if who == UNRECORDED else 'written by'} {who}",
+            words.percent(one["share"]),
+            f"{one['rows']:,} rows",
+        )
     for name, called in (("duplicates", "repeated rows"), ("near_duplicates", "nearly repeated rows")):
         if one := probe.get(name):
             yield called, words.percent(one["share"]), f"{one['rows']:,} rows"

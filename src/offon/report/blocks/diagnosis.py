@@ -8,7 +8,7 @@ from typing import Any
 
 from offon.report import rests_on, words
 from offon.report.blocks.effects import effects
-from offon.report.blocks.prompts import diagnosed
+from offon.report.blocks.prompts import SUBS, diagnosed
 from offon.report.drawing import bar_row
 
 NEGLIGIBLE = 0.005  # a share whose whole interval lies below is left out
@@ -43,7 +43,7 @@ def _diagnosed(model: str, entries: Sequence[Mapping[str, Any]]) -> dict[str, An
         "controls": [] if several else rests_on.controls(first.get("controls") or {}),
         "checker": "" if several else rests_on.checker(first.get("verifier")),
         "spent": "" if several else rests_on.spent(first),
-        "notes": list(dict.fromkeys(note for entry in entries for note in entry.get("notes", []))),
+        "notes": list(dict.fromkeys(note for entry in entries for note in _notes(entry, several))),
     }
 
 
@@ -55,6 +55,12 @@ def _row(entry: Mapping[str, Any], row: Mapping[str, Any], several: bool) -> dic
 
 def _placed(prompt: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
     return {**prompt, "family": prompt.get("family") or entry["task"]}
+
+
+def _notes(entry: Mapping[str, Any], several: bool) -> list[str]:
+    """Without those about controls, where these have a table of their own."""
+    told = bool(entry.get("controls")) and not several
+    return [note for note in entry.get("notes", []) if not (told and note.startswith(rests_on.CONTROL))]
 
 
 def _shares(prevalence: Mapping[str, words.Est]) -> list[dict[str, Any]]:
@@ -74,5 +80,6 @@ def _suggestions(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 merged["tasks"].append(entry["task"])
     for merged in said.values():
         where = f" on {words.listed(merged['tasks'])}" if len(entries) > 1 else ""
-        merged["what"] = f"{merged['prompts']} {words.CLASSES.get(merged['call'], merged['call'])}{where}"
+        kind = f" ({SUBS.get(merged['sub'], merged['sub'])})" if merged.get("sub") else ""
+        merged["what"] = f"{merged['prompts']} {words.CLASSES.get(merged['call'], merged['call'])}{kind}{where}"
     return list(said.values())

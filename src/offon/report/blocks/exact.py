@@ -102,7 +102,7 @@ def first_passage(entry: Mapping[str, Any] | None) -> str:
     told = f"Where a response is new, it usually becomes so by token {words.short(entry['median_token'])}"
     share = entry.get("share_at_first_token")
     if isinstance(share, Mapping):
-        share = words.share_or_count(share)
+        share = f"{words.written(share, 'share')} ({words.interval(share, 'share')})"
     elif share is not None:
         share = words.percent(share)
     return told + (f"; {share} of them already at the first." if share else ".")

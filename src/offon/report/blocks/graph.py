@@ -140,7 +140,7 @@ def _draw(boxes, edges, rank, lane, box, gap, down=False) -> dict[str, Any]:
         else:
             start, end = (x0 + w0, y0 + h0 / 2), (x1, y1 + h1 / 2)
             bend = (end[0] - start[0]) / 2
-            around = (h0 / 2 + 30) if lane[source] == lane[target] and rank[target] - rank[source] > 1 else 0
+            around = (height / 2 + 30) if lane[source] == lane[target] and rank[target] - rank[source] > 1 else 0
             controls = (start[0] + bend, start[1] - around), (end[0] - bend, end[1] - around)
         (ax, ay), (bx, by) = controls
         level = abs(start[1] - end[1]) < 1 and not around  # a straight line keeps its label above it

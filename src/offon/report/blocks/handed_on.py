@@ -61,7 +61,7 @@ def _protected(protected: Mapping[str, Any] | None) -> dict[str, Any] | None:
         "given up of what was protected": protected.get("attrition"),
         "given up of the rest, more than that": protected.get("selective_forgetting"),
     }
-    return {"tasks": words.listed(protected.get("tasks", [])), "rows": effects(told, "points", toned=False)}
+    return {"tasks": words.listed(protected.get("tasks", [])), "rows": effects(told, "share", toned=False)}
 
 
 def _transfer(transfer: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -54,8 +54,8 @@ def changed(prompts: Sequence[Mapping[str, Any]], *, most: int = SHOWN) -> list[
         return 0.0 if None in (before, after) else abs(after - before)
 
     groups = [
-        _group(call, sorted(own, key=change, reverse=True), words.CALLS[call], most)
-        for call in CHANGES
+        _group(call, sorted(own, key=change, reverse=True), words.CALLS.get(call, call), most)
+        for call in _ordered(prompts, CHANGES)
         if (own := [prompt for prompt in prompts if prompt["call"] == call])
     ]
     for group in groups:
@@ -100,6 +100,11 @@ def _rate(counts: Sequence[int] | None) -> float | None:
     return counts[0] / counts[1] if counts and counts[1] else None
 
 
+def _ordered(prompts: Sequence[Mapping[str, Any]], known: Sequence[str]) -> list[str]:
+    """The calls in the order to read them in; one that this page does not know is shown rather than left out."""
+    return list(dict.fromkeys([*known, *(prompt["call"] for prompt in prompts)]))
+
+
 def _group(call: str, own: Sequence[Mapping[str, Any]], name: str, most: int) -> dict[str, Any]:
     return {
         "call": call,
@@ -120,10 +125,10 @@ def diagnosed(prompts: Sequence[Mapping[str, Any]], *, most: int = SHOWN) -> lis
         return max((prompt.get("probabilities") or {"": 0.0}).values())
 
     groups = []
-    for call in CLASSES:
+    for call in _ordered(prompts, CLASSES):
         own = sorted((prompt for prompt in prompts if prompt["call"] == call), key=sure)
         if own:
-            group = _group(call, [_doubted(prompt) for prompt in own], words.CLASSES[call], most)
+            group = _group(call, [_doubted(prompt) for prompt in own], words.CLASSES.get(call, call), most)
             columns = {name: heads for name, heads in MEASURED.items() if any(p.get(name) for p in group["prompts"])}
             flags = {name: any(p[name] for p in group["prompts"]) for name in ("tries", "next", "sub", "bar")}
             groups.append(group | {"columns": columns} | flags)
