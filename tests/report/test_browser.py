@@ -106,7 +106,10 @@ def test_nothing_hangs_over_the_edge(measured_run, tmp_path, width):
 @pytest.mark.parametrize("kind", ["comparison", "diagnosis"])
 def test_a_page_of_its_own_opens_without_a_complaint_and_fits_a_phone(kind, tmp_path):
     write, made = PAGES[kind]
-    path = write(made(), tmp_path / "page.html")
+    entry = made()
+    for part in (entry, *entry.get("families", {}).values()):
+        part["calls"] = dict.fromkeys(("gained", "kept", "lost", "never", "undecided"), 111)  # the longest words
+    path = write(entry, tmp_path / "page.html")
     _, console = browse(path, tmp_path / "profile", "--dump-dom")
     content, window = widths(path, tmp_path, PHONE)
     assert console == [] and content <= window
