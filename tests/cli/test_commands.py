@@ -253,11 +253,56 @@ def test_diagnose_prints_the_summary_and_the_sentence(tmp_path, loops, monkeypat
     ):
         assert part in shown
     assert "unreachable" not in shown, "calls that no prompt has are left out"
+    assert shown.startswith("of 4 prompts: 1 solved\n"), "the diagnosis in a sentence is what a person sees first"
     assert seen["teacher"] == seen["model"]
     assert seen["model"] == str(tmp_path / "base") and seen["task"] == {"gym": "chain_sum", "max_terms": 2}
     assert (seen["budget"], seen["k"], seen["prompts"], seen["max_tokens"]) == (8, 4, 64, 9)
     assert main([*arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["x"] is None
+
+
+def test_diagnose_tells_shares_kinds_controls_the_checker_and_the_cost_with_their_intervals(capsys):
+    from offon.cli.pages import diagnosis_page
+
+    def est(value):
+        return {"estimate": value, "low": value - 0.02, "high": value + 0.02}
+
+    row = {"family": "sums", "n": 4, "ranking": 4}
+    lost = {"call": "fragile", "sub": "lost", "since": "sft", "prompts": 3, "methods": ["replay"]}
+    shown = diagnosis_page(
+        {"task": "t", "summary": [row], "sentence": "of 4 prompts: 4 reachable"}
+        | {"notes": ["a note", "control failed: any prefix helps"]}
+        | {"suggestions": [lost | {"reason": "why", "signature": "how", "avoid": "no"}]}
+        | {"prevalence": {"ranking": est(0.9), "missing": {"estimate": 0.0, "low": 0.0, "high": 0.001}}}
+        | {"plan": "4 prompts x 64 rollouts, about 3 s"}
+        | {"verifier": {"sensitivity": est(0.9), "false_positive": est(0.05), "usable": True}}
+        | {"cost": {"rollouts": 210, "tokens_generated": 12_300, "verifier_calls": 210, "seconds": 2.0}}
+    )
+    told = [
+        "each call is: ranking 90% [88%, 92%]",
+        "3 fragile (lost since sft): try replay",
+        "accepts 90.0% (88.0 to 92.0) of right answers and 5.0% (3.0 to 7.0) of wrong ones; the calls allow for both.",
+        "control failed: any prefix helps note: a note",
+        "Planned: 4 prompts x 64 rollouts, about 3 s. Spent: 210 rollouts · 2.0 s · 12.3k tokens generated",
+    ]
+    places = [" ".join(shown.split()).find(part) for part in told]
+    assert -1 not in places and places == sorted(places)
+    assert "missing" not in shown and max(map(len, shown.splitlines())) <= 110
+
+
+def test_pages_are_written_beside_what_is_printed(tmp_path, loops, monkeypatch, capsys):
+    from tests.report import shapes
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base").mkdir()
+    loops("diagnose", diagnose_model=lambda model, task, **options: shapes.diagnosis())
+    loops("compare", compare_models=lambda one, other, task, **options: shapes.comparison())
+    for command in (["diagnose", "base"], ["compare", "base", "base"]):
+        assert main([*command, "--task", "gym:chain_sum", "--json", "--page", "pages/page.html"]) == 0
+        told = capsys.readouterr()
+        assert json.loads(told.out)["task"] == "testbed" and told.err == "page: pages/page.html\n"
+        assert f"offon {command[0]}</title>" in (tmp_path / "pages/page.html").read_text()
+    assert main(["diagnose", "base", "--task", "gym:chain_sum", "--page", "pages"]) == 2
 
 
 def test_diagnose_refuses_before_loading(tmp_path, monkeypatch, capsys):

@@ -1,6 +1,8 @@
+import shutil
+
 import pytest
 
-from tests.report import synthetic
+from tests.report import handed, synthetic
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +18,8 @@ def interrupted_run(tmp_path_factory):
 @pytest.fixture(scope="session")
 def empty_run(tmp_path_factory):
     return synthetic.empty_run(tmp_path_factory.mktemp("runs") / "empty")
+
+
+@pytest.fixture(scope="session")
+def measured_run(whole_run, tmp_path_factory):
+    return handed.measured_run(shutil.copytree(whole_run, tmp_path_factory.mktemp("runs") / "measured"))

@@ -70,6 +70,27 @@ WORDS = [
 ATTACK = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
 
 
+def attacked(value, ours=(), names=()):
+    """A JSON value whose every string is an attack, but for those under the keys `ours`, and so are the keys of the
+    mappings under `names`."""
+    if isinstance(value, str):
+        return f"{ATTACK} {value}"
+    if isinstance(value, list):
+        return [attacked(inner, ours, names) for inner in value]
+    if not isinstance(value, dict):
+        return value
+    found = {
+        key: inner if key in ours and isinstance(inner, str) else attacked(inner, ours, names)
+        for key, inner in value.items()
+    }
+    return {
+        key: {f"{ATTACK} {name}": inner for name, inner in part.items()}
+        if key in names and isinstance(part, dict)
+        else part
+        for key, part in found.items()
+    }
+
+
 def tokenizer() -> Tokenizer:
     tokenizer = Tokenizer(WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<pad>"))
     tokenizer.pre_tokenizer = WhitespaceSplit()

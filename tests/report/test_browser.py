@@ -13,6 +13,7 @@ from PIL import Image
 
 from offon import report
 from tests.report import synthetic
+from tests.report.test_standalone import PAGES
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = [
@@ -60,7 +61,7 @@ def without_policy(path, target, script=""):
     return target
 
 
-@pytest.mark.parametrize("name", ["whole_run", "interrupted_run", "empty_run"])
+@pytest.mark.parametrize("name", ["measured_run", "interrupted_run", "empty_run"])
 def test_the_report_opens_without_a_complaint(name, request, tmp_path):
     path = report.write(request.getfixturevalue(name))
     dom, console = browse(path, tmp_path / "profile", "--dump-dom")
@@ -85,13 +86,33 @@ def test_a_planted_script_does_not_run_even_without_the_policy(whole_run, tmp_pa
     assert "<title>owned" in dom
 
 
+WIDTH = "<script>document.title = document.documentElement.scrollWidth + ' of ' + innerWidth</script>"
+
+
+def widths(path, tmp_path, width):
+    """(of what is on the page, of the window)"""
+    dom, _ = browse(
+        without_policy(path, tmp_path / "wide.html", WIDTH), tmp_path / "profile", "--dump-dom", width=width
+    )
+    return tuple(map(int, re.search(r"<title>(\d+) of (\d+)", dom).groups()))
+
+
 @pytest.mark.parametrize("width", [PHONE, 820, 970, 1200])
-def test_nothing_hangs_over_the_edge(whole_run, tmp_path, width):
-    script = "<script>document.title = document.documentElement.scrollWidth + ' of ' + innerWidth</script>"
-    path = without_policy(report.write(whole_run), tmp_path / "report.html", script)
-    dom, _ = browse(path, tmp_path / "profile", "--dump-dom", width=width)
-    content, window = map(int, re.search(r"<title>(\d+) of (\d+)", dom).groups())
+def test_nothing_hangs_over_the_edge(measured_run, tmp_path, width):
+    content, window = widths(report.write(measured_run), tmp_path, width)
     assert content <= window
+
+
+@pytest.mark.parametrize("kind", ["comparison", "diagnosis"])
+def test_a_page_of_its_own_opens_without_a_complaint_and_fits_a_phone(kind, tmp_path):
+    write, made = PAGES[kind]
+    entry = made()
+    for part in (entry, *entry.get("families", {}).values()):
+        part["calls"] = dict.fromkeys(("gained", "kept", "lost", "never", "undecided"), 111)  # the longest words
+    path = write(entry, tmp_path / "page.html")
+    _, console = browse(path, tmp_path / "profile", "--dump-dom")
+    content, window = widths(path, tmp_path, PHONE)
+    assert console == [] and content <= window
 
 
 @pytest.mark.parametrize("width", [PHONE, 1200])

@@ -4,7 +4,12 @@ import itertools
 
 import pytest
 
-from offon.report import figures, words
+from offon.report import words
+from offon.report.blocks.curves import curves
+from offon.report.blocks.decomposition import decomposition, granularities
+from offon.report.blocks.graph import graph
+from offon.report.blocks.pass_at_k import pass_at_k
+from offon.report.drawing import line
 from tests.report.synthetic import pipeline
 
 
@@ -15,6 +20,7 @@ def est(value, reach=0.01):
 def row(total, certified, soft):
     terms = ("expansion", "reshaping", "attrition", "diffuse")
     return {
+        "label": "all",
         "success": {"change": est(total)},
         "certified": {name: est(value) for name, value in zip((*terms, "ambiguous"), certified, strict=True)},
         "soft": {name: est(value) for name, value in zip(terms, soft, strict=True)},
@@ -29,7 +35,7 @@ ROWS = [
 
 def test_bars_add_up_to_the_measured_change():
     """Widths to the right of zero minus widths to its left are the total, for either weighting, on one scale."""
-    for drawn in figures.decomposition(ROWS):
+    for drawn in decomposition(ROWS):
         for bars in drawn["bars"].values():
             right = sum(bar["width"] for bar in bars if bar["left"] >= drawn["zero"] - 0.01)
             left = sum(bar["width"] for bar in bars if bar["left"] < drawn["zero"] - 0.01)
@@ -37,7 +43,7 @@ def test_bars_add_up_to_the_measured_change():
 
 
 def test_a_loss_is_drawn_to_the_left_and_bars_never_overlap():
-    _, falling = figures.decomposition(ROWS)
+    _, falling = decomposition(ROWS)
     lost = next(bar for bar in falling["bars"]["soft"] if bar["term"] == "attrition")
     assert lost["left"] + lost["width"] <= falling["zero"] + 0.01
     spans = sorted((bar["left"], bar["left"] + bar["width"]) for bar in falling["bars"]["soft"])
@@ -45,14 +51,35 @@ def test_a_loss_is_drawn_to_the_left_and_bars_never_overlap():
 
 
 def test_everything_drawn_lies_on_the_page():
-    for drawn in figures.decomposition(ROWS):
+    for drawn in decomposition(ROWS):
         ends = [drawn["total"]["low"], drawn["total"]["high"]]
         ends += [edge for bars in drawn["bars"].values() for b in bars for edge in (b["left"], b["left"] + b["width"])]
         assert min(ends) >= 0 and max(ends) <= 100
 
 
+def test_each_granularity_is_the_same_change_told_apart_on_one_scale():
+    """0.30 by prompt (0.22 + 0.08) and by response (0.34 - 0.04): the totals lie at one place, the terms do not."""
+    by_response = {"total": est(0.30), "expansion": est(0.34), "reshaping": est(0.0, 0), "attrition": est(0.04)}
+    drawn = granularities(ROWS[0] | {"trajectories": {"d1": by_response}, "classes": None})
+    prompts, responses = drawn["rows"]
+    assert [row["label"] for row in drawn["rows"]] == ["by prompt", "by response"]
+    assert prompts["total"] == responses["total"] and prompts["zero"] == responses["zero"]
+    widths = {bar["term"]: bar["width"] for bar in responses["bars"]["soft"]}
+    share = (prompts["total"]["estimate"] - prompts["zero"]) / 0.30  # percent of the width per unit of success
+    assert widths == pytest.approx({"expansion": 0.34 * share, "attrition": 0.04 * share}, abs=0.03)
+
+
+def test_a_new_wording_is_pointed_out_only_where_the_intervals_leave_no_doubt():
+    """Expansion by prompt 0.22 in [0.21, 0.23]: by response 0.34 in [.33, .35] is above, in [.22, .46] not."""
+    rest = {"total": est(0.30), "reshaping": est(0.0), "attrition": est(0.04)}
+    for reach, said in ((0.01, True), (0.12, False)):
+        drawn = granularities(ROWS[0] | {"trajectories": {"d1": {**rest, "expansion": est(0.34, reach)}}})
+        assert bool(drawn["surface"]) == said
+    assert granularities(ROWS[0]) is None
+
+
 def test_the_graph_has_a_box_per_artefact_and_an_arrow_per_pair():
-    drawing = figures.graph(pipeline({})["nodes"], [])["across"]
+    drawing = graph(pipeline({})["nodes"], [])["across"]
     assert {box["name"] for box in drawing["boxes"]} == {"base", "student", "demos.jsonl", "sft", "rl", "out"}
     labels = sorted(edge["label"] for edge in drawing["edges"])
     assert labels == ["data", "init", "init", "init + reference", "teacher"]
@@ -60,7 +87,7 @@ def test_the_graph_has_a_box_per_artefact_and_an_arrow_per_pair():
 
 @pytest.mark.parametrize("way", ["across", "down"])
 def test_boxes_do_not_overlap_and_arrows_point_forward(way):
-    drawing = figures.graph(pipeline({})["nodes"], [])[way]
+    drawing = graph(pipeline({})["nodes"], [])[way]
     for a, b in itertools.combinations(drawing["boxes"], 2):
         apart = a["x"] + a["w"] <= b["x"] or b["x"] + b["w"] <= a["x"]
         assert apart or a["y"] + a["h"] <= b["y"] or b["y"] + b["h"] <= a["y"], (a["name"], b["name"])
@@ -76,38 +103,53 @@ def test_a_loop_in_the_graph_is_drawn_rather_than_followed_for_ever():
     ]
     stage = {"interface": None, "results": [], "state": "pending", "regime": None}
     stages = [{"name": name, **stage} for name in "ab"]
-    assert len(figures.graph(nodes, stages)["across"]["boxes"]) == 2
+    assert len(graph(nodes, stages)["across"]["boxes"]) == 2
 
 
 def test_a_pass_at_k_panel_puts_zero_at_the_bottom_and_one_at_the_top():
     curve = [{"k": 1, **est(0.0, 0)}, {"k": 2, **est(0.5, 0)}, {"k": 4, **est(1.0, 0)}]
-    panel = figures.pass_at_k({"before": curve, "after": curve}, 4)
+    panel = pass_at_k({"before": curve, "after": curve}, 4)
     bottom, top = panel["height"] - panel["bottom"], panel["top"]
     left, right = panel["left"], panel["width"] - panel["right"]
     middle = (left + right) / 2
-    assert panel["after"]["line"] == figures.line([(left, bottom), (middle, (bottom + top) / 2), (right, top)])
-    assert panel["k"] == (right, 4)
+    assert panel["after"]["line"] == line([(left, bottom), (middle, (bottom + top) / 2), (right, top)])
+    assert panel["k"] == (right, 4) and panel["at_k"] == "100% (100.0 to 100.0) → 100% (100.0 to 100.0)"
+
+
+def test_a_pass_at_k_panel_spaces_budgets_by_doubling_and_draws_both_ends_of_the_interval():
+    """k = 1, 2, 4, 8 lie a third of the width apart; the band's first corner is the high end, its last the low one."""
+    curve = [
+        {"k": k, "estimate": p, "low": p - 0.1, "high": p + 0.1} for k, p in ((1, 0.2), (2, 0.4), (4, 0.6), (8, 0.8))
+    ]
+    panel = pass_at_k({"before": curve, "after": curve}, 2)
+    points = [tuple(map(float, at.split())) for at in panel["before"]["band"].strip("MZ").split("L")]
+    left, right = panel["left"], panel["width"] - panel["right"]
+    assert [x for x, _ in points[:4]] == pytest.approx([left + (right - left) * i / 3 for i in range(4)], abs=0.06)
+    tall = panel["height"] - panel["top"] - panel["bottom"]
+    assert points[0][1] == pytest.approx(panel["top"] + 0.7 * tall, abs=0.06)
+    assert points[-1][1] == pytest.approx(panel["top"] + 0.9 * tall, abs=0.06)
+    assert panel["at_k"] == "40.0% (30.0 to 50.0) → 40.0% (30.0 to 50.0)"
 
 
 def test_one_budget_is_no_curve():
-    assert figures.pass_at_k({"before": [{"k": 1, **est(0.2)}], "after": [{"k": 1, **est(0.3)}]}, 1) is None
+    assert pass_at_k({"before": [{"k": 1, **est(0.2)}], "after": [{"k": 1, **est(0.3)}]}, 1) is None
 
 
 def test_a_long_curve_is_averaged_and_keeps_its_range():
     metrics = [{"step": step, "loss/total": 10.0 if step == 700 else 1.0 / step} for step in range(1, 2001)]
-    (curve,) = figures.curves(metrics)
+    (curve,) = curves(metrics)
     assert curve["line"].count("L") < 120 and curve["high"] == "10" and curve["band"]
     assert curve["first"] == "1" and curve["last"] == words.short(1 / 2000)
 
 
 def test_curves_start_with_what_matters_and_leave_out_what_does_not_move():
     metrics = [{"step": s, "time": 9.0 + s, "zzz": s, "constant": 1, "reward": s / 9, "loss/total": -s} for s in (1, 2)]
-    assert [curve["name"] for curve in figures.curves(metrics)] == ["loss/total", "reward", "zzz"]
+    assert [curve["name"] for curve in curves(metrics)] == ["loss/total", "reward", "zzz"]
 
 
 def test_a_null_metric_is_a_gap_not_a_zero():
     metrics = [{"step": 1, "reward": 0.5}, {"step": 2, "reward": None}, {"step": 3, "reward": 0.7}]
-    (curve,) = figures.curves(metrics)
+    (curve,) = curves(metrics)
     assert curve["low"] == "0.5" and curve["line"].count("L") == 1
 
 

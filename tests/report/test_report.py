@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from offon import report
 from offon.errors import ConfigError
 from offon.report import terminal
-from offon.report.samples import segments
+from offon.report.blocks.samples import segments
 from offon.runs import RunDirectory, atomic
 from offon.types import Group, Item, Source, Trajectory
 from tests.report import synthetic
@@ -58,7 +59,7 @@ def test_warnings_come_before_everything_else(whole_run):
     assert html.index("held-out success fell on guard") < html.index("What each stage did")
 
 
-@pytest.mark.parametrize("name", ["whole_run", "interrupted_run", "empty_run"])
+@pytest.mark.parametrize("name", ["measured_run", "whole_run", "interrupted_run", "empty_run"])
 def test_no_part_that_is_missing_leaves_a_trace_of_itself(name, request):
     text = visible(page(request.getfixturevalue(name)))
     assert not re.search(r"\b(None|nan|NaN|undefined|Infinity)\b|\{\{|\{%", text)
@@ -118,12 +119,65 @@ def test_every_name_that_can_reach_the_page_is_escaped(tmp_path):
     assert "alert(1)" in html and "<script>alert" not in html
 
 
-def test_the_page_loads_nothing_and_forbids_loading(whole_run):
-    html = page(whole_run)
+def test_what_gates_artefacts_paths_and_handoffs_say_is_escaped(measured_run, tmp_path):
+    run = shutil.copytree(measured_run, tmp_path / "run")
+    kept, names = (
+        ("artefact", "bound", "metric", "call"),
+        ("tasks", "portability", "contamination", "shapley"),
+    )
+    files = [
+        "path.json",
+        "attribution.json",
+        "nodes/ok/gate.json",
+        *(f"nodes/{n}/artefact.json" for n in ("demos", "judge", "merged")),
+    ]
+    for file in (*files, "nodes/rl/handoff.json"):
+        (run / file).write_text(json.dumps(synthetic.attacked(json.loads((run / file).read_text()), kept, names)))
+    html = page(run)
+    assert synthetic.ATTACK not in html and len(re.findall(r"<script\b", html)) == 1 and "<img" not in html
+    for section in ("path", "gates", "attribution", "artefacts", "stage-rl"):
+        own = re.search(rf'<section id="{section}".*?</section>', html, re.S)[0]
+        assert "&lt;script&gt;document.title" in own, section
+
+
+def test_the_page_loads_nothing_and_forbids_loading(measured_run):
+    html = page(measured_run)
     assert "default-src 'none'" in html
     targets = re.findall(r"""\b(?:src|href|action|data|poster|srcset)\s*=\s*["']([^"']*)""", html)
     assert targets and all(target.startswith("#") or target == "data:," for target in targets)
     assert not re.search(r"@import|url\((?!#)", html)
+
+
+def test_a_run_shows_everything_that_it_handed_on(measured_run):
+    """A number of every block, as its file has it."""
+    text = visible(page(measured_run))
+    told = {
+        "gain retention": "91.0%",
+        "drift": "1.6 to 2.2",
+        "protected": "12.0%",
+        "transfer": "83.0%",
+        "portability": "62.0%",
+        "amortisation": "93.0%",
+        "cost of a point": "2,500 to no bound",
+        "gate": "at least 80.0%",
+        "data": "2 of 80 prompts",
+        "reward model": "84.3 to 90.5",
+        "attribution": "+32.0",
+        "notes": "Not told: trace of testbed: rl has no success.",
+        "path": "Of what was certainly expanded",
+    }
+    assert [name for name, number in told.items() if number not in text] == []
+    summary = report.summarise(measured_run)
+    assert [gate["name"] for gate in summary["gates"]] == ["ok"] and summary["path"]["chains"]
+    assert [made["artefact"] for made in summary["artefacts"]] == ["data", "reward model", "merge"]
+
+
+def test_the_path_and_what_was_left_out_are_never_in_one_table(measured_run):
+    html = page(measured_run)
+    (path, attribution) = (
+        re.search(rf'<section id="{name}">.*?</section>', html, re.S)[0] for name in ("path", "attribution")
+    )
+    assert "+55.2" in path and "+55.2" not in attribution and "+32.0" in attribution and "+32.0" not in path
 
 
 def test_no_secret_reaches_the_page(tmp_path):

@@ -8,7 +8,7 @@ import sys
 import traceback
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 import typer.core
@@ -45,6 +45,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress lines.")
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="rl.steps=10; may be repeated.")]
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe in YAML.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
+Page = Annotated[Path | None, typer.Option("--page", metavar="FILE", dir_okay=False, help="Also an HTML page.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the run that is there.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run that is there.")]
 
@@ -137,6 +138,7 @@ def diagnose(
     k: Annotated[int, typer.Option(min=1, help="Rollouts a later on-policy stage could spend on a prompt.")] = 32,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest response, in tokens.")] = 512,
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    page_file: Page = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -161,10 +163,8 @@ def diagnose(
             progress=progress,
         )
     progress.close()
-    if json:
-        print_json(diagnosis)
-        return
-    print(diagnosis_page(diagnosis))
+    print_json(diagnosis) if json else print(diagnosis_page(diagnosis))
+    _write_page("write_diagnosis", diagnosis, page_file)
 
 
 @app.command()
@@ -177,6 +177,7 @@ def compare(
     k: Annotated[int, typer.Option(min=1, help="Rollouts a later on-policy stage could spend on a prompt.")] = 32,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest response, in tokens.")] = 512,
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    page_file: Page = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -193,6 +194,15 @@ def compare(
         )
     progress.close()
     print_json(compared) if json else print(comparison_page(compared))
+    _write_page("write_comparison", compared, page_file)
+
+
+def _write_page(how: str, result: dict[str, Any], path: Path | None) -> None:
+    """A page beside what was printed; where it is goes to stderr, so that stdout holds the results alone."""
+    if path is not None:
+        from offon import report as reports
+
+        print(f"page: {getattr(reports, how)(plain(result), path)}", file=sys.stderr)
 
 
 @app.command()

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from offon.cli.output import table
 from offon.cli.progress import brief
+from offon.report import rests_on
 from offon.report.words import negated
 
+WIDTH = 110  # letters of a line of text
+SMALLEST_SHARE = 0.005  # a share that is surely below is not worth a word
 CALLS = ("solved", "format", "fragile", "ranking", "local", "unreachable", "missing", "unsupported", "undecided")
 
 if TYPE_CHECKING:
@@ -134,20 +137,55 @@ def _default(argument: dict[str, Any]) -> Any:
 
 
 def diagnosis_page(diagnosis: dict[str, Any]) -> str:
-    """Calls by family, the diagnosis in one sentence, what to try with the sign that it was right, and what is open."""
-    calls = [call for call in CALLS if any(row[call] for row in diagnosis["summary"])]
-    rows = [
-        [row["family"] or diagnosis["task"], row["n"], *(row[call] for call in calls)] for row in diagnosis["summary"]
-    ]
-    lines = [table(("family", "prompts", *calls), rows), "", diagnosis["sentence"]]
+    """The diagnosis in one sentence, calls by family, what to try with the sign that it was right, and what it all
+    rests on."""
+    lines = [_wrapped(diagnosis["sentence"]), "", _calls_by_family(diagnosis)]
+    if shares := _shares(diagnosis.get("prevalence") or {}):
+        lines += ["", _wrapped(f"share of prompts, undecided ones by how likely each call is: {shares}")]
     for one in diagnosis["suggestions"]:
         if one["methods"]:
-            lines += ["", f"{one['prompts']} {one['call']}: try {', '.join(one['methods'])}"]
-            lines += textwrap.wrap(
-                one["reason"], 110, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False
-            )
-            lines += [f"  a sign that it was right: {one['signature']}", f"  speaks against: {one['avoid']}"]
-    return "\n".join([*lines, "", *(f"note: {note}" for note in diagnosis["notes"])]).rstrip()
+            lines += ["", f"{one['prompts']} {_kind(one)}: try {', '.join(one['methods'])}"]
+            lines += [_wrapped(one["reason"], "  ")]
+            lines += [_wrapped(f"a sign that it was right: {one['signature']}", "  ")]
+            lines += [_wrapped(f"speaks against: {one['avoid']}", "  ")]
+    return "\n".join([*lines, "", *_rests_on(diagnosis)]).rstrip()
+
+
+def _kind(one: dict[str, Any]) -> str:
+    """A call, and which kind of it where that is known."""
+    told = " ".join(filter(None, (one.get("sub"), f"since {one['since']}" if one.get("since") else "")))
+    return f"{one['call']} ({told})" if told else one["call"]
+
+
+def _calls_by_family(diagnosis: dict[str, Any]) -> str:
+    calls = [call for call in CALLS if any(row.get(call) for row in diagnosis["summary"])]
+    rows = [
+        [row["family"] or diagnosis["task"], row["n"], *(row.get(call, 0) for call in calls)]
+        for row in diagnosis["summary"]
+    ]
+    return table(("family", "prompts", *calls), rows)
+
+
+def _shares(prevalence: dict[str, dict[str, float]]) -> str:
+    """ranking 42% [33%, 51%], ...: the estimated share of each call that may occur."""
+    return ", ".join(
+        f"{call} {est['estimate']:.0%} [{est['low']:.0%}, {est['high']:.0%}]"
+        for call, est in prevalence.items()
+        if est["high"] >= SMALLEST_SHARE
+    )
+
+
+def _rests_on(diagnosis: dict[str, Any]) -> list[str]:
+    """The checker, controls, notes and cost, a line each."""
+    notes = sorted(diagnosis["notes"], key=lambda note: not note.startswith(rests_on.CONTROL))
+    told = [note if note.startswith(rests_on.CONTROL) else f"note: {note}" for note in notes]
+    return list(
+        map(_wrapped, filter(None, [rests_on.checker(diagnosis.get("verifier")), *told, rests_on.spent(diagnosis)]))
+    )
+
+
+def _wrapped(text: str, indent: str = "") -> str:
+    return textwrap.fill(text, WIDTH, initial_indent=indent, subsequent_indent=indent or "  ", break_on_hyphens=False)
 
 
 def comparison_page(compared: dict[str, Any]) -> str:

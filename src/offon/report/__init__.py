@@ -1,7 +1,11 @@
-"""The report of a run: `write` the page, `summarise` the numbers, `show` the headline in a terminal."""
+"""The report of a run: `write` the page, `summarise` the numbers, `show` the headline in a terminal.
+
+`write_comparison`, `write_diagnosis` and `write_attribution` make a page of one comparison, diagnosis or study.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,4 +31,25 @@ def show(run_dir: str | Path) -> None:
     terminal.show(run_dir)
 
 
-__all__ = ["show", "summarise", "write"]
+def write_comparison(entry: Mapping[str, Any], path: str | Path) -> Path:
+    """Write the page of one comparison: what `offon.loops.compare.compare_models` returns."""
+    from offon.report import standalone
+
+    return standalone.write_comparison(entry, path)
+
+
+def write_diagnosis(entries: Mapping[str, Any] | Sequence[Mapping[str, Any]], path: str | Path) -> Path:
+    """Write the page of one or several diagnoses: what `offon.loops.diagnose.diagnose_model` returns."""
+    from offon.report import standalone
+
+    return standalone.write_diagnosis(entries, path)
+
+
+def write_attribution(study: Mapping[str, Any], path: str | Path) -> Path:
+    """Write the page of a study of stages left out."""
+    from offon.report import standalone
+
+    return standalone.write_attribution(study, path)
+
+
+__all__ = ["show", "summarise", "write", "write_attribution", "write_comparison", "write_diagnosis"]

@@ -14,6 +14,7 @@ from offon.runs import RunDirectory
 SOURCES = ("external", "teacher", "learner", "environment")
 TERMS = ("expansion", "reshaping", "attrition", "ambiguous", "diffuse")
 CALLS = ("gained", "lost", "kept", "undecided", "never")
+FINER = ("trajectories", "classes", "where", "exact", "tree")  # of a task, where they were measured
 COSTS = ("tokens_generated", "tokens_trained", "tokens_scored", "verifier_calls", "seconds")
 MOSTLY_DIFFUSE = 0.25  # of the change: beyond it, the budget k is too small to say what kind of change it was
 
@@ -65,7 +66,7 @@ def _stage(run: RunDirectory, node: Mapping[str, Any]) -> dict[str, Any]:
         "k": handoff.get("k"),
         "measured": bool(handoff.get("tasks")),
         "regime": handoff.get("regime"),
-        "results": [row for name, task in handoff.get("tasks", {}).items() for row in _results(name, task)],
+        "results": [row for name, task in handoff.get("tasks", {}).items() for row in task_rows(name, task)],
         "prompts": [
             {"task": name, **prompt} for name, task in handoff.get("tasks", {}).items() for prompt in task["prompts"]
         ],
@@ -99,18 +100,21 @@ def handed_on_by(handoff: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _results(task: str, entry: Mapping[str, Any]) -> list[dict[str, Any]]:
+def task_rows(task: str, entry: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One row for the task, and one per family where it has several."""
     families = entry.get("families", {})
     label = f"{task}, all" if families else task
     row = {"task": task, "family": None, "label": label, "n_samples": entry.get("n_samples")}
     row |= {"unscored": entry.get("unscored"), "is_total": bool(families)}
-    rows = [row | {"n_prompts": entry.get("n_prompts")} | _measured(entry)]
+    rows = [row | {"n_prompts": entry.get("n_prompts")} | _measured(entry) | {name: entry.get(name) for name in FINER}]
     for family, numbers in families.items():
         own = [prompt for prompt in entry["prompts"] if prompt["family"] == family]
         name = family or "no family"
         rows.append(
-            row | {"family": family, "label": name, "is_total": False, "n_prompts": len(own)} | _measured(numbers)
+            row
+            | {"family": family, "label": name, "is_total": False, "n_prompts": len(own)}
+            | _measured(numbers)
+            | dict.fromkeys(FINER)
         )
     return rows
 

@@ -1,12 +1,38 @@
-"""How numbers are written: the same way on the page and in the terminal."""
+"""How numbers and calls are written: the same way on the page and in the terminal."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 Est = Mapping[str, float]  # {"estimate", "low", "high"}, a 95% interval
 MINUS = "\u2212"
+CALLS = {  # of a prompt, between two checkpoints
+    "gained": "gained: out of reach, now within",
+    "kept": "within reach both times",
+    "lost": "lost: within reach, now out",
+    "never": "out of reach both times",
+    "undecided": "undecided",
+}
+CALL_NAMES = {name: {"never": "out of reach"}.get(name, name) for name in CALLS}
+SOURCES = {  # of a token
+    "external": "from a data set",
+    "teacher": "from a teacher",
+    "learner": "from the model itself",
+    "environment": "from the environment",
+}
+CLASSES = {  # of a prompt, of one model
+    "solved": "solved",
+    "format": "wrong format",
+    "fragile": "only with help",
+    "ranking": "within reach",
+    "local": "blocked at a step",
+    "unreachable": "route not taken",
+    "missing": "skill missing",
+    "unsupported": "not reached",
+    "undecided": "undecided",
+}
 
 
 def percent(share: float | None) -> str:
@@ -17,7 +43,7 @@ def percent(share: float | None) -> str:
         return "<0.1%"
     if 0.9995 <= share < 1:
         return ">99.9%"
-    return "0%" if share == 0 else "100%" if share == 1 else f"{share:.1%}"
+    return "0%" if share == 0 else "100%" if share == 1 else f"{share:.1%}".replace("-", MINUS)
 
 
 def points(change: float | None) -> str:
@@ -34,12 +60,51 @@ def percent_range(est: Est | None) -> str:
         return ""
     low, high = 100 * est["low"], 100 * est["high"]
     digits = next((n for n in (1, 2, 3) if f"{low:.{n}f}" != f"{high:.{n}f}"), 1)
-    return f"{low:.{digits}f} to {high:.{digits}f}"
+    return f"{low:.{digits}f} to {high:.{digits}f}".replace("-", MINUS)
 
 
 def points_range(est: Est | None) -> str:
     """−1.2 to +3.4, for the interval of a change."""
     return "" if est is None else f"{points(est['low'])} to {points(est['high'])}"
+
+
+def written(est: Est | None, unit: str) -> str:
+    """The estimate in its unit: share, points, ratio, nats, tokens or seconds."""
+    return "–" if est is None else _in_unit(est["estimate"], unit)
+
+
+def interval(est: Est | None, unit: str) -> str:
+    """The interval in the same unit; an end that nothing bounds is said to have no bound."""
+    if est is None:
+        return ""
+    if unit == "share" and all(map(_known, (est["low"], est["high"]))):
+        return percent_range(est)
+    return " to ".join("no bound" if not _known(est[end]) else _in_unit(est[end], unit) for end in ("low", "high"))
+
+
+def _known(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def _in_unit(value: float | None, unit: str) -> str:
+    if not _known(value):
+        return "–"
+    if unit == "seconds":
+        return f"{MINUS}{duration(-value)}" if value < 0 else duration(value)
+    writers = {"share": percent, "points": points, "tokens": compact}
+    return writers[unit](value) if unit in writers else short(float(value))
+
+
+def k_to_solve(tries: Sequence[float | None] | None) -> str:
+    """2 to 5 · 150 or more: how many rollouts show a success, as an interval; nothing where it was not measured."""
+    if not tries:
+        return ""
+    fewest, most = tries
+    low = compact(math.floor(fewest)) if _known(fewest) else "1"
+    if not _known(most):
+        return f"{low} or more"
+    high = compact(math.ceil(most))
+    return low if low == high else f"{low} to {high}"
 
 
 def negated(est: Est | None) -> Est | None:
@@ -76,6 +141,20 @@ def duration(seconds: float | None) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
+def cost(spent: Mapping[str, Any]) -> str:
+    """What something took: time and tokens, as far as they are known."""
+    parts = [duration(spent["seconds"])] if spent.get("seconds") else []
+    for name, what in (
+        ("tokens_generated", "tokens generated"),
+        ("teacher_tokens", "of the teacher's"),
+        ("tokens_trained", "trained"),
+        ("tokens_scored", "scored"),
+    ):
+        if spent.get(name):
+            parts.append(f"{compact(spent[name])} {what}")
+    return " · ".join(parts)
+
+
 def short(value: Any) -> str:
     """A metric's value in at most six characters or so."""
     if not isinstance(value, (int, float)):
@@ -86,6 +165,11 @@ def short(value: Any) -> str:
         digits, exponent = f"{value:.1e}".split("e")
         return f"{digits}e{int(exponent)}".replace("-", MINUS)
     return f"{value:.3g}".replace("-", MINUS)
+
+
+def cut(text: str, most: int) -> str:
+    """The beginning of a text, with … where it was cut."""
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def listed(names: Sequence[str], most: int = 6) -> str:

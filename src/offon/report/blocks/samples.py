@@ -7,6 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from offon.report import words
 from offon.report.summary import SOURCES
 from offon.runs import RunDirectory, ledger
 
@@ -43,6 +44,26 @@ order by buffer, draw, member limit $most
 def samples(run: RunDirectory, nodes: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
     """node -> trajectories with their text in segments of one source, oldest first."""
     return {node: _of_node(run, node) for node in nodes}
+
+
+def marked(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """A sample with the checker's verdict in a word."""
+    reward = sample["signals"].get("reward", "none")
+    verdict, css = "", ""
+    if reward is None:
+        verdict = "unscored"
+    elif reward != "none":
+        verdict, css = ("right", "up") if reward >= 1 else ("wrong", "down")
+    return {**sample, "verdict": verdict, "verdict_class": css}
+
+
+def sources_of(chosen: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The key to the marks of tokens in these samples."""
+    parts = [part for sample in chosen for part in sample["response"]]
+    names = {name: words.SOURCES[name] for name in SOURCES if any(part["source"] == name for part in parts)}
+    if any(part["scaffold"] for part in parts):
+        names["scaffold"] = "dotted underline: present in training only"
+    return names
 
 
 def _of_node(run: RunDirectory, node: str) -> list[dict[str, Any]]:
