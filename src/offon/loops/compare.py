@@ -6,25 +6,20 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from offon import behavior
 from offon.behavior.counts import count
 from offon.behavior.decompose import SIGNS
-from offon.behavior.relative import Scored, bits, coverage_profile, decompose_trajectories
+from offon.behavior.relative import bits, coverage_profile, decompose_trajectories
 from offon.behavior.role import stage_role
 from offon.behavior.support import support_threshold
-from offon.errors import ModelError
 from offon.loops import artefacts as art
-from offon.loops.holdings import same_vocabulary
 from offon.loops.probe import outcomes, probe_key, prompt_infos, run_probe
-from offon.loops.scoring import layout_of
+from offon.loops.relative import relative, same_tokens
 from offon.models.model import Model
 from offon.recipe.fields import Probe
 from offon.tasks import open_task
-from offon.types import RIGHT, Group, Trajectory
-
-SCORED_TOKENS = 16_384  # response tokens of one forward pass
+from offon.types import Group
 
 
 def compare_models(
@@ -65,7 +60,7 @@ def compare_models(
     counts = [count([rows[i] for i in measured]) for rows in (early, late)]
     entry |= {"role": stage_role(*counts, k, seed=seed).as_dict(), "before_model": before, "after_model": after}
     entry |= {"task": opened.name, "k": k}
-    if _same_tokens(*models):
+    if same_tokens(*models):
         entry["trajectories"] = by_trajectory(models, [[g[i] for i in measured] for g in probed], k, seed)
     return entry | {"sentence": sentence(entry)}
 
@@ -73,7 +68,7 @@ def compare_models(
 def by_trajectory(models: Sequence[Model], probed: Sequence[Sequence[Group]], k: int, seed: int) -> dict[str, Any]:
     """D1 by trajectory at factor 1 / eps_k, how much of the new successes was new, and D4 where both succeed."""
     n = 1 / support_threshold(k)
-    early, late = ([_relative(models, group) for group in groups] for groups in probed)
+    early, late = ([relative(models, group) for group in groups] for groups in probed)
     terms = decompose_trajectories(early, late, n=n, seed=seed)
     found: dict[str, Any] = {"factor": n, "d1": {name: est._asdict() for name, est in terms.items()}}
     if any(scored.success.any() for scored in late):
@@ -84,36 +79,6 @@ def by_trajectory(models: Sequence[Model], probed: Sequence[Sequence[Group]], k:
         found["bits"] = {name: float(np.mean([part[name] for part in parts])) for name in parts[0]}
         found["bits"]["prompts"] = len(both)
     return found
-
-
-@torch.no_grad()
-def _relative(models: Sequence[Model], group: Group) -> Scored:
-    """Log-ratio, after over before, of every scored response, both checkpoints by the same code."""
-    members = [m for m in group.members if m.signals["reward"] is not None]
-    before, after = (_logp(model, members) for model in models)
-    success = np.array([float(m.signals["reward"] >= RIGHT) for m in members])
-    return Scored(after - before, success)
-
-
-def _logp(model: Model, members: Sequence[Trajectory]) -> np.ndarray:
-    """[n] log-prob of each response under the sampler's temperature."""
-    totals: list[float] = []
-    size = max(1, SCORED_TOKENS // max(map(len, members)))
-    for first in range(0, len(members), size):
-        part = members[first : first + size]
-        layout = layout_of(part, "sample")
-        temperature = torch.tensor([m.producer.sampling.temperature for m in part])[layout.sequence]
-        logp = model.logp(layout, temperature=temperature).double().cpu()
-        totals += [float(piece.sum()) for piece in logp.split(layout.lengths)]
-    return np.array(totals)
-
-
-def _same_tokens(one: Model, other: Model) -> bool:
-    try:
-        same_vocabulary(one.tokenizer, other.tokenizer, "after")
-    except ModelError:
-        return False
-    return True
 
 
 def _scored(row: Sequence[float | None]) -> int:
