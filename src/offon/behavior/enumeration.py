@@ -6,6 +6,7 @@ that are kept, N edges of one tree.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -51,8 +52,8 @@ def most_evaluations(eps: float, horizon: int, vocabulary: int, policies: int = 
 
     At one depth a policy reaches at most 1 / eps prefixes with probability eps, the union of I policies I / eps.
     """
-    widest = policies / eps if eps > 0 else np.inf
-    return int(policies * sum(min(widest, float(vocabulary) ** depth) for depth in range(horizon)))
+    widest = policies / eps if eps > 0 else math.inf
+    return int(policies * sum(min(widest, vocabulary**depth) for depth in range(horizon)))
 
 
 def enumerate_support(

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from offon.cli.output import table
 from offon.cli.progress import brief
-from offon.report.words import negated
 
 CALLS = ("solved", "format", "fragile", "ranking", "local", "unreachable", "missing", "unsupported", "undecided")
 
@@ -148,49 +147,6 @@ def diagnosis_page(diagnosis: dict[str, Any]) -> str:
             )
             lines += [f"  a sign that it was right: {one['signature']}", f"  speaks against: {one['avoid']}"]
     return "\n".join([*lines, "", *(f"note: {note}" for note in diagnosis["notes"])]).rstrip()
-
-
-def comparison_page(compared: dict[str, Any]) -> str:
-    """Success and D1 by family, prompts that came into reach and left it, and the comparison in one sentence."""
-
-    def row(name: str, part: dict[str, Any]) -> list[str]:
-        soft = part["d1"]["soft"]
-        rates = [f"{part[when]['success']['estimate']:.1%}" for when in ("before", "after")]
-        terms = (part["d1"]["total"], soft["expansion"], soft["reshaping"], negated(soft["attrition"]), soft["diffuse"])
-        calls = part["calls"]
-        return [name, *rates, *map(_points, terms), calls["gained"], calls["lost"]]
-
-    heads = (
-        "prompts",
-        "before",
-        "after",
-        "change",
-        "expanded",
-        "reshaped",
-        "lost",
-        "diffuse",
-        "gained prompts",
-        "lost prompts",
-    )
-    families = compared.get("families", {})
-    lines = [table(heads, [row(compared["task"], compared), *(row(name, part) for name, part in families.items())])]
-    for call in ("gained", "lost"):
-        named = [prompt for prompt in compared["prompts"] if prompt["call"] == call]
-        for prompt in named[:8]:
-            before, after = (f"{c}/{n}" for c, n in (prompt["before"], prompt["after"]))
-            lines.append(f"{call}  {before} -> {after}  {textwrap.shorten(prompt['prompt'], 80)}")
-        lines += [f"       and {len(named) - 8} more"] if len(named) > 8 else []
-    if "trajectories" in compared:
-        d1 = compared["trajectories"]["d1"]
-        lines.append(
-            f"by trajectory, at a factor of {compared['trajectories']['factor']:.0f}: new {_points(d1['expansion'])}, "
-            f"shared {_points(d1['reshaping'])}, lost {_points(negated(d1['attrition']))}"
-        )
-    return "\n".join([*lines, "", compared["sentence"]])
-
-
-def _points(est: dict[str, float]) -> str:
-    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * est[name] for name in ("estimate", "low", "high")))
 
 
 def plan_page(plan: dict[str, Any]) -> str:
