@@ -37,7 +37,7 @@ def branches(
     """
     reach, cell, last = tree.reach, cells(tree, eps), _ends_of_branches(tree, joined)
     head = {int(edge): _first_of_branch(tree, last, int(edge)) for edge in np.unique(last)}
-    tails = np.array([edge for edge, first in head.items() if _hangs_on_an_end(tree, head, first)])
+    tails = np.array([edge for edge, first in head.items() if _hangs_on_an_end(tree, head, first)], int)
     kept = np.sort(tails[np.argsort(-reach[tails].max(axis=1), kind="stable")[:most]])
     place = {int(edge): node for node, edge in enumerate(kept)}  # reach only falls: parents are among them
     nodes, rest = [], [reach[edge] * (not tree.ends[edge]) for edge in kept]

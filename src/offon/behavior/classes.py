@@ -1,6 +1,6 @@
 """D1 by class: which answers, or which routes to them, came into reach, moved, or left.
 
-    phi(y)        the class of a response: its answer, or the route it takes, as the task names it
+    phi(y)        the class of a response: its answer, and the route to it, as far as the task names them
     m_i(phi | x)  = sum of pi_i(y) over the class, estimated by its share of the samples
     term_Z        = mean over prompts of  sum over classes in Z of  p1[R and phi] - p0[R and phi]
 
@@ -24,8 +24,6 @@ from offon.behavior.decompose import prompt_terms
 from offon.behavior.intervals import Est, mean_over_prompts, signed_mean
 from offon.behavior.support import IN, prompt_changes, support_calls
 from offon.errors import DataError
-
-NO_CLASS = ""  # of a response that names none
 
 # of one prompt by one checkpoint: the class of every scored response, and whether it succeeded
 Classified = Sequence[tuple[str, bool]]

@@ -34,7 +34,7 @@ class Facts:
     entropy        nats a token, under the sampler
     inside         tokens up to which half of the responses stay within E_eps; inf: to their end
     evaluations    what enumerating E_eps should cost, from the sampled prefixes that lie in it
-    classes        "answer" or "route", by what the task can name; None: neither
+    classes        "answer", or "route" where a route belongs to it, by what the task can name; None: nothing
     changed        success moved beyond its interval, or prompts came into reach or left it
     """
 
@@ -77,7 +77,7 @@ def choose(facts: Facts) -> list[Instrument]:
     named = "" if facts.classes else "the task names neither the answer nor the route of a response"
     chosen = [
         _instrument("prompts", "", "calls, pass@k and D1, from counts of successes"),
-        _instrument("classes", named, f"D1 over {facts.classes} classes"),
+        _instrument("classes", named, "D1 over answers" + (" by route" if facts.classes == "route" else "")),
         _instrument("trajectories", scoring, "D1, every response scored by both checkpoints"),
         _instrument("first passage", scoring or short, "the token at which a new response becomes new"),
         _instrument("bits (D4)", scoring, "how far successes moved, in nats; where both succeed"),

@@ -14,6 +14,7 @@ from offon.report.words import is_nothing, negated, percent
 WIDTH = 110
 PROMPTS = 8  # gained or lost prompts shown
 BRANCHES = 14  # lines of the tree
+MANY = 1e6  # tries that are as good as never
 TERMS = ("expansion", "reshaping", "attrition", "diffuse")
 HEADS = (
     "prompts", "before", "after", "change", "expanded", "reshaped", "lost", "diffuse", "gained prompts", "lost prompts"
@@ -81,7 +82,7 @@ def _prompts(prompts: Sequence[Mapping[str, Any]], call: str) -> list[str]:
 
 def _tries(bounds: Sequence[float | None]) -> str:
     fewest, most = bounds
-    if most is None:
+    if most is None or most > MANY:
         return f"{fewest:,.0f} or more"
     low, high = f"{fewest:,.3g}" if fewest < 10 else f"{fewest:,.0f}", f"{most:,.3g}" if most < 10 else f"{most:,.0f}"
     return low if low == high else f"{low} to {high}"
@@ -91,7 +92,7 @@ def _grains(compared: Mapping[str, Any]) -> list[str]:
     """The same change at other grains."""
     rows = []
     if classes := compared.get("classes"):
-        rows.append([classes["map"], *_terms(classes["d1"]["soft"])])
+        rows.append(["answer" if classes["map"] == "answer" else "route and answer", *_terms(classes["d1"]["soft"])])
     if trajectories := compared.get("trajectories"):
         d1, nothing = trajectories["d1"], "exactly 0" if compared["same_weights"] else "0"
         terms = (d1["expansion"], d1["reshaping"], negated(d1["attrition"]))
@@ -106,7 +107,8 @@ def _places(compared: Mapping[str, Any]) -> list[str]:
     """Where the change lies, and what is known exactly."""
     lines, classes, trajectories = [], compared.get("classes", {}), compared.get("trajectories", {})
     if (surface := classes.get("surface")) and not is_nothing(surface):
-        lines.append(f"success by new responses of a {classes['map']} that was within reach before: {points(surface)}")
+        known = "answers" if classes["map"] == "answer" else "answers by routes"
+        lines.append(f"success by new responses with {known} that were within reach before: {points(surface)}")
     if passage := trajectories.get("first_passage"):
         low, high = passage["quartiles"]
         lines.append(
@@ -116,8 +118,8 @@ def _places(compared: Mapping[str, Any]) -> list[str]:
         )
     if where := compared.get("where"):
         lines.append(
-            f"where, on the {where['prompts']} prompts that changed most: {where['cut']} {points(where['prefix'])}, "
-            f"the rest {points(where['suffix'])} (interaction {points(where['interaction'])})"
+            f"where, on the {where['prompts']} prompts that {where['way']} most: {where['cut']} "
+            f"{points(where['prefix'])}, the rest {points(where['suffix'])} (interaction {points(where['interaction'])})"
         )
     if exact := compared.get("exact"):
         edges = exact["edges"]

@@ -65,7 +65,7 @@ def compare_models(
     sources = [art.external(source) for source in (before, after)]
     models = [Model.load(source.path) for source in sources]
     salt = int(probe_key(probe, "/".join(source.hash for source in sources), task, seed), 16)
-    probed, piloted = _sampled(models, sources, opened, probe, task, salt, seed, progress)
+    probed, generated = _sampled(models, sources, opened, probe, task, salt, seed, progress)
 
     rows = [outcomes(groups) for groups in probed]
     sampler = {"temperature": temperature, "max_tokens": max_tokens}
@@ -82,7 +82,7 @@ def compare_models(
     bench = Bench(models, opened, groups, measured, facts, k, salt, seed)
     progress({"note": said(entry["instruments"])})
     _measure(entry, bench, prompt)
-    entry["cost"]["tokens_generated"] += facts.tokens + piloted
+    entry["cost"]["tokens_generated"] += generated
     entry["cost"]["seconds"] = time.perf_counter() - started
     return entry | {"sentence": sentence(entry)}
 
@@ -104,7 +104,7 @@ class Bench:
 def _sampled(
     models, sources, task, probe: Probe, named: Any, salt: int, seed: int, progress: Progress
 ) -> tuple[list[list[Group]], int]:
-    """The probe of each model, after saying what it will take, and the tokens that finding this out took."""
+    """The probe of each model, after saying what it will take, and the tokens that both took."""
     drawn = probe if probe.temperature else Probe(**{**vars(probe), "samples": 1})
     ahead = [forecast(model, task, drawn, salt) for model in models]
     tokens, seconds = sum(one.tokens for one in ahead), sum(one.seconds for one in ahead)
@@ -113,7 +113,7 @@ def _sampled(
         "note": f"2 models x {drawn.prompts} prompts x {drawn.samples} samples: about {tokens:,} tokens (at most "
         f"{most:,}), about {seconds:.0f} s; then scoring them, and exact instruments for at most a quarter as much"
     })  # fmt: skip
-    probed = []
+    probed, generated = [], sum(one.pilot_tokens for one in ahead)
     for side, model, source in zip(("before", "after"), models, sources, strict=True):
 
         def sampled(done: int, total: int, label=source.label) -> None:
@@ -121,9 +121,10 @@ def _sampled(
 
         key = probe_key(drawn, f"{source.hash}/{side}", named, seed)  # fresh samples, even of the same checkpoint
         groups = run_probe(model, task, drawn, key, progress=sampled)
+        generated += sum(len(member) for group in groups for member in group.members)
         repeats = probe.samples // drawn.samples  # a greedy response stands for all that could be drawn
         probed.append([group.replace(members=group.members * repeats) for group in groups])
-    return probed, sum(one.pilot_tokens for one in ahead)
+    return probed, generated
 
 
 def facts_of(
@@ -229,7 +230,9 @@ def sentence(entry: dict[str, Any]) -> str:
     names = {"expansion": "expanded", "reshaping": "reshaped", "attrition": "lost", "diffuse": "diffuse"}
     told = ", ".join(f"{name} {100 * SIGNS[term] * soft[term]['estimate']:+.1f}" for term, name in names.items())
     role = entry["role"]["name"]
-    verdict = {"no change": "no change beyond its interval", "mixed": "mixed"}.get(role, f"mostly {role}")
+    verdict = {"no change": "no change beyond its interval", "mixed": "mixed"}.get(
+        role, f"what was gained is mostly {role}"
+    )
     return (
         f"success {rates[0]:.1%} -> {rates[1]:.1%} ({100 * change['estimate']:+.1f} points "
         f"[{100 * change['low']:+.1f}, {100 * change['high']:+.1f}]): {told}; "

@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from offon.behavior.branches import branches
 from offon.behavior.classes import (
-    NO_CLASS,
     ClassCounts,
     class_calls,
     decompose_classes,
@@ -34,6 +33,7 @@ from offon.tasks.api import response_classes
 from offon.types import RIGHT, Group
 
 SIDES = ("before", "after")
+JOIN = " | "  # between the parts of a class: its route, its answer
 
 
 def by_trajectory(pooled: Sequence[Pooled], k: int, seed: int, *, passage: bool = True) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def _starts(pooled: Sequence[Pooled], n: float) -> list[np.ndarray]:
 def by_class(
     task: Any, groups: Sequence[Sequence[Group]], pooled: Sequence[Pooled] | None, k: int, seed: int
 ) -> dict[str, Any]:
-    """D1 over answers or routes, how many there are, and what was new only on the surface."""
+    """D1 over answers, or over answers by route, how many there are, and what was new only on the surface."""
     kind, name = response_classes(task)
     sides = [[_classified(group, name) for group in side] for side in groups]
     counts = ClassCounts.of(*sides)
@@ -102,14 +102,14 @@ def by_class(
     return found
 
 
-def _classified(group: Group, name) -> list[tuple[str, bool]]:
+def _classified(group: Group, name: Callable) -> list[tuple[str, bool]]:
     known: dict[str, str] = {}
     rows = []
     for member in group.members:
         if (score := member.signals["reward"]) is None:
             continue
         if member.text not in known:
-            known[member.text] = name(group.item, member.text) or NO_CLASS
+            known[member.text] = JOIN.join(name(group.item, member.text))
         rows.append((known[member.text], score >= RIGHT))
     return rows
 
@@ -117,7 +117,7 @@ def _classified(group: Group, name) -> list[tuple[str, bool]]:
 def _labels(counts: ClassCounts, kind: str) -> list[str]:
     """A route means the same on every prompt; an answer does not, and is told as right or wrong."""
     if kind == "route":
-        return [name or "no route" for name in counts.name]
+        return [name.split(JOIN)[0] or "no route" for name in counts.name]
     right = counts.right[0] + counts.right[1] > 0
     return ["no answer" if not name else "right answers" if ok else "wrong answers"
             for name, ok in zip(counts.name, right, strict=True)]  # fmt: skip

@@ -34,7 +34,7 @@ def support_of(
     prompts, horizon = [group.prompt for group in groups], sampling.max_tokens
     found = expand(models, prompts, sampling, eps=0.0 if whole else eps, horizon=horizon)
     seconds = time.perf_counter() - started
-    depth = max(int(one.tree.depth.max()) for one in found)
+    depth = max(1, *(int(one.tree.depth.max(initial=0)) for one in found))
     counted = sum((Counter(cells(one.tree, eps).tolist()) for one in found), Counter())
     masses = [mass_by_cell(one.tree, eps, depth) for one in found]
     return {
@@ -69,6 +69,8 @@ def _d2(model: Model, task: Any, groups: Sequence[Group], found: Sequence[Enumer
 def verdicts(model: Model, task: Any, group: Group, tree: Tree) -> dict[Tokens, bool | None]:
     """Whether each response of a tree is right; None where it could not be scored."""
     responses = [tree.path(edge) for edge in np.flatnonzero(tree.ends)]
+    if not responses:
+        return {}
     texts = model.tokenizer.batch_decode(responses, skip_special_tokens=True)
     scores = [verdict.score for verdict in task.verify([(group.item, text) for text in texts])]
     return {y: None if score is None else score >= RIGHT for y, score in zip(responses, scores, strict=True)}

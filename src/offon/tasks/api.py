@@ -34,7 +34,7 @@ class Task(Protocol):
     `verify` returns one verdict per pair, in order; a checker that raises, hangs or returns a non-finite number gives
     a verdict whose score is None (unscored), which is never the same as 0.
 
-    A task may also name what a response comes to, see `response_classes`.
+    A task may also name what a response comes to and how, see `response_classes`.
     """
 
     @property
@@ -45,15 +45,19 @@ class Task(Protocol):
     def verify(self, pairs: Sequence[Pair]) -> list[Verdict]: ...
 
 
-def response_classes(task: Task) -> tuple[str, Name] | None:
-    """("route", function) or ("answer", function), by which responses of a task are told apart; None where it names
-    neither. A task that has `route(item, text)` declares how answers are reached and is taken at its word; else
-    `answer(item, text)` is the answer in a form in which equal answers are equal."""
-    for name in ("route", "answer"):
-        function = getattr(task, name, None)
-        if function is not None:
-            return name, function
-    return None
+def response_classes(task: Task) -> tuple[str, Callable[[Item, str], tuple[str, ...]]] | None:
+    """What responses of a task are told apart by, and the function that says it of one; None where it names nothing.
+
+    "answer"   (answer,)         by the task's `answer(item, text)`: equal answers are equal texts
+    "route"    (route, answer)   where it also has `route(item, text)`: how an answer is reached
+
+    A part that a response does not have is empty.
+    """
+    parts = {name: getattr(task, name, None) for name in ("route", "answer")}
+    named = {name: function for name, function in parts.items() if function is not None}
+    if not named:
+        return None
+    return next(iter(named)), lambda item, text: tuple(function(item, text) or "" for function in named.values())
 
 
 def open_task(spec: str | Mapping[str, Any] | Task) -> Task:
