@@ -117,9 +117,10 @@ def _places(compared: Mapping[str, Any]) -> list[str]:
             f"{percent(passage['share_at_first_token']['estimate'])}"
         )
     if where := compared.get("where"):
+        parts = [points(where[name]) for name in ("prefix", "suffix", "interaction")]
         lines.append(
-            f"where, on the {where['prompts']} prompts that {where['way']} most: {where['cut']} "
-            f"{points(where['prefix'])}, the rest {points(where['suffix'])} (interaction {points(where['interaction'])})"
+            f"where, on the {where['prompts']} prompts that {where['way']} most: {where['cut']} {parts[0]}, the rest "
+            f"{parts[1]} (interaction {parts[2]})"
         )
     if exact := compared.get("exact"):
         edges = exact["edges"]

@@ -230,9 +230,8 @@ def sentence(entry: dict[str, Any]) -> str:
     names = {"expansion": "expanded", "reshaping": "reshaped", "attrition": "lost", "diffuse": "diffuse"}
     told = ", ".join(f"{name} {100 * SIGNS[term] * soft[term]['estimate']:+.1f}" for term, name in names.items())
     role = entry["role"]["name"]
-    verdict = {"no change": "no change beyond its interval", "mixed": "mixed"}.get(
-        role, f"what was gained is mostly {role}"
-    )
+    verdicts = {"no change": "no change beyond its interval", "mixed": "mixed"}
+    verdict = verdicts.get(role, f"what was gained is mostly {role}")
     return (
         f"success {rates[0]:.1%} -> {rates[1]:.1%} ({100 * change['estimate']:+.1f} points "
         f"[{100 * change['low']:+.1f}, {100 * change['high']:+.1f}]): {told}; "
