@@ -139,7 +139,7 @@ def facts_of(
         k=probe.k,
         temperature=probe.temperature,
         parameters=tuple(sum(p.numel() for p in model.hf.parameters()) for model in models),
-        other_tokens=_other_tokens(*models),
+        other_tokens=_other_tokens(models, groups),
         same_stops=models[0].stop_ids == models[1].stop_ids,
         packed=all(model.packed for model in models),
         vocabulary=min(model.vocabulary for model in models),
@@ -173,13 +173,14 @@ def _prefixes(groups: Sequence[Group], eps: float) -> int:
     return 1 + len(nodes)
 
 
-def _other_tokens(one: Model, other: Model) -> str:
-    """Why token ids mean something else to the other model; empty where they do not."""
+def _other_tokens(models: Sequence[Model], groups: Sequence[Sequence[Group]]) -> str:
+    """Why token ids, or the prompts made of them, are not the same to both models; empty where they are."""
     try:
-        same_vocabulary(one.tokenizer, other.tokenizer, "after")
+        same_vocabulary(*(model.tokenizer for model in models), "after")
     except ModelError as error:
         return error.why
-    return ""
+    other = sum(early.prompt != late.prompt for early, late in zip(*groups, strict=True))
+    return f"{other} prompts are rendered differently, by another chat template" if other else ""
 
 
 def _measure(entry: dict[str, Any], bench: Bench, prompt: str | None) -> None:
