@@ -8,7 +8,9 @@ very long ones, where support relative to the other checkpoint takes its place.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -96,6 +98,17 @@ def choose(facts: Facts) -> list[Instrument]:
         _instrument("tree", scoring, "the branching of one prompt under both"),
     ]
     return chosen
+
+
+def said(instruments: Sequence[Mapping[str, Any]]) -> str:
+    """Which instruments (as dicts) are used, and why the others are not; several for one reason are told together."""
+    used = ", ".join(one["name"] for one in instruments if one["applies"])
+    reasons: dict[str, list[str]] = {}
+    for one in instruments:
+        if not one["applies"]:
+            reasons.setdefault(one["why"], []).append(one["name"])
+    unused = "; ".join(f"{', '.join(names)} ({why})" for why, names in reasons.items())
+    return f"measured: {used}" + (f"; not applicable: {unused}" if unused else "")
 
 
 def _instrument(name: str, against: str, basis: str) -> Instrument:

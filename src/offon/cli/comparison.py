@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from offon.behavior.instruments import said
 from offon.cli.output import table
-from offon.loops.compare import said
 from offon.report.words import is_nothing, negated, percent
 
 WIDTH = 110
@@ -76,8 +76,14 @@ def _prompts(prompts: Sequence[Mapping[str, Any]], call: str) -> list[str]:
     for prompt in named[:PROMPTS]:
         counts = " -> ".join(f"{c}/{n}" for c, n in (prompt["before"], prompt["after"]))
         tries = " -> ".join(_tries(prompt["k_to_solve"][when]) for when in ("before", "after"))
-        lines.append(f"{call:6}  {counts}  tries until a success: {tries}  {textwrap.shorten(prompt['prompt'], 60)}")
+        lines.append(f"{call:6}  {counts}  tries until a success: {tries}  {_shown(prompt['prompt'], 60)}")
     return lines + ([f"        and {len(named) - PROMPTS} more"] if len(named) > PROMPTS else [])
+
+
+def _shown(text: str, width: int) -> str:
+    """A model's or a user's text in one line, without what a terminal would act on."""
+    plain = "".join(c if c.isprintable() else "\\n" if c == "\n" else "?" for c in text)
+    return plain if len(plain) <= width else plain[: width - 3] + "..."
 
 
 def _tries(bounds: Sequence[float | None]) -> str:
@@ -164,9 +170,9 @@ def _tree(tree: Mapping[str, Any] | None) -> list[str]:
         if index in shown:
             node = nodes[index]
             ending = {True: "right", False: "wrong", None: "ends"}[node["right"]] if node["ends"] else ""
-            word = "  " * _level(nodes, index) + textwrap.shorten(node["token"].replace("\n", "\\n"), 40)
+            word = "  " * _level(nodes, index) + _shown(node["token"], 40)
             rows.append([word, percent(node["before"]), percent(node["after"]), node["cell"], ending])
-    head = (f"branches of {textwrap.shorten(tree['prompt'], 50)!r}", "before", "after", "", "")
+    head = (f"branches of {_shown(tree['prompt'], 50)!r}", "before", "after", "", "")
     rest = [percent(tree["residual"][when]) for when in ("before", "after")]
     if len(shown) < len(nodes):
         rows.append([f"({len(nodes) - len(shown)} smaller branches in --json)", "", "", "", ""])

@@ -16,7 +16,7 @@ import numpy as np
 from offon import behavior
 from offon.behavior.counts import count
 from offon.behavior.decompose import SIGNS
-from offon.behavior.instruments import Facts, affordable, choose
+from offon.behavior.instruments import Facts, affordable, choose, said
 from offon.behavior.role import stage_role
 from offon.behavior.support import support_threshold
 from offon.errors import ConfigError, ModelError
@@ -213,13 +213,6 @@ def _measure(entry: dict[str, Any], bench: Bench, prompt: str | None) -> None:
 
 def _scored(row: Sequence[float | None]) -> int:
     return sum(value is not None for value in row)
-
-
-def said(instruments: Sequence[dict[str, Any]]) -> str:
-    """Which instruments are used, and why the others are not."""
-    used = ", ".join(one["name"] for one in instruments if one["applies"])
-    unused = [f"{one['name']}: {one['why']}" for one in instruments if not one["applies"]]
-    return f"measured: {used}" + (f"; not applicable: {'; '.join(unused)}" if unused else "")
 
 
 def sentence(entry: dict[str, Any]) -> str:
