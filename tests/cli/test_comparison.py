@@ -59,11 +59,12 @@ def test_identical_weights_are_told_as_exactly_nothing_by_response(entry):
 
 
 def test_branches_stand_below_their_beginnings(entry):
+    both = {"cell": "shared"}
     nodes = [
-        {"token": "a", "parent": -1, "depth": 1, "ends": False, "before": 0.9, "after": 0.8, "cell": "shared", "right": None},
-        {"token": "b", "parent": -1, "depth": 1, "ends": True, "before": 0.1, "after": 0.2, "cell": "shared", "right": False},
-        {"token": "c", "parent": 0, "depth": 2, "ends": True, "before": 0.9, "after": 0.8, "cell": "shared", "right": True},
-    ]  # fmt: skip
+        {"token": "a", "parent": -1, "depth": 1, "ends": False, "before": 0.9, "after": 0.8, "right": None} | both,
+        {"token": "b", "parent": -1, "depth": 1, "ends": True, "before": 0.1, "after": 0.2, "right": False} | both,
+        {"token": "c", "parent": 0, "depth": 2, "ends": True, "before": 0.9, "after": 0.8, "right": True} | both,
+    ]
     entry["tree"] = {"prompt": "two", "prompt_id": "1", "why": "asked for", "source": "sampled", "nodes": nodes,
                      "residual": {"before": 0.0, "after": 0.0}}  # fmt: skip
     lines = comparison_page(entry).splitlines()
