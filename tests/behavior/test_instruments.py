@@ -65,5 +65,7 @@ def test_the_whole_tree_is_enumerated_where_that_is_affordable():
     """Vocabulary 5 and 3 tokens: 2 (1 + 5 + 25) = 62 evaluations a prompt; a quarter of 256 tokens is 64."""
     small = {"vocabulary": 5, "longest": 3, "median_tokens": 3.0, "tokens": 64 * 256}
     assert chosen(**small)["states (D2)"].applies
+    diffuse = chosen(**small, inside=(0.0, 0.0), evaluations=10**9)
+    assert diffuse["exact support"].applies and diffuse["exact support"].why == "every response is enumerated"
     assert not chosen(**{**small, "tokens": 64 * 240})["states (D2)"].applies
     assert "5 tokens to the power of 3" in chosen(**{**small, "tokens": 64 * 240})["states (D2)"].why

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from offon.behavior.decompose import SIGNS
+from offon.cli.comparison import comparison_page
 from offon.errors import ConfigError, DataError
 from offon.loops.compare import compare_models
 from offon.loops.evidence import by_trajectory
@@ -83,7 +84,7 @@ def test_bounds_and_tree_hold_the_exact_truth(better):
             assert prompt["id"] == item.id
             fewest, most = prompt["k_to_solve"][when]
             outside += not (1 / most - 1e-4 <= row.success <= 1 / fewest + 1e-4)
-        [truth] = exact(model.hf, model.tokenizer, [shown], min_reach=better["tree"]["eps"])
+        [truth] = exact(model.hf, model.tokenizer, [shown])
         nodes = better["tree"]["nodes"]
         right = sum(node[when] for node in nodes if node["right"])
         assert right <= truth.success + 1e-4
@@ -140,6 +141,7 @@ def test_greedy_responses_are_compared_as_certain():
     entry = compare_models("testbed:student", "testbed:base", TASK, **SMALL, temperature=0)
     assert all(row[when][0] in (0, 48) for row in entry["prompts"] for when in ("before", "after"))
     assert entry["cost"]["tokens_generated"] < 12 * 48 * 6 and not applied(entry) & {"trajectories", "exact support"}
+    assert "not applicable" in comparison_page(entry)
 
 
 def test_an_adapter_that_changes_nothing_is_no_change(tmp_path):

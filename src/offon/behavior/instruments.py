@@ -121,7 +121,9 @@ def end_of_support(eps: float, entropy: float) -> float:
 
 
 def affordable(facts: Facts) -> int:
-    """Prompts whose enumeration costs at most `EXACT_SHARE` of the sampled tokens."""
+    """Prompts whose enumeration costs at most `EXACT_SHARE` of the sampled tokens: all, where whole trees do not."""
+    if not _not_whole(facts):
+        return facts.prompts
     each = max(1.0, facts.evaluations / facts.prompts)
     return min(facts.prompts, int(EXACT_SHARE * facts.tokens / each))
 
@@ -129,6 +131,8 @@ def affordable(facts: Facts) -> int:
 def _unenumerable(facts: Facts) -> str:
     if not facts.same_stops:
         return "other tokens end a response"
+    if not _not_whole(facts):
+        return ""
     entropy, end = max(facts.entropy), min(facts.inside)
     if end < ENTRY * facts.median_tokens:
         return (
@@ -145,6 +149,8 @@ def _unenumerable(facts: Facts) -> str:
 
 def _support(facts: Facts) -> str:
     end, prompts = min(facts.inside), affordable(facts)
+    if not _not_whole(facts):
+        return "every response is enumerated"
     reaches = "whole responses" if np.isinf(end) else f"statements up to token {end:.0f} of {facts.median_tokens:.0f}"
     least = "" if prompts == facts.prompts else f", {prompts} of {facts.prompts} prompts"
     slow = "" if facts.packed else "; padded, so every prefix is computed anew"

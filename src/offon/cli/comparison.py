@@ -14,6 +14,10 @@ from offon.report.words import is_nothing, negated, percent
 WIDTH = 110
 PROMPTS = 8  # gained or lost prompts shown
 BRANCHES = 14  # lines of the tree
+STEPS = {
+    "expansion": "new steps", "shared": "steps kept", "diffuse": "rare steps", "harmful": "good steps lost",
+    "pruning": "bad steps lost",
+}  # fmt: skip
 MANY = 1e6  # tries that are as good as never
 TERMS = ("expansion", "reshaping", "attrition", "diffuse")
 HEADS = (
@@ -75,8 +79,10 @@ def _prompts(prompts: Sequence[Mapping[str, Any]], call: str) -> list[str]:
     lines = []
     for prompt in named[:PROMPTS]:
         counts = " -> ".join(f"{c}/{n}" for c, n in (prompt["before"], prompt["after"]))
-        tries = " -> ".join(_tries(prompt["k_to_solve"][when]) for when in ("before", "after"))
-        lines.append(f"{call:6}  {counts}  tries until a success: {tries}  {_shown(prompt['prompt'], 60)}")
+        bounds = prompt.get("k_to_solve", {})
+        tries = " -> ".join(map(_tries, bounds.values()))
+        told = f"tries until a success: {tries}  " if bounds else ""
+        lines.append(f"{call:6}  {counts}  {told}{_shown(prompt['prompt'], 60)}")
     return lines + ([f"        and {len(named) - PROMPTS} more"] if len(named) > PROMPTS else [])
 
 
@@ -84,6 +90,10 @@ def _shown(text: str, width: int) -> str:
     """A model's or a user's text in one line, without what a terminal would act on."""
     plain = "".join(c if c.isprintable() else "\\n" if c == "\n" else "?" for c in text)
     return plain if len(plain) <= width else plain[: width - 3] + "..."
+
+
+def _counted(prompts: int) -> str:
+    return "prompt" if prompts == 1 else f"{prompts} prompts"
 
 
 def _tries(bounds: Sequence[float | None]) -> str:
@@ -125,7 +135,7 @@ def _places(compared: Mapping[str, Any]) -> list[str]:
     if where := compared.get("where"):
         parts = [points(where[name]) for name in ("prefix", "suffix", "interaction")]
         lines.append(
-            f"where, on the {where['prompts']} prompts that {where['way']} most: {where['cut']} {parts[0]}, the rest "
+            f"where, on the {_counted(where['prompts'])} that {where['way']} most: {where['cut']} {parts[0]}, the rest "
             f"{parts[1]} (interaction {parts[2]})"
         )
     if exact := compared.get("exact"):
@@ -136,7 +146,7 @@ def _places(compared: Mapping[str, Any]) -> list[str]:
             f"{_covered(exact)} of {exact['horizon']}"
         )
         if d2 := exact["d2"]:
-            terms = ", ".join(f"{name} {100 * value:+.1f}" for name, value in d2.items() if name != "total")
+            terms = ", ".join(f"{STEPS[name]} {100 * value:+.1f}" for name, value in d2.items() if name in STEPS)
             lines.append(f"exact, by step: {100 * d2['total']:+.1f} = {terms}")
     if settled := _settled(compared["prompts"]):
         lines.append(settled)

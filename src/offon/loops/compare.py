@@ -16,7 +16,7 @@ import numpy as np
 from offon import behavior
 from offon.behavior.counts import count
 from offon.behavior.decompose import SIGNS
-from offon.behavior.instruments import Facts, affordable, choose, said
+from offon.behavior.instruments import EXACT_SHARE, Facts, affordable, choose, said
 from offon.behavior.role import stage_role
 from offon.behavior.support import support_threshold
 from offon.errors import ConfigError, ModelError
@@ -108,10 +108,11 @@ def _sampled(
     drawn = probe if probe.temperature else Probe(**{**vars(probe), "samples": 1})
     ahead = [forecast(model, task, drawn, salt) for model in models]
     tokens, seconds = sum(one.tokens for one in ahead), sum(one.seconds for one in ahead)
-    most = 2 * drawn.prompts * drawn.samples * probe.max_tokens
+    found = len(list(task.items("heldout"))[: drawn.prompts])
     progress({
-        "note": f"2 models x {drawn.prompts} prompts x {drawn.samples} samples: about {tokens:,} tokens (at most "
-        f"{most:,}), about {seconds:.0f} s; then scoring them, and exact instruments for at most a quarter as much"
+        "note": f"2 models x {found} prompts x {drawn.samples} samples: about {tokens:,} tokens (at most "
+        f"{2 * found * drawn.samples * probe.max_tokens:,}), about {seconds:.0f} s; then scoring them, and enumeration "
+        f"for at most {EXACT_SHARE:.0%} as much"
     })  # fmt: skip
     probed, generated = [], sum(one.pilot_tokens for one in ahead)
     for side, model, source in zip(("before", "after"), models, sources, strict=True):

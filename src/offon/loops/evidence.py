@@ -33,6 +33,7 @@ from offon.tasks.api import response_classes
 from offon.types import RIGHT, Group
 
 SIDES = ("before", "after")
+DEEPER = 4  # the tree shows branches down to this part of what counts as within reach
 JOIN = " | "  # between the parts of a class: its route, its answer
 
 
@@ -162,7 +163,7 @@ def tree_of(
     group = groups[0][index]
     if exact:
         sampling = group.members[0].producer.sampling
-        [found] = expand(models, [group.prompt], sampling, eps=eps, horizon=sampling.max_tokens)
+        [found] = expand(models, [group.prompt], sampling, eps=eps / DEEPER, horizon=sampling.max_tokens)
         tree, right = found.tree, verdicts(models[0], task, group, found.tree)
     else:
         tree, right = pooled[index].tree(), pooled[index].verdicts
