@@ -10,11 +10,12 @@ from tests.behavior.tabular import STOP, Table
 
 from offon.behavior.counts import Counts
 from offon.behavior.decompose import SIGNS, prompt_terms
+from offon.behavior.enumeration import enumerate_support
 from offon.behavior.path import path_table, shapley
 from offon.behavior.relative import TRAJECTORY_SIGNS, Scored, bits, decompose_trajectories
 from offon.behavior.states import decompose_states, prefix_suffix, values
 from offon.behavior.support import IN, OUT, prompt_changes, support_calls, support_threshold
-from offon.behavior.tree import enumerate_support, mass_by_cell, support
+from offon.behavior.tree import mass_by_cell, support
 from offon.loops.compare import compare_models
 from studies.validation.findings import Finding
 
@@ -38,7 +39,7 @@ def enumeration(n: int) -> Finding:
     for pair in worlds(n):
         probability = {prefix: [policy.probability(prefix) for policy in pair] for prefix in pair[0].prefixes()}
         for eps in EPS:
-            found = enumerate_support(pair, eps=eps, stop={STOP}, horizon=pair[0].horizon)
+            [found] = enumerate_support(pair, eps=eps, stop={STOP}, horizon=pair[0].horizon)
             inside = support(found.tree, eps)
             for policy in (0, 1):
                 edges = {found.tree.path(edge) for edge in np.flatnonzero(inside[:, policy])}
@@ -53,7 +54,8 @@ def sums(n: int) -> Finding:
     """The largest error of any decomposition's sum."""
     rng, errors, cases = np.random.default_rng(0), [0.0], 0
     for pair in worlds(n):
-        whole = enumerate_support(pair, eps=0, stop={STOP}, horizon=pair[0].horizon).tree
+        [found] = enumerate_support(pair, eps=0, stop={STOP}, horizon=pair[0].horizon)
+        whole = found.tree
         reward = np.array([float(end and right(whole.path(edge))) for edge, end in enumerate(whole.ends)])
         success = [float(whole.reach[whole.ends, i] @ reward[whole.ends]) for i in (0, 1)]
         errors.append(sum(decompose_states(whole, reward, 0.05).values()) - (success[1] - success[0]))
@@ -106,9 +108,9 @@ def filter_invariance(n: int) -> Finding:
     for before, _ in worlds(n):
         p0 = sum(before.probability(y) for y in before.responses() if right(y))
         for strength in (0.5, 2.0, 8.0, 40.0):
-            tree = enumerate_support(
-                [before, before.tilted(right, strength)], eps=0, stop={STOP}, horizon=before.horizon
-            ).tree
+            pair = [before, before.tilted(right, strength)]
+            [found] = enumerate_support(pair, eps=0, stop={STOP}, horizon=before.horizon)
+            tree = found.tree
             ratio = float(np.exp(tree.log_reach[:, 1] - tree.log_reach[:, 0]).max()) * p0
             worst, cases = max(worst, ratio), cases + 1
             violations += ratio > 1 + 1e-9

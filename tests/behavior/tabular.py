@@ -30,13 +30,17 @@ class Table:
         rng = np.random.default_rng([self.seed, *(token + 1 for token in prefix)])
         return rng.dirichlet(np.full(self.vocabulary, self.concentration)) * (1 - 1e-9) + 1e-9 / self.vocabulary
 
-    def root(self) -> np.ndarray:
-        self.level = [()]
-        return np.log(self.next(()))[None]
+    def __len__(self) -> int:
+        return 1
 
-    def extend(self, rows, tokens) -> np.ndarray:
+    def root(self, prompts) -> None:
+        self.level = [() for _ in prompts]
+
+    def extend(self, rows, tokens) -> None:
         self.level = [(*self.level[row], int(token)) for row, token in zip(rows, tokens, strict=True)]
-        return np.log(np.stack([self.next(prefix) for prefix in self.level]))
+
+    def log_p(self, rows: slice) -> np.ndarray:
+        return np.log(np.stack([self.next(prefix) for prefix in self.level[rows]]))
 
     def probability(self, prefix) -> float:
         return float(np.prod([self.next(tuple(prefix[:t]))[token] for t, token in enumerate(prefix)]))
@@ -75,3 +79,29 @@ class Table:
 
     def logp(self, response) -> np.ndarray:
         return np.log([self.next(tuple(response[:t]))[token] for t, token in enumerate(response)])
+
+
+@dataclass
+class Tables:
+    """Several worlds of one vocabulary as the prompts of one policy."""
+
+    worlds: list[Table]
+    level: list = field(default_factory=list)  # (world, prefix) of the level being expanded
+    widest: int = 0
+
+    @property
+    def vocabulary(self) -> int:
+        return self.worlds[0].vocabulary
+
+    def __len__(self) -> int:
+        return len(self.worlds)
+
+    def root(self, prompts) -> None:
+        self.level = [(self.worlds[prompt], ()) for prompt in prompts]
+
+    def extend(self, rows, tokens) -> None:
+        self.level = [(w, (*y, int(t))) for (w, y), t in zip([self.level[r] for r in rows], tokens, strict=True)]
+        self.widest = max(self.widest, len(self.level))
+
+    def log_p(self, rows: slice) -> np.ndarray:
+        return np.log(np.stack([world.next(prefix) for world, prefix in self.level[rows]]))

@@ -59,3 +59,20 @@ def test_a_teacher_bounds_a_rate_that_plain_samples_cannot_see():
 def test_without_any_success_nothing_is_known_below():
     assert k_to_solve(0, 100).tries[1] == np.inf
     assert k_to_solve(0, 0) == (0.0, 1.0, 0.0)
+
+
+def test_known_failures_are_a_certain_upper_bound():
+    """Failures known to hold .9 leave .1 at most (and the rounding), where 40 samples without success leave .0881."""
+    failures = {(1,): np.log(0.6), (2,): np.log(0.3)}
+    assert k_to_solve(0, 0, failures=failures).high == pytest.approx(0.1, abs=2e-4)
+    assert k_to_solve(0, 40, failures=failures).high == pytest.approx(1 - 0.025 ** (1 / 40))
+    both = k_to_solve(0, 20, known={(3,): np.log(0.0998)}, failures=failures)
+    assert (both.low, both.high) == pytest.approx((0.0998, 0.1), abs=2e-4)
+
+
+def test_a_statistical_bound_that_contradicts_a_certain_one_is_left_out():
+    """No success in 100 samples says p < .037; a known response of probability .2 says otherwise, and is certain."""
+    found = k_to_solve(0, 100, known={(1,): np.log(0.2)})
+    assert found.low == pytest.approx(0.2) and found.high == 1
+    found = k_to_solve(100, 100, failures={(1,): np.log(0.5)})
+    assert found.high == pytest.approx(0.5, abs=2e-4) and found.low == 0

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from offon.behavior.enumeration import enumerate_support
 from offon.behavior.relative import Scored, bits, coverage_profile, decompose_trajectories, first_passage, novelty
 from offon.behavior.states import decompose_states, prefix_suffix, values
-from offon.behavior.tree import Tree, enumerate_support
+from offon.behavior.tree import Tree
 from offon.errors import DataError
 from tests.behavior.tabular import STOP, Table
 
@@ -20,7 +21,8 @@ def rewarded(table: Table, seed: int, share: float = 0.2):
 
 
 def whole(*tables) -> Tree:
-    return enumerate_support(tables, eps=0.0, stop={STOP}, horizon=tables[0].horizon).tree
+    [found] = enumerate_support(tables, eps=0.0, stop={STOP}, horizon=tables[0].horizon)
+    return found.tree
 
 
 def reward_of(tree: Tree, reward) -> np.ndarray:
@@ -54,7 +56,8 @@ def test_values_are_expected_rewards():
 
 
 def test_d2_refuses_a_tree_with_branches_cut():
-    tree = enumerate_support([Table(0), Table(1)], eps=0.1, stop={STOP}, horizon=4).tree
+    [found] = enumerate_support([Table(0), Table(1)], eps=0.1, stop={STOP}, horizon=4)
+    tree = found.tree
     with pytest.raises(DataError, match="holds"):
         decompose_states(tree, np.zeros(len(tree)), 0.05)
 

@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 
+from offon.behavior.enumeration import enumerate_support, most_evaluations
 from offon.behavior.tree import (
     Tree,
     cells,
     coverage,
-    enumerate_support,
     mass_by_cell,
     missing_mass,
     occupancy,
@@ -23,7 +23,8 @@ WORLDS = [(3, 4, seed) for seed in range(8)] + [(5, 3, seed) for seed in range(8
 
 
 def union(eps, *tables):
-    return enumerate_support(tables, eps=eps, stop={STOP}, horizon=tables[0].horizon)
+    [found] = enumerate_support(tables, eps=eps, stop={STOP}, horizon=tables[0].horizon)
+    return found
 
 
 @pytest.mark.parametrize("eps", [0.3, 0.1, 0.03, 0.01])
@@ -33,7 +34,7 @@ def test_enumeration_equals_brute_force(eps):
         found = union(eps, table)
         inside = {found.tree.path(edge) for edge in np.flatnonzero(support(found.tree, eps)[:, 0])}
         assert inside == {prefix for prefix in table.prefixes() if table.probability(prefix) >= eps}
-        assert found.evaluations <= horizon / eps + 1
+        assert found.evaluations <= most_evaluations(eps, horizon, vocabulary)
 
 
 def test_what_was_cut_and_what_was_kept_is_everything():

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from offon.behavior.tree import enumerate_support, support
+from offon.behavior.enumeration import enumerate_support
+from offon.behavior.tree import support
 from offon.engines.api import Request
-from offon.engines.expansion import Expansion
+from offon.engines.expansion import Expansion, expand
 from offon.engines.native import NativeEngine
 from offon.errors import ConfigError
 from offon.types import Sampling
@@ -46,7 +47,7 @@ def brute_force(model, temperature):
 def test_effective_support_is_that_of_plain_forward_passes(models, temperature):
     sampling = Sampling(temperature=temperature)
     for model in models:
-        found = enumerate_support([Expansion(model, PROMPT, sampling)], eps=EPS, stop=model.stop_ids, horizon=HORIZON)
+        [found] = expand([model], [PROMPT], sampling, eps=EPS, horizon=HORIZON)
         inside = {found.tree.path(edge) for edge in np.flatnonzero(support(found.tree, EPS)[:, 0])}
         assert inside == brute_force(model, temperature) and len(inside) > 10
         ended = found.tree.reach[found.tree.ends].sum(axis=0)
@@ -54,19 +55,31 @@ def test_effective_support_is_that_of_plain_forward_passes(models, temperature):
 
 
 def test_the_union_tree_has_the_reach_of_both_models(models):
-    found = enumerate_support(
-        [Expansion(model, PROMPT) for model in models], eps=0.05, stop=models[0].stop_ids, horizon=HORIZON
-    )
+    [found] = expand(models, [PROMPT], eps=0.05, horizon=HORIZON)
     for edge, policy in itertools.product(range(0, len(found.tree), 5), (0, 1)):
         path = found.tree.path(edge)
         truth = np.prod([forward(models[policy], path[:t])[token] for t, token in enumerate(path)])
         assert found.tree.reach[edge, policy] == pytest.approx(truth, rel=1e-4)
 
 
+def test_prompts_of_unequal_length_expanded_together_are_each_by_itself(models):
+    """Several prompts, two of them equal, in one decoder: tree by tree what each gives alone, whatever fits at once."""
+    prompts = [PROMPT, (7,), (3, 5), PROMPT, (2, 9, 4, 4, 8)]
+    alone = [expand(models, [prompt], eps=0.03, horizon=HORIZON)[0] for prompt in prompts]
+    policies = [Expansion(model, prompts) for model in models]
+    for rows in (4096, 20):
+        together = enumerate_support(policies, eps=0.03, stop=models[0].stop_ids, horizon=HORIZON, rows=rows)
+        for one, other in zip(alone, together, strict=True):
+            paths = [{one.tree.path(e): one.tree.log_reach[e] for e in range(len(one.tree))} for one in (one, other)]
+            assert paths[0].keys() == paths[1].keys() and len(paths[0]) > 5
+            assert all(np.allclose(paths[0][path], paths[1][path], atol=1e-4) for path in paths[0])
+            assert one.residual == pytest.approx(other.residual, abs=1e-5)
+
+
 def test_a_truncated_sampler_has_the_support_that_it_samples(models):
     sampling = Sampling(top_p=0.7, max_tokens=HORIZON)
     model = models[0]
-    found = enumerate_support([Expansion(model, PROMPT, sampling)], eps=0.0, stop=model.stop_ids, horizon=HORIZON)
+    [found] = expand([model], [PROMPT], sampling, eps=0.0, horizon=HORIZON)
     sampled = NativeEngine().generate([Request(PROMPT, sampling, (1, i)) for i in range(50)], model)
     paths = {found.tree.path(edge): edge for edge in np.flatnonzero(support(found.tree, 1e-12)[:, 0])}
     for completion in sampled:
@@ -78,13 +91,10 @@ def test_the_padded_path_gives_the_same_tree(models):
     import dataclasses
 
     padded = dataclasses.replace(models[0], why="asked for")
-    trees = [
-        enumerate_support([Expansion(model, PROMPT)], eps=EPS, stop=model.stop_ids, horizon=HORIZON).tree
-        for model in (models[0], padded)
-    ]
+    trees = [expand([model], [PROMPT], eps=EPS, horizon=HORIZON)[0].tree for model in (models[0], padded)]
     assert len(trees[0]) == len(trees[1]) and np.allclose(trees[0].log_reach, trees[1].log_reach, atol=1e-4)
 
 
 def test_a_greedy_sampler_is_refused(models):
     with pytest.raises(ConfigError, match="one response"):
-        Expansion(models[0], PROMPT, Sampling(temperature=0))
+        Expansion(models[0], [PROMPT], Sampling(temperature=0))

@@ -6,6 +6,7 @@ import pytest
 
 from offon.errors import DataError
 from offon.tasks import open_task
+from offon.tasks.api import response_classes
 
 ROWS = [{"prompt": f"{a} + {b}?", "answer": str(a + b), "level": a} for a in range(6) for b in range(6)]
 
@@ -91,3 +92,21 @@ def test_an_expression_that_never_ends_and_a_pattern_that_backtracks_are_unscore
         hung, scored = task.verify([(item, hangs), (item, right)])
         assert hung.score is None and hung.reason, options
         assert scored.score == 1, options
+
+
+@pytest.mark.parametrize(
+    ("options", "same", "other"),
+    [
+        ({"verifier": "exact"}, ("<answer>a  b</answer>", "so\n<answer>a b</answer>"), "a c"),
+        ({"verifier": "numeric"}, ("1 + 1 is 2", "2.0", "#### 4/2"), "3"),
+        ({"verifier": "regex", "pattern": r"= (\w+)"}, ("x = y = z", "= z"), "= y"),
+        ({"verifier": "math"}, (r"$\frac{2}{4}$", "1/2"), "2"),
+    ],
+)
+def test_equal_answers_have_one_name_and_text_without_an_answer_none(options, same, other):
+    task = open_task({"jsonl": ROWS, **options})
+    kind, name = response_classes(task)
+    item = task.items("heldout")[0]
+    names = {name(item, text) for text in same}
+    assert kind == "answer" and len(names) == 1 and ("",) not in names
+    assert name(item, other) not in names and name(item, "") == ("",)

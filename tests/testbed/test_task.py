@@ -1,8 +1,10 @@
 """The testbed as a task: splits, verdicts, demonstrations."""
 
 import pytest
+from tests.support import ParityTask
 
 from offon.errors import ConfigError
+from offon.tasks.api import response_classes
 from offon.testbed import FAMILIES, TestbedTask
 from offon.testbed.grammar import UNSEEN_OPS, Program, response_words
 
@@ -92,3 +94,17 @@ def test_demonstrations_are_right_and_in_item_order():
 def test_an_unknown_family_is_an_error_with_the_nearest_name():
     with pytest.raises(ConfigError, match="'rear'.*\n.*\n.*testbed: rare"):
         TestbedTask("rear")
+
+
+def test_a_response_is_named_by_its_route_which_the_task_declares(item):
+    task = TestbedTask()
+    kind, name = response_classes(task)
+    assert kind == "route" and name(item, "rotate 1 2 3 #") == ("rotate", "1 2 3")
+    assert name(item, "rotate 1") == ("rotate", "") and name(item, "") == ("", "")
+    assert task.route(item, "1 2 3") is None
+    assert task.answer(item, "rotate 1 2 3 :") == task.answer(item, "forward 1 2 3") == "1 2 3"
+    assert task.answer(item, "forward 1 2") is None
+
+
+def test_a_task_that_names_nothing_has_no_classes():
+    assert response_classes(ParityTask()) is None

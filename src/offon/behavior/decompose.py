@@ -121,34 +121,43 @@ def decompose(
 
 
 def prompt_terms(
-    before: Counts, after: Counts, k: int, *, zeta: float = ZETA, alpha: float = ALPHA
+    before: Counts, after: Counts, k: int, *, zeta: float = ZETA, alpha: float = ALPHA, parts: tuple = (1.0, 1.0)
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Each prompt's terms, weighting -> term -> [P]; their means are the decomposition."""
+    """Each prompt's terms, weighting -> term -> [P]; their means are the decomposition. parts: `cross_fitted_cells`."""
 
     def certified(half: Counts) -> np.ndarray:
         calls = support_calls(half, k, zeta=zeta, alpha=alpha)
         return np.stack([calls == state for state in (IN, OUT, UNDECIDED)], axis=1).astype(float)
 
     return {
-        "certified": _named_terms(cross_fitted_cells(before, after, certified)),
-        "soft": _named_terms(cross_fitted_cells(before, after, lambda half: jeffreys_states(half, k, zeta=zeta))),
+        "certified": _named_terms(cross_fitted_cells(before, after, certified, parts=parts)),
+        "soft": _named_terms(
+            cross_fitted_cells(before, after, lambda half: jeffreys_states(half, k, zeta=zeta), parts=parts)
+        ),
     }
 
 
-def cross_fitted_cells(before: Counts, after: Counts, states: Callable[[Counts], np.ndarray]) -> np.ndarray:
+def cross_fitted_cells(
+    before: Counts, after: Counts, states: Callable[[Counts], np.ndarray], *, parts: tuple = (1.0, 1.0)
+) -> np.ndarray:
     """[P, S, S] change of success of each prompt by (state before, state after), cross-fitted over all halvings.
 
     `states` gives the weights of the S states, [H, S] summing to 1, for H half samples. The states before and after are
     judged independently, so w_Z is a product and each expectation over halvings factors into one per checkpoint:
 
         E[w(A) e(B)] = E[w0(A)] E[w1(A) s1(B)] / n1  -  E[w0(A) s0(B)] E[w1(A)] / n0.
+
+    parts (before, after), [P]: where membership is judged by one count and the change is of a part of it (responses of
+    a class, and the right ones among them), which part that is. Given the class, who is right is exchangeable.
     """
+    part0_P1, part1_P1 = (np.broadcast_to(part, len(before.scored))[:, None] for part in parts)
     cells_PSS = 0.0
     for smaller in (True, False):
         weight0_PS, product0_PS = _over_halvings(before, states, smaller=smaller)
         weight1_PS, product1_PS = _over_halvings(after, states, smaller=smaller)
         cells_PSS = cells_PSS + (
-            weight0_PS[:, :, None] * product1_PS[:, None, :] - product0_PS[:, :, None] * weight1_PS[:, None, :]
+            weight0_PS[:, :, None] * (part1_P1 * product1_PS)[:, None, :]
+            - (part0_P1 * product0_PS)[:, :, None] * weight1_PS[:, None, :]
         )
     return cells_PSS
 

@@ -1,10 +1,12 @@
 """How many tries until a prompt is solved? An interval, from exact log-probs below and from counts above.
 
-    LB = max(certain sum over known successes, betting bound, Clopper-Pearson)      UB = Clopper-Pearson
+    LB = max(certain sum over known successes, betting bound, Clopper-Pearson)
+    UB = min(1 - certain sum over known failures, Clopper-Pearson)
     k-to-solve in [1 / UB, 1 / LB]
 
 Known successes (a teacher's, another checkpoint's, a reference) bound a rate of 1e-4 from below where plain samples
-would have to be thousands. Nothing but plain samples bounds it from above.
+would have to be thousands. From above only a model with few likely responses is bounded by what is known; for others
+nothing but plain samples does.
 
 Axes: n responses of one prompt.
 """
@@ -19,6 +21,7 @@ from offon.behavior.intervals import clopper_pearson_lower, clopper_pearson_uppe
 from offon.errors import DataError
 
 ALPHA = 0.05
+ROUNDING = 1e-4  # by which sums of probabilities may be off: scorer and sampler round differently
 BETS = np.linspace(0.02, 0.98, 25)  # the stakes that are mixed
 
 
@@ -39,7 +42,7 @@ def known_mass(successes: dict[tuple[int, ...], float]) -> float:
     """sum of pi(y) over distinct known successes y -> log pi(y): a certain lower bound on the success probability, if
     scorer and sampler agree."""
     total = float(np.exp(list(successes.values())).sum()) if successes else 0.0
-    if total > 1 + 1e-6:
+    if total > 1 + ROUNDING:
         raise DataError(f"distinct responses have probability {total:.6f} together", why="scorer and sampler disagree")
     return min(total, 1.0)
 
@@ -83,18 +86,21 @@ def k_to_solve(
     scored: int,
     *,
     known: dict[tuple[int, ...], float] | None = None,
+    failures: dict[tuple[int, ...], float] | None = None,
     weighted=None,
     alpha: float = ALPHA,
 ) -> KToSolve:
-    """The interval from plain counts, known successes (tokens -> log pi) and weighted successes (w * R, [n]).
+    """The interval from plain counts, known successes and failures (tokens -> log pi, of a checker that always says the
+    same of a response) and weighted successes (w * R, [n]).
 
     Wrong at either end with probability at most alpha: alpha / 2 above, alpha / 4 for each of the two statistical
-    bounds below when both are used.
+    bounds below when both are used. A statistical bound that contradicts a certain one has failed and is left out.
     """
-    certain = known_mass(known or {})
+    certain, ceiling = known_mass(known or {}), min(1.0, 1 - known_mass(failures or {}) + ROUNDING)
     share = alpha / 4 if weighted is not None else alpha / 2
-    lower = [certain, float(clopper_pearson_lower(successes, scored, alpha=share))]
+    lower = [float(clopper_pearson_lower(successes, scored, alpha=share))]
     if weighted is not None:
         lower.append(betting_lower(weighted, alpha=share))
-    high = float(clopper_pearson_upper(successes, scored, alpha=alpha / 2)) if scored else 1.0
-    return KToSolve(max(lower), max(high, certain), certain)
+    upper = float(clopper_pearson_upper(successes, scored, alpha=alpha / 2)) if scored else 1.0
+    low = max([certain, *(bound for bound in lower if bound <= ceiling)])
+    return KToSolve(low, max(low, min(upper, ceiling) if upper >= certain else ceiling), certain)

@@ -14,9 +14,8 @@ Axes: N edges (each names its child), I policies, H horizon, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
@@ -95,61 +94,6 @@ class Tree:
             tokens.append(int(self.token[edge]))
             edge = self.parent[edge]
         return tuple(reversed(tokens))
-
-
-class Policy(Protocol):
-    """A policy that can be expanded level by level. `extend` continues rows of the previous level, so that a model can
-    keep its keys and values."""
-
-    def root(self) -> np.ndarray:
-        """[1, V] log-probs of the first token."""
-
-    def extend(self, rows: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-        """[n, V] log-probs after appending tokens[j] to row rows[j] of the level before."""
-
-
-@dataclass(frozen=True, eq=False)
-class Enumeration:
-    """tree: every edge that some policy reaches with eps or more; residual [I]: probability of all responses that were
-    cut off; evaluations: next-token distributions computed, at most H / eps per policy."""
-
-    tree: Tree
-    residual: np.ndarray
-    evaluations: int
-
-
-def enumerate_support(policies: Sequence[Policy], *, eps: float, stop: Collection[int], horizon: int) -> Enumeration:
-    """E_eps of every policy, exactly, by pruned breadth-first expansion of the union tree.
-
-    Reach never grows along a path: a child below eps under every policy has no descendant in any E_eps, and is cut.
-    eps = 0 enumerates everything.
-    """
-    parent, token, depth, ends, log_p = [], [], [], [], []
-    residual = np.zeros(len(policies))
-    above, log_reach_FI = np.array([-1]), np.zeros((1, len(policies)))
-    next_FVI = np.stack([policy.root() for policy in policies], axis=-1)
-    evaluations = 0
-    for level in range(1, horizon + 1):
-        evaluations += next_FVI.shape[0] * len(policies)
-        reach_FVI = np.exp(log_reach_FI[:, None] + next_FVI)
-        kept_FV = (reach_FVI >= eps).any(-1)
-        residual += reach_FVI[~kept_FV].sum(axis=0)
-        rows, tokens = np.nonzero(kept_FV)
-        first = len(parent)
-        ended = np.isin(tokens, list(stop)) | (level == horizon)
-        parent += above[rows].tolist()
-        token += tokens.tolist()
-        depth += [level] * len(rows)
-        ends += ended.tolist()
-        log_p += list(next_FVI[rows, tokens])
-        going = np.flatnonzero(~ended)
-        if not len(going):
-            break
-        above = first + going
-        log_reach_FI = (log_reach_FI[rows] + next_FVI[rows, tokens])[going]
-        next_FVI = np.stack([policy.extend(rows[going], tokens[going]) for policy in policies], axis=-1)
-    log_p_NI = np.reshape(log_p, (len(parent), len(policies)))
-    return Enumeration(Tree.from_edges(parent, token, depth, ends, log_p_NI), residual, evaluations)
 
 
 def support(tree: Tree, eps: float) -> np.ndarray:

@@ -15,7 +15,7 @@ import typer.core
 
 from offon.cli.folder import as_bug, make_way, recorded
 from offon.cli.output import only_results_on_stdout, plain, print_json, table
-from offon.cli.pages import attribution_page, catalogue, comparison_page, diagnosis_page, in_full, page, plan_page
+from offon.cli.pages import attribution_page, catalogue, diagnosis_page, in_full, page, plan_page
 from offon.cli.progress import Progress
 from offon.errors import ConfigError, OffonError
 
@@ -176,6 +176,8 @@ def compare(
     samples: Annotated[int, typer.Option(min=2, help="Samples of each prompt by each model.")] = 128,
     k: Annotated[int, typer.Option(min=1, help="Rollouts a later on-policy stage could spend on a prompt.")] = 32,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest response, in tokens.")] = 512,
+    temperature: Annotated[float, typer.Option(min=0, help="0 compares greedy responses.")] = 1.0,
+    prompt: Annotated[str | None, typer.Option(metavar="ID", help="Show this prompt's branches.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     page_file: Page = None,
     json: Json = False,
@@ -190,8 +192,18 @@ def compare(
         from offon.loops.compare import compare_models
 
         compared = compare_models(
-            *places, what, prompts=prompts, samples=samples, k=k, max_tokens=max_tokens, seed=seed, progress=progress
+            *places,
+            what,
+            prompts=prompts,
+            samples=samples,
+            k=k,
+            temperature=temperature,
+            max_tokens=max_tokens,
+            prompt=prompt,
+            seed=seed,
+            progress=progress,
         )
+        from offon.cli.comparison import comparison_page
     progress.close()
     print_json(compared) if json else print(comparison_page(compared))
     _write_page("write_comparison", compared, page_file)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from offon.cli.output import table
 from offon.cli.progress import brief
 from offon.report import rests_on
-from offon.report.words import negated
 
 WIDTH = 110  # letters of a line of text
 SMALLEST_SHARE = 0.005  # a share that is surely below is not worth a word
@@ -186,45 +185,6 @@ def _rests_on(diagnosis: dict[str, Any]) -> list[str]:
 
 def _wrapped(text: str, indent: str = "") -> str:
     return textwrap.fill(text, WIDTH, initial_indent=indent, subsequent_indent=indent or "  ", break_on_hyphens=False)
-
-
-def comparison_page(compared: dict[str, Any]) -> str:
-    """Success and D1 by family, prompts that came into reach and left it, and the comparison in one sentence."""
-
-    def row(name: str, part: dict[str, Any]) -> list[str]:
-        soft = part["d1"]["soft"]
-        rates = [f"{part[when]['success']['estimate']:.1%}" for when in ("before", "after")]
-        terms = (part["d1"]["total"], soft["expansion"], soft["reshaping"], negated(soft["attrition"]), soft["diffuse"])
-        calls = part["calls"]
-        return [name, *rates, *map(_points, terms), calls["gained"], calls["lost"]]
-
-    heads = (
-        "prompts",
-        "before",
-        "after",
-        "change",
-        "expanded",
-        "reshaped",
-        "lost",
-        "diffuse",
-        "gained prompts",
-        "lost prompts",
-    )
-    families = compared.get("families", {})
-    lines = [table(heads, [row(compared["task"], compared), *(row(name, part) for name, part in families.items())])]
-    for call in ("gained", "lost"):
-        named = [prompt for prompt in compared["prompts"] if prompt["call"] == call]
-        for prompt in named[:8]:
-            before, after = (f"{c}/{n}" for c, n in (prompt["before"], prompt["after"]))
-            lines.append(f"{call}  {before} -> {after}  {textwrap.shorten(prompt['prompt'], 80)}")
-        lines += [f"       and {len(named) - 8} more"] if len(named) > 8 else []
-    if "trajectories" in compared:
-        d1 = compared["trajectories"]["d1"]
-        lines.append(
-            f"by trajectory, at a factor of {compared['trajectories']['factor']:.0f}: new {_points(d1['expansion'])}, "
-            f"shared {_points(d1['reshaping'])}, lost {_points(negated(d1['attrition']))}"
-        )
-    return "\n".join([*lines, "", compared["sentence"]])
 
 
 def attribution_page(found: dict[str, Any]) -> str:

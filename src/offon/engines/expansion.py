@@ -1,42 +1,87 @@
-"""Next-token distributions level by level: what `offon.behavior.tree.enumerate_support` asks of a policy.
+"""Next-token distributions level by level: what `offon.behavior.enumeration` asks of a policy, from a model.
 
 Axes: n rows of a level, V vocabulary.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 import torch
-from torch import Tensor
 
+from offon.behavior.enumeration import Enumeration, enumerate_support
 from offon.engines.decoders import CachedDecoder, ReplayDecoder
 from offon.engines.native import evaluating
 from offon.engines.sampling import Columns, log_distribution
 from offon.errors import ConfigError
+from offon.models.decode import GROWTH
 from offon.models.model import Model
 from offon.types import Sampling
 from offon.types.trajectory import Tokens
 
+ROWS = 4096  # of a level
+REPLAYED = 2**16  # tokens of a level where nothing is kept and every row is computed from its start
+KV_BYTES = 2**32  # keys and values kept by one model
+PREFILL = 4096  # prompt tokens of one forward pass
+
 
 class Expansion:
-    """A model under a sampler on one prompt. Keys and values of every row are kept, so that a level costs one token a
-    row; the prompt is computed once."""
+    """A model under a sampler on some prompts. Keys and values of every row are kept, so that a level costs one token a
+    row; every prompt is computed once a pass."""
 
-    def __init__(self, model: Model, prompt: Tokens, sampling: Sampling = Sampling()):
+    def __init__(self, model: Model, prompts: Sequence[Tokens], sampling: Sampling = Sampling()):
         if sampling.temperature == 0:
             raise ConfigError("a greedy sampler has one response", why="support is about a distribution")
-        self.model, self.prompt, self.sampling = model, tuple(prompt), sampling
+        self.model, self.prompts, self.sampling = model, [tuple(prompt) for prompt in prompts], sampling
 
-    def root(self) -> np.ndarray:
+    @property
+    def vocabulary(self) -> int:
+        return self.model.vocabulary
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def root(self, prompts: Sequence[int]) -> None:
+        self.decoder = CachedDecoder(self.model, 0) if self.model.packed else ReplayDecoder(self.model, 0)
         with evaluating(self.model.hf), torch.inference_mode():
-            self.decoder = CachedDecoder(self.model, 0) if self.model.packed else ReplayDecoder(self.model, 0)
-            return self._log_p(self.decoder.bind(self.decoder.prefill([self.prompt])))
+            size = max(1, PREFILL // max(len(self.prompts[prompt]) for prompt in prompts))
+            parts = [prompts[start : start + size] for start in range(0, len(prompts), size)]
+            known = [one for part in parts for one in self.decoder.prefill([self.prompts[p] for p in part])]
+            self.hidden = self.decoder.bind(known)
 
-    def extend(self, rows: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    def extend(self, rows: np.ndarray, tokens: np.ndarray) -> None:
         with evaluating(self.model.hf), torch.inference_mode():
             self.decoder.fork(rows)
-            return self._log_p(self.decoder.step(torch.from_numpy(tokens).to(self.model.device)))
+            self.hidden = self.decoder.step(torch.from_numpy(tokens).to(self.model.device))
 
-    def _log_p(self, hidden: Tensor) -> np.ndarray:
-        logits_nV = self.model.next_logits(hidden).double()
-        return log_distribution(logits_nV, Columns.of([self.sampling] * len(hidden), hidden.device)).cpu().numpy()
+    def log_p(self, rows: slice) -> np.ndarray:
+        with torch.inference_mode():
+            logits_nV = self.model.next_logits(self.hidden[rows]).double()
+            columns = Columns.of([self.sampling] * len(logits_nV), logits_nV.device)
+            return log_distribution(logits_nV, columns).cpu().numpy()
+
+    def room(self, longest: int) -> int:
+        """How many rows of up to `longest` tokens can be kept."""
+        if not self.model.packed:
+            return max(1, min(ROWS, REPLAYED // longest))
+        with evaluating(self.model.hf), torch.inference_mode():
+            [prompt] = CachedDecoder(self.model, 0).prefill([self.prompts[0][:1]])
+        return max(1, min(ROWS, KV_BYTES // (prompt.bytes_per_token * (longest + GROWTH))))
+
+
+def expand(
+    models: Sequence[Model],
+    prompts: Sequence[Tokens],
+    sampling: Sampling = Sampling(),
+    *,
+    eps: float,
+    horizon: int,
+    follow: Sequence[Iterable[Tokens]] | None = None,
+) -> list[Enumeration]:
+    """The union tree of several models with one vocabulary on each prompt, see `enumerate_support`; as many prompts at
+    a time as fit into memory. Responses end with the first model's stop tokens."""
+    policies = [Expansion(model, prompts, sampling) for model in models]
+    rows = min(policy.room(max(map(len, prompts)) + horizon) for policy in policies)
+    stop = models[0].stop_ids
+    return enumerate_support(policies, eps=eps, stop=stop, horizon=horizon, follow=follow, rows=rows)

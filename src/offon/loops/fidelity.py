@@ -19,7 +19,7 @@ from torch import Tensor
 from offon.behavior.relative import Scored
 from offon.errors import Interrupted
 from offon.loops.artefacts import Artefact, digest
-from offon.loops.relative import SCORED_TOKENS, relative
+from offon.loops.pooled import SCORED_TOKENS, token_logp
 from offon.loops.scoring import Distribution, layout_of
 from offon.maths.vocabulary import reverse_kl
 from offon.models.loading import load_tokenizer
@@ -85,9 +85,10 @@ class Pair:
 
         def measured() -> dict[str, list[list[float]]]:
             own, other = self.models
-            chosen = [group.replace(members=tuple(_successes(group)[:RESPONSES])) for group in groups]
-            rows = [relative((other, own), group).log_ratio.tolist() if group.members else [] for group in chosen]
-            return {"log_ratio": rows}
+            chosen = [_successes(group)[:RESPONSES] for group in groups]
+            ratios = log_ratio(own, other, [member for members in chosen for member in members])
+            ends = np.cumsum([len(members) for members in chosen])[:-1]
+            return {"log_ratio": [part.tolist() for part in np.split(ratios, ends)]}
 
         rows = self._kept("successes", groups, measured)["log_ratio"]
         return [Scored(np.array(row), np.ones(len(row))) for row in rows]
@@ -100,6 +101,16 @@ class Pair:
             found = measure()
             self.run.write_json(name, found)
         return found
+
+
+def log_ratio(own: Model, other: Model, members: Sequence[Trajectory]) -> np.ndarray:
+    """[n] log-probability of each response under one model minus that under the other, both by the same code."""
+    if not members:
+        return np.zeros(0)
+    pairs = [(member.prefix("sample"), tuple(member.tokens.tolist())) for member in members]
+    temperature = members[0].producer.sampling.temperature  # of a probe: one for all
+    mine, theirs = ([float(row.sum()) for row in token_logp(model, pairs, temperature)] for model in (own, other))
+    return np.subtract(mine, theirs)
 
 
 @torch.no_grad()

@@ -152,12 +152,13 @@ class DecodeState:
         self._grid = None
 
     def fork(self, slots: np.ndarray) -> None:
-        """Slot j becomes a copy of slot slots[j]; a slot may be copied any number of times, or left behind."""
+        """Slot j becomes a copy of slot slots[j]; a slot may be copied any number of times, or left behind, and prompt
+        blocks with it."""
         index = torch.from_numpy(np.asarray(slots, np.int64)).to(self.device)
         if self.own_B.max(initial=0) > 0:
             self._own_kv = {layer: tuple(t[: len(self)][index] for t in kv) for layer, kv in self._own_kv.items()}
         self.block_B, self.own_B = self.block_B[slots], self.own_B[slots]
-        self._grid = None
+        self._forget_unread()
 
     def release(self, slots: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Forget slots, and the prompt blocks nobody reads any more.
@@ -170,7 +171,10 @@ class DecodeState:
         _move(self._own_kv, holes[fed], movers[fed], columns=int(self.own_B.max(initial=0)))
         self.block_B = _moved(self.block_B, holes, movers, n_slots)
         self.own_B = _moved(self.own_B, holes, movers, n_slots)
+        self._forget_unread()
+        return holes, movers
 
+    def _forget_unread(self) -> None:
         unread = np.flatnonzero(np.bincount(self.block_B, minlength=len(self.prompts)) == 0)
         block_holes, block_movers, n_blocks = compaction(unread, len(self.prompts))
         _move(self._prompt_kv, block_holes, block_movers, columns=max(prompt.length for prompt in self.prompts))
@@ -181,7 +185,6 @@ class DecodeState:
             self.prompts[hole] = self.prompts[mover]
         del self.prompts[n_blocks:]
         self._grid = None
-        return holes, movers
 
     def begin(self) -> Tensor:
         """Open a step: every slot is fed one token. Returns their positions [B]."""

@@ -7,7 +7,7 @@ import importlib
 import inspect
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from offon.errors import ConfigError
@@ -15,6 +15,7 @@ from offon.types import Item, Verdict
 
 Split = Literal["train", "heldout"]
 Pair = tuple[Item, str]  # an item and the text of one response to it
+Name = Callable[[Item, str], str | None]  # what a response is called: its answer, its route; None: it has none
 
 # kind -> (the function that opens it, the parameter that the kind's own value goes to)
 KINDS = {
@@ -32,6 +33,8 @@ class Task(Protocol):
     The two splits share no prompt, and which side a prompt falls on is a function of its content, never of a seed.
     `verify` returns one verdict per pair, in order; a checker that raises, hangs or returns a non-finite number gives
     a verdict whose score is None (unscored), which is never the same as 0.
+
+    A task may also name what a response comes to and how, see `response_classes`.
     """
 
     @property
@@ -40,6 +43,21 @@ class Task(Protocol):
     def items(self, split: Split) -> Sequence[Item]: ...
 
     def verify(self, pairs: Sequence[Pair]) -> list[Verdict]: ...
+
+
+def response_classes(task: Task) -> tuple[str, Callable[[Item, str], tuple[str, ...]]] | None:
+    """What responses of a task are told apart by, and the function that says it of one; None where it names nothing.
+
+    "answer"   (answer,)         by the task's `answer(item, text)`: equal answers are equal texts
+    "route"    (route, answer)   where it also has `route(item, text)`: how an answer is reached
+
+    A part that a response does not have is empty.
+    """
+    parts = {name: getattr(task, name, None) for name in ("route", "answer")}
+    named = {name: function for name, function in parts.items() if function is not None}
+    if not named:
+        return None
+    return next(iter(named)), lambda item, text: tuple(function(item, text) or "" for function in named.values())
 
 
 def open_task(spec: str | Mapping[str, Any] | Task) -> Task:

@@ -16,6 +16,7 @@ from offon.errors import ConfigError
 from offon.tasks import verifiers
 from offon.tasks.api import Pair, nearest, refuse_unknown, scored
 from offon.tasks.items import HELDOUT_SHARE, PLACE, Form, ItemTask, PromptForm
+from offon.tasks.jsonl import exact_answer
 from offon.tasks.killable import KillablePool
 from offon.types import Item, Verdict
 
@@ -94,7 +95,7 @@ def gym_task(
     def load() -> list[Item]:
         return [_item(dataset, source[index], prompt_form) for index in range(size)]
 
-    return ItemTask(name or dataset, load, check, heldout=heldout)
+    return ItemTask(name or dataset, load, check, heldout=heldout, answer=exact_answer)
 
 
 def created(dataset: str, config: Mapping[str, Any]):

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Literal
 
 from offon.errors import ConfigError, DataError
-from offon.tasks.api import Pair, Split
+from offon.tasks.api import Name, Pair, Split
 from offon.types import Item, Verdict
 from offon.types.trajectory import Prompt
 
@@ -70,7 +70,8 @@ class ItemTask:
     """A task made of a list of items and a function that checks answers.
 
     `load` runs when items are first asked for. `heldout` is the share of questions held out, or a function that loads
-    the held-out items, whose questions are then removed from the training side.
+    the held-out items, whose questions are then removed from the training side. `answer` names the answer that a
+    response comes to, where the checker has such a thing.
     """
 
     def __init__(
@@ -80,10 +81,11 @@ class ItemTask:
         check: Callable[[Sequence[Pair]], list[Verdict]],
         *,
         heldout: float | Callable[[], Sequence[Item]] = HELDOUT_SHARE,
+        answer: Name | None = None,
     ):
         if not callable(heldout) and not 0 <= heldout <= 1:
             raise ConfigError(f"heldout is {heldout}", fix="a share between 0 and 1, or a file of held-out rows")
-        self.name, self._load, self._check, self._heldout = name, load, check, heldout
+        self.name, self._load, self._check, self._heldout, self.answer = name, load, check, heldout, answer
 
     def items(self, split: Split) -> tuple[Item, ...]:
         sides, counts = self._sides

@@ -11,7 +11,7 @@ from typing import Any
 from offon.data.rows import BadRow, Columns, convert_rows, read_rows, source_name
 from offon.errors import ConfigError
 from offon.tasks import verifiers
-from offon.tasks.api import Pair, nearest, scored
+from offon.tasks.api import Name, Pair, nearest, scored
 from offon.tasks.items import HELDOUT_SHARE, PLACE, Form, ItemTask, PromptForm
 from offon.tasks.killable import KillablePool
 from offon.types import Item, Verdict
@@ -50,7 +50,8 @@ def jsonl_task(
     prompt_form = PromptForm(form=form, template=template, system=system)
     load = partial(read_items, columns=columns, prompt_form=prompt_form, needs=needs, name=name)
     held = partial(load, heldout) if isinstance(heldout, str) else heldout
-    return ItemTask(name or stem(data), partial(load, data), check, heldout=held)
+    answer = named_answer(verifier, pattern=pattern, limit_s=limit_s)
+    return ItemTask(name or stem(data), partial(load, data), check, heldout=held, answer=answer)
 
 
 def stem(data: Any) -> str:
@@ -120,6 +121,28 @@ def named_check(verifier: str, *, pattern: str | None = None, limit_s: float = C
     except re.error as error:
         raise ConfigError(f"the pattern does not compile: {error}", where=f"pattern: {pattern}") from error
     return pooled_check("offon.tasks.verifiers:regex_checker", limit_s, pattern)
+
+
+def named_answer(verifier: str, *, pattern: str | None = None, limit_s: float = CHECK_LIMIT_S) -> Name:
+    """What a verifier takes for the answer of a response, spelled so that equal answers are equal."""
+    if verifier == "exact":
+        return exact_answer
+    if verifier == "numeric":
+
+        def number(item: Item, text: str) -> str | None:
+            found = verifiers.given_number(text)
+            return None if found is None else str(found)
+
+        return number
+    factory, arguments = ("math_answer", ()) if verifier == "math" else ("regex_answer", (pattern,))
+    pool = KillablePool(
+        f"offon.tasks.verifiers:{factory}", arguments, workers=1, limit_s=limit_s, memory_bytes=CHECK_MEMORY_BYTES
+    )
+    return lambda item, text: pool.map([(text,)])[0].value
+
+
+def exact_answer(item: Item, text: str) -> str | None:
+    return verifiers.normalised(verifiers.unwrapped(text)) or None
 
 
 def pooled_check(factory: str, limit_s: float, *arguments: Any) -> Check:

@@ -64,14 +64,19 @@ def numeric(text: str, answer: str) -> Verdict:
     Numbers may carry a sign, thousands commas, decimals, an exponent, or be a fraction a/b. Where the response marks
     its answer (<answer>..</answer>, \\boxed{..}, #### ..), the last mark is read and nothing else.
     """
-    text, wanted = LATEX_FRACTION.sub(r"\1/\2", text), last_number(LATEX_FRACTION.sub(r"\1/\2", answer))
+    wanted, found = last_number(LATEX_FRACTION.sub(r"\1/\2", answer)), given_number(text)
     if wanted is None:
         return Verdict(None, reason=f"the reference answer {answer!r:.60} is not a number")
-    marks = ["".join(groups) for groups in MARKED_ANSWER.findall(text)]
-    found = last_number(marks[-1] if marks else text)
     if found is None:
         return Verdict(0.0, reason="no number")
     return Verdict(float(_close(found, wanted)))
+
+
+def given_number(text: str) -> Fraction | None:
+    """The number that a response gives as its answer."""
+    text = LATEX_FRACTION.sub(r"\1/\2", text)
+    marks = ["".join(groups) for groups in MARKED_ANSWER.findall(text)]
+    return last_number(marks[-1] if marks else text)
 
 
 def last_number(text: str) -> Fraction | None:
@@ -96,27 +101,33 @@ def regex(text: str, answer: str | None, pattern: str) -> Verdict:
     Without an answer any match is right. A pattern can take exponential time on unlucky text, so this runs in a
     process that can be killed.
     """
-    matches = [match.group(bool(match.re.groups)) or "" for match in re.finditer(pattern, text)]
+    matches = matches_of(text, pattern)
     if answer is None:
         return Verdict(float(bool(matches)))
     right = bool(matches) and normalised(matches[-1]) == normalised(answer)
     return Verdict(float(right), content=float(right or opens_or_closes(text, answer)))
 
 
+def matches_of(text: str, pattern: str) -> list[str]:
+    return [match.group(bool(match.re.groups)) or "" for match in re.finditer(pattern, text)]
+
+
+def regex_answer(pattern: str) -> Callable[[str], str | None]:
+    """The last match, whitespace aside."""
+
+    def answer(text: str) -> str | None:
+        matches = matches_of(text, pattern)
+        return normalised(matches[-1]) if matches else None
+
+    return answer
+
+
 def math_checker() -> Callable[[str, str], Verdict]:
     """Equality of mathematical expressions, by Math-Verify (the response's last expression, in LaTeX or plain).
 
-    Its own time-outs are alarms, which do not reach a loop in C; they are off, since this runs in a process that can
-    be killed. Each reference answer is parsed once per process.
+    Time-outs of the package's own are off, see `expressions`. Each reference answer is parsed once per process.
     """
-    from math_verify import parse, verify
-
-    logging.getLogger("math_verify").setLevel(logging.CRITICAL)
-
-    def expressions(text: str) -> list:
-        """Math-Verify wants dollar signs around LaTeX; a short text that is nothing but an expression may omit them."""
-        found = parse(text, parsing_timeout=None)
-        return found or (parse(f"${text}$", parsing_timeout=None) if len(text) <= BARE_EXPRESSION_CHARS else [])
+    from math_verify import verify
 
     reference = lru_cache(maxsize=4096)(expressions)
 
@@ -129,6 +140,27 @@ def math_checker() -> Callable[[str, str], Verdict]:
         return Verdict(float(verify(wanted, found, timeout_seconds=None)))
 
     return check
+
+
+def math_answer() -> Callable[[str], str | None]:
+    """The last expression in sympy's spelling: 2/4 and 1/2 are one answer, 0.5 is another."""
+
+    def answer(text: str) -> str | None:
+        found = expressions(text)
+        return str(found[0]) if found else None
+
+    return answer
+
+
+def expressions(text: str) -> list:
+    """What Math-Verify finds in a text. It wants dollar signs around LaTeX; a short text that is nothing but an
+    expression may omit them. Its time-outs are alarms, which do not reach a loop in C; they are off, since this runs in
+    a process that can be killed."""
+    from math_verify import parse
+
+    logging.getLogger("math_verify").setLevel(logging.CRITICAL)
+    found = parse(text, parsing_timeout=None)
+    return found or (parse(f"${text}$", parsing_timeout=None) if len(text) <= BARE_EXPRESSION_CHARS else [])
 
 
 def regex_checker(pattern: str) -> Callable[[str, str | None], Verdict]:

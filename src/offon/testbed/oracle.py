@@ -1,107 +1,26 @@
 """What a testbed model does, exactly: no sampling, no error bars.
 
-The responses of a model form a tree. It is expanded breadth first, a batch of prefixes per forward pass, and a
-branch is cut where its probability falls below `min_reach`; what was cut is added up and stated. Branches that
-lead to right answers are never cut, so success is exact however small it is.
+The responses of a model form a tree, which `offon.engines.expansion` expands: a branch is cut where its probability
+falls below `min_reach`; what was cut is added up and stated. Branches that lead to right answers are never cut, so
+success is exact however small it is.
 
-V vocabulary. Probabilities are those of the sampler softmax(logits / temperature), full softmax, in float64.
+Probabilities are those of the sampler softmax(logits / temperature), full softmax, in float64.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
 
+from offon.behavior.enumeration import Enumeration
+from offon.engines.expansion import expand
+from offon.models.model import Model
 from offon.testbed.grammar import FAMILIES, RESPONSE_TOKENS, ROUTES
 from offon.testbed.task import TestbedTask, right_answers
-from offon.types import Item, Verdict
-from offon.types.trajectory import Tokens
-
-ROWS_PER_FORWARD = 2048
-
-
-@dataclass(frozen=True)
-class Tree:
-    """The responses to one prompt: sum(responses.values()) + residual = 1.
-
-    responses  response tokens -> probability; the last token is a stop token unless the horizon cut the response
-    opening_V  distribution of the first token
-    residual   probability of all responses that were not expanded
-    """
-
-    responses: Mapping[Tokens, float]
-    opening_V: np.ndarray
-    residual: float
-
-
-def response_trees(
-    model: torch.nn.Module,
-    prompts: Sequence[Tokens],
-    *,
-    stop: Collection[int],
-    horizon: int,
-    min_reach: float,
-    follow: Sequence[Iterable[Tokens]] | None = None,
-    temperature: float = 1.0,
-) -> list[Tree]:
-    """Enumerate the response tree of each prompt down to `horizon` tokens.
-
-    A prefix is expanded if its probability (reach) is at least `min_reach`, or if it starts a response in `follow`
-    (one collection per prompt). Reach never grows along a path, so nothing above `min_reach` is missed.
-    """
-    followed = [_successors(responses) for responses in follow or [()] * len(prompts)]
-    responses: list[dict[Tokens, float]] = [{} for _ in prompts]
-    openings, residual = [], np.zeros(len(prompts))
-    frontier: list[tuple[int, Tokens, float]] = [(index, (), 1.0) for index in range(len(prompts))]
-    for depth in range(horizon):
-        next_V = _next_token(model, [prompts[index] + prefix for index, prefix, _ in frontier], temperature)
-        if depth == 0:
-            openings = next_V
-        children = []
-        for (index, prefix, reach), p_V in zip(frontier, next_V, strict=True):
-            reach_V = reach * p_V
-            kept_V = reach_V >= min_reach
-            kept_V[list(followed[index].get(prefix, ()))] = True
-            residual[index] += reach_V[~kept_V].sum()
-            for token in np.flatnonzero(kept_V).tolist():
-                child = (*prefix, token)
-                if token in stop or depth == horizon - 1:
-                    responses[index][child] = float(reach_V[token])
-                else:
-                    children.append((index, child, float(reach_V[token])))
-        frontier = children
-        if not frontier:
-            break
-    return [Tree(*parts) for parts in zip(responses, openings, residual.tolist(), strict=True)]
-
-
-def _successors(responses: Iterable[Tokens]) -> dict[Tokens, set[int]]:
-    successors = defaultdict(set)
-    for response in responses:
-        for position, token in enumerate(response):
-            successors[tuple(response[:position])].add(token)
-    return successors
-
-
-@torch.no_grad()
-def _next_token(model: torch.nn.Module, prefixes: Sequence[Tokens], temperature: float) -> np.ndarray:
-    """[prefixes, V] next-token distributions; prefixes of one length share a forward pass, so none is padded."""
-    by_length = defaultdict(list)
-    for row, prefix in enumerate(prefixes):
-        by_length[len(prefix)].append(row)
-    device, next_V = next(model.parameters()).device, [None] * len(prefixes)
-    for rows in by_length.values():
-        for start in range(0, len(rows), ROWS_PER_FORWARD):
-            chunk = rows[start : start + ROWS_PER_FORWARD]
-            ids = torch.tensor([prefixes[row] for row in chunk], device=device)
-            logits = model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[:, -1]
-            for row, p_V in zip(chunk, (logits.double() / temperature).softmax(-1).cpu().numpy(), strict=True):
-                next_V[row] = p_V
-    return np.stack(next_V)
+from offon.types import Item, Sampling, Verdict
 
 
 @dataclass(frozen=True)
@@ -135,30 +54,30 @@ def exact(
     `view` names the prompt to condition on; `verify` is the predicate, the testbed's checker by default.
     """
     was_training = model.training
-    model.eval()
-    trees = response_trees(
-        model,
-        [tuple(tokenizer(item.prompt if view == "prompt" else item.views[view]).input_ids) for item in items],
-        stop={tokenizer.eos_token_id},
+    found = expand(
+        [Model.wrap(model, tokenizer, device=next(model.parameters()).device)],
+        [tokenizer(item.prompt if view == "prompt" else item.views[view]).input_ids for item in items],
+        Sampling(temperature=temperature),
+        eps=min_reach,
         horizon=RESPONSE_TOKENS,
-        min_reach=min_reach,
-        follow=[[tuple(ids) for ids in tokenizer(list(right_answers(item))).input_ids] for item in items],
-        temperature=temperature,
+        follow=[tokenizer([*right_answers(item), *ROUTES]).input_ids for item in items],
     )
     model.train(was_training)
     verify = verify or TestbedTask().verify
-    return [_judged(item, tree, tokenizer, verify) for item, tree in zip(items, trees, strict=True)]
+    return [_judged(item, each, tokenizer, verify) for item, each in zip(items, found, strict=True)]
 
 
-def _judged(item: Item, tree: Tree, tokenizer, verify) -> Exact:
-    texts = tokenizer.batch_decode([list(tokens) for tokens in tree.responses], skip_special_tokens=True)
+def _judged(item: Item, found: Enumeration, tokenizer, verify) -> Exact:
+    tree = found.tree
+    ends, mass = np.flatnonzero(tree.ends), tree.reach[:, 0]
+    texts = tokenizer.batch_decode([tree.path(edge) for edge in ends], skip_special_tokens=True)
     verdicts = verify([(item, text) for text in texts])
-    mass = list(tree.responses.values())
+    opening = {int(tree.token[edge]): float(mass[edge]) for edge in np.flatnonzero(tree.parent < 0)}
     return Exact(
-        success=sum(p for p, verdict in zip(mass, verdicts, strict=True) if verdict.score == 1),
-        content=sum(p for p, verdict in zip(mass, verdicts, strict=True) if verdict.content == 1),
-        routes={route: float(tree.opening_V[tokenizer.convert_tokens_to_ids(route)]) for route in ROUTES},
-        residual=tree.residual,
+        success=sum(float(p) for p, verdict in zip(mass[ends], verdicts, strict=True) if verdict.score == 1),
+        content=sum(float(p) for p, verdict in zip(mass[ends], verdicts, strict=True) if verdict.content == 1),
+        routes={route: opening[tokenizer.convert_tokens_to_ids(route)] for route in ROUTES},
+        residual=float(found.residual[0]),
     )
 
 

@@ -66,6 +66,16 @@ class TestbedTask:
     def verify(self, pairs: Sequence[tuple[Item, str]]) -> list[Verdict]:
         return [_verdict(item.columns["trace"].split(), text.split()) for item, text in pairs]
 
+    def route(self, item: Item, text: str) -> str | None:
+        """The word that opens a response: the order in which the operations are applied."""
+        word = text.split(maxsplit=1)[0] if text.strip() else None
+        return word if word in ROUTES else None
+
+    def answer(self, item: Item, text: str) -> str | None:
+        """The trace, whatever the route word and the format."""
+        states = text.split()[1:4]
+        return " ".join(states) if len(states) == 3 else None
+
     def demonstrations(self, split: Split = "train", n: int | None = None) -> list[dict[str, str]]:
         """Right responses as rows {"prompt", "completion"}, in item order: what `load_demonstrations` reads."""
         return [{"prompt": item.prompt, "completion": item.reference} for item in self.items(split)[:n]]
