@@ -12,12 +12,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from offon.errors import ModelError
 from offon.maths.vocabulary import token_logp
@@ -27,7 +25,10 @@ from offon.models.check import switch, why_not_packed
 from offon.models.forward import run_flat, run_padded
 from offon.models.head import Head, Numbers, find_head
 from offon.models.layout import Layout
-from offon.models.loading import LoraSpec, add_lora, load_model, load_tokenizer, quiet, silence
+from offon.models.loading import LoraSpec, add_lora, has_adapter, load_model, load_tokenizer, quiet, silence
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 
 @dataclass(eq=False)
@@ -84,7 +85,7 @@ class Model:
         """
         if lora is not None:
             hf = add_lora(hf, lora)
-        core = hf.get_base_model() if isinstance(hf, PeftModel) else hf
+        core = hf.get_base_model() if has_adapter(hf) else hf
         silence(core)
         # In train mode layers are checkpointed; with everything random at 0 the modes compute the same.
         hf.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).train(checkpointing)
@@ -108,7 +109,7 @@ class Model:
     @property
     def core(self) -> nn.Module:
         """The transformers causal LM, inside PEFT's wrapping if there is one."""
-        return self.hf.get_base_model() if isinstance(self.hf, PeftModel) else self.hf
+        return self.hf.get_base_model() if has_adapter(self.hf) else self.hf
 
     @property
     def device(self) -> torch.device:
@@ -236,7 +237,7 @@ class Model:
 
     def adapter_off(self) -> AbstractContextManager:
         """Within it, the model computes without its adapter."""
-        if not isinstance(self.hf, PeftModel):
+        if not has_adapter(self.hf):
             raise ModelError("this model has no adapter to switch off", fix="lora: {r: 16}, or a frozen copy")
         return self.hf.disable_adapter()
 
