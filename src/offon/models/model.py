@@ -251,8 +251,8 @@ _INTEGERS = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.uint8}
 
 
 def _words(tensor: Tensor) -> Tensor:
-    """A tensor's bits as integers, [rows, words of a row]; a vector is one row. Words of 8 bytes are summed as they are,
-    shorter ones converted first, which takes ten times as long."""
+    """A tensor's bits as integers, [rows, words of a row]; a vector is one row. Words of 8 bytes are summed as they
+    are, shorter ones converted first, which takes ten times as long."""
     rows = tensor.reshape(-1, tensor.shape[-1]) if tensor.ndim > 1 else tensor.reshape(1, -1)
     rows = rows.contiguous() if rows.storage_offset() == 0 else rows.clone()
     row_bytes = rows.shape[1] * rows.element_size()
