@@ -41,6 +41,50 @@ def test_one_response_a_prompt_is_no_group():
     assert warnings(all_fail=0.9, all_success=0.1, group_size=1) == []
 
 
+@pytest.mark.parametrize(
+    ("losses", "words"),
+    [
+        ([7.5, *[80.0, 75.0, 90.0] * 5], "7.5 at the first step, 7.5 at its best, 80 over the last third of 16 steps"),
+        ([7.5, 3.0, 1.0, 0.2, 0.1, 0.1, 12.0, 9.0, 11.0], "7.5 at the first step, 0.1 at its best, 11 over"),
+    ],
+)
+def test_a_loss_that_ends_far_above_where_it_began_or_had_been_has_diverged(losses, words):
+    (sentence,) = explain(StageStatistics(steps=len(losses), losses=losses))
+    assert words in sentence and "smaller learning rate" in sentence
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        np.geomspace(7.5, 0.1, 30),  # learning
+        [7.5, 0.1, 0.1, 0.1, 0.1, 0.1, 2.0, 0.1, 2.0],  # a hard batch now and then
+        [0.0, 1e-6, 1e-4, 1e-3, 1e-2, 2e-2, 5e-2, 5e-2],  # begins at its minimum
+        [0.2, *np.random.Generator(np.random.Philox(0)).uniform(0.3, 3.0, 40)],  # batches of one row, an easy one first
+        [1e-8, -0.5, 3.0, -8.0, 6.0, 9.0, 12.0, 9.0],  # a policy gradient: its sign says that it has no level
+        [0.5, 50.0, 50.0],  # too short for thirds
+    ],
+)
+def test_a_loss_that_learns_or_is_noisy_or_has_no_level_is_no_divergence(losses):
+    assert explain(StageStatistics(steps=len(losses), losses=losses)) == []
+
+
+def test_a_gradient_norm_that_grows_by_orders_of_magnitude():
+    grown = [2.0, 3.0, 2.0, 9.0, 40.0, 90.0, 400.0, 900.0, 800.0]
+    (sentence,) = explain(StageStatistics(steps=9, gradient_norms=grown))
+    assert sentence.startswith("gradient norm grew from 2 to 800")
+    for norms in ([1e-6, 1e-6, 1e-6, 0.1, 0.5, 1.0, 5.0, 9.0, 9.0], [2.0, 3.0, 2.0, 9.0, 9.0, 9.0, 400.0, 9.0, 900.0]):
+        assert explain(StageStatistics(steps=9, gradient_norms=norms)) == []
+
+
+def test_a_reward_that_is_gone_is_said_before_what_follows_from_it():
+    """0.45 before the first update, 0 ever after: all groups fail and most steps are skipped because of it."""
+    gone = warnings(rewards=(0.45, *[0.0] * 39), all_fail=0.97, all_success=0.0, skipped_steps=38, success_change=None)
+    assert gone[0].startswith("reward collapsed: 0.450 at its best, 0.000 over the last third of 40 steps")
+    assert not any("trend" in sentence for sentence in gone)
+    for rewards in ((0.45, *[0.2] * 39), (0.04, *[0.0] * 39), (0.5, 0.6, 0.7, 0.1, 0.6, 0.7)):
+        assert not any("collapsed" in sentence for sentence in warnings(rewards=rewards))
+
+
 def test_rows_truncated_before_their_first_supervised_token():
     (all_rows,) = explain(StageStatistics(steps=10, rows=200, rows_unsupervised=200))
     assert all_rows.startswith("every row is truncated before its first supervised token")

@@ -72,13 +72,28 @@ def test_nothing_heavy_is_imported_before_a_command_runs(module):
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
-def test_a_recipe_that_is_wrong_before_its_methods_are_known_is_refused_without_torch(recipe):
-    recipe.write_text("modle: ./base\npipeline: {}\n")
+def test_a_check_imports_no_model_class_no_adapters_and_no_statistics():
+    """A check opens tokenizers and data: what models, adapters and measurements are computed with takes seconds."""
+    heavy = (
+        "peft",
+        "datasets",
+        "matplotlib",
+        "scipy.stats",
+        "transformers.modeling_utils",
+        "transformers.masking_utils",
+    )
+    code = f"import sys, offon.loops.check; print([m for m in {heavy} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_misspelt_keys_are_found_without_torch_those_of_a_method_too(recipe):
+    recipe.write_text("modle: ./base\npipeline:\n  rl: {method: grpo, task: gym:lcm, group_sise: 4, steps: 1}\n")
     code = (
         f"import sys; from offon.cli.main import main; print(main(['check', {str(recipe)!r}]), 'torch' in sys.modules)"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert ended.stdout.split() == ["2", "False"] and "did you mean model?" in ended.stderr
+    assert ended.stdout.split() == ["2", "False"]
+    assert "did you mean model?" in ended.stderr and "did you mean group_size?" in ended.stderr
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import time
 
 import datasets
 
@@ -10,6 +12,7 @@ from offon.loops.artefacts import content_hash, described, external, task_files
 from offon.loops.probe import probe_key
 from offon.models import loading
 from offon.recipe.fields import Probe
+from offon.runs import atomic
 from tests.support import ParityTask
 
 
@@ -50,3 +53,20 @@ def test_data_handed_over_in_python_counts_by_its_rows_and_a_task_by_its_name():
 def test_a_hub_id_reaches_the_loader_as_it_was_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert loading.locate(external("Qwen/Qwen3-0.6B").path) == "Qwen/Qwen3-0.6B"
+
+
+def test_a_settled_file_is_read_once_under_any_name_and_a_young_one_every_time(tmp_path, monkeypatch):
+    """What was written a moment ago could still change without its time of modification showing it."""
+    read, path = [], tmp_path / "model.safetensors"
+    once = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda *given: read.append(1) or once(*given))
+    edit(path, "weights")
+    first = atomic.known_sha256(path)
+    path = path.rename(tmp_path / "renamed.safetensors")
+    assert atomic.known_sha256(path) == first and len(read) == 1
+    edit(path, "heavier weights")
+    assert atomic.known_sha256(path) != first and len(read) == 2
+    assert atomic.sha256(path) == atomic.known_sha256(path) and len(read) == 3  # asked to read, it does
+    ahead = time.time_ns() + 10**9
+    os.utime(path, ns=(ahead, ahead))
+    assert atomic.known_sha256(path) == atomic.known_sha256(path) and len(read) == 5

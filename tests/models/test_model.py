@@ -1,6 +1,7 @@
 """Loading, saving, adapters and copies; every refusal says what to do."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -126,6 +127,31 @@ def test_the_fingerprint_sees_every_change_and_nothing_else(directory):
         weight[[0, 1]] = weight[[1, 0]]
         swapped = model.fingerprint()
     assert len({first, changed, swapped}) == 3
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (6, 3), (5,), (7,), (3, 2, 5), ()])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
+def test_the_fingerprint_sees_every_bit_of_tensors_of_any_shape(shape, dtype):
+    """Rows of an even and of an odd number of bytes, a view at an odd offset, a scalar; two entries exchanged in a row
+    leave its sum what it was, and change that of a column."""
+    n = math.prod(shape)
+    stored = torch.arange(1, n + 2).to(dtype)
+
+    def fingerprint(values):
+        module = torch.nn.Module()
+        module.register_buffer("held", values.reshape(shape))
+        return Model(module, None, None).fingerprint()
+
+    first = fingerprint(stored[1:])
+    assert fingerprint(stored[1:].clone()) == first
+    seen = {first}
+    for position in range(n):
+        changed = stored.clone()
+        changed[1 + position] += 100
+        seen.add(fingerprint(changed[1:]))
+    if n > 1:
+        seen.add(fingerprint(torch.cat([stored[2:3], stored[1:2], stored[3:]])))
+    assert len(seen) == 1 + n + (n > 1)
 
 
 def test_a_frozen_copy_stays_and_shares_what_is_not_trained(directory):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AttentionInterface
 
+from offon.models import attention
 from offon.models.attention import NAME, attention_function
 from offon.models.layout import Layout
 from offon.models.model import Model
@@ -70,6 +71,7 @@ DROPPED = {
 @pytest.fixture
 def dropping():
     """Register an attention function that forgets one argument, as a careless port would."""
+    attention.register()  # happens once: not over the careless one
 
     def register(lost):
         def careless(module, query, key, value, mask, **kwargs):

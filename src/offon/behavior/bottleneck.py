@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 from offon.behavior.counts import Counts
 from offon.behavior.intervals import jeffreys_above, jeffreys_quantile
@@ -154,7 +154,9 @@ def classify(rates: Mapping[str, np.ndarray], k: int, rule: Rule = Rule()) -> np
 @cache
 def lattice(dimensions: int) -> np.ndarray:
     """[DRAWS, dimensions] points spread evenly over the unit cube, always the same: scrambled Sobol'."""
-    return stats.qmc.Sobol(dimensions, rng=0).random(DRAWS)
+    from scipy.stats import qmc  # half a second to import: who only checks a recipe does not draw
+
+    return qmc.Sobol(dimensions, rng=0).random(DRAWS)
 
 
 def class_calls(probabilities_PC: np.ndarray, rule: Rule = Rule()) -> list[str]:
@@ -178,6 +180,8 @@ def entropy_drop(found: Posterior, rate: str, samples: int) -> np.ndarray:
     reweighs the draws by it. Content and strict outcomes come from the same rollouts: for the ratio of the two, samples
     are content successes.
     """
+    from scipy.stats import entropy
+
     p_DP, n = found.rates[rate], samples
     outcomes = np.arange(n + 1)[:, None, None]
     log_weight = special.xlogy(outcomes, p_DP) + special.xlog1py(n - outcomes, -p_DP)
@@ -186,8 +190,8 @@ def entropy_drop(found: Posterior, rate: str, samples: int) -> np.ndarray:
     one_hot_PDC = (found.classes.T[:, :, None] == np.arange(len(CLASSES))).astype(float)
     joint_OPC = (weight_ODP.transpose(2, 0, 1) @ one_hot_PDC).transpose(1, 0, 2) / len(p_DP)
     given_OPC = joint_OPC / np.maximum(predicted_OP, 1e-300)[:, :, None]
-    after_P = (predicted_OP * stats.entropy(given_OPC, axis=2)).sum(axis=0)
-    return np.nan_to_num(stats.entropy(found.probabilities, axis=1) - after_P)
+    after_P = (predicted_OP * entropy(given_OPC, axis=2)).sum(axis=0)
+    return np.nan_to_num(entropy(found.probabilities, axis=1) - after_P)
 
 
 def samples_to_call_unsupported(k: int, rule: Rule = Rule()) -> int:

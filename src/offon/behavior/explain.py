@@ -19,8 +19,9 @@ class StageStatistics:
     """What a stage counted while it ran; None or empty: does not apply, or was not counted.
 
     Shares are in [0, 1]. A group is all-fail or all-success when no member succeeds or all do: its members' advantages
-    are then zero. `rewards`: mean reward of each step's rollouts, in order. `rows`: supervised rows (demonstrations,
-    pairs); a row is `unsupervised` if truncation left it no supervised token.
+    are then zero. `rewards`: mean reward of each step's rollouts, in order. `losses` are read where they are never
+    negative: a policy gradient's has no level. `rows`: supervised rows (demonstrations, pairs); a row is `unsupervised`
+    if truncation left it no supervised token.
     """
 
     steps: int
@@ -36,6 +37,8 @@ class StageStatistics:
     clipped: float | None = None  # share of trained tokens whose ratio left the trust region
     sampler_gap_nats: float | None = None  # mean per token, behaviour to learner, before any update
     rewards: Sequence[float] = ()
+    losses: Sequence[float] = ()  # of each step
+    gradient_norms: Sequence[float] = ()  # of each step, before clipping
     success_before: Est | None = None  # probe, held-out prompts
     success_after: Est | None = None
     success_change: Est | None = None  # paired by prompt
@@ -52,12 +55,20 @@ class Alarm:
     clipped: float = 0.3
     sampler_gap_nats: float = 1e-3  # beyond rounding: no longer on-policy
     skipped_steps: float = 0.1
+    loss_times: float = 4.0  # what it was before the first update
+    relapse_times: float = 10.0  # the best level it ever had
+    loss_floor: float = 0.1  # a loss that starts at 0 (the teacher is the learner) is compared with this
+    gradient_times: float = 100.0
+    gradient_floor: float = 1.0  # the usual bound of clipping: below it a gradient is nothing to worry about
+    collapse: float = 0.9  # share of the reward that is gone
+    collapse_least: float = 0.1  # and how much of it, so that rare successes may come and go
     nothing_to_gain: float = 0.95  # success or reward from where standing still is no failure
 
 
 def explain(stage: StageStatistics, alarm: Alarm = Alarm()) -> list[str]:
     """Warnings of one stage, most fundamental first; empty if nothing is wrong enough."""
-    causes = (_supervision, _skipped, _unscored, _truncated, _groups, _sampler, _clipped, _outcome)
+    learning = (_diverged, _collapsed, _skipped)
+    causes = (_supervision, *learning, _unscored, _truncated, _groups, _sampler, _clipped, _outcome)
     return [sentence for cause in causes for sentence in cause(stage, alarm)]
 
 
@@ -90,6 +101,42 @@ def _supervision(stage: StageStatistics, alarm: Alarm):
         yield (
             f"{_share(stage.rows_unsupervised / stage.rows)} of {stage.rows} rows are truncated before their first "
             f"supervised token and teach nothing; raise max_length or shorten prompts"
+        )
+
+
+def _diverged(stage: StageStatistics, alarm: Alarm):
+    losses = np.asarray(stage.losses, float)
+    if len(losses) >= 6 and losses.min() >= 0:
+        *earlier, last = np.array_split(losses, 3)
+        first, level = losses[0], float(np.median(last))
+        best = min(first, *map(np.median, earlier))
+        relapsed = last.min() > first and level >= alarm.relapse_times * max(best, alarm.loss_floor)
+        if relapsed or last.min() >= alarm.loss_times * max(first, alarm.loss_floor):
+            yield (
+                f"loss diverged: {first:.3g} at the first step, {best:.3g} at its best, {level:.3g} over the last "
+                f"third of {len(losses)} steps; a smaller learning rate, or warmup_steps"
+            )
+    norms = np.asarray(stage.gradient_norms, float)
+    if len(norms) >= 6:
+        first, _, last = np.array_split(norms, 3)
+        begun = float(np.median(first))
+        if last.min() >= alarm.gradient_times * max(begun, alarm.gradient_floor):
+            yield (
+                f"gradient norm grew from {begun:.3g} to {np.median(last):.3g} from the first to the last third of "
+                f"{len(norms)} steps: training diverges; a smaller learning rate"
+            )
+
+
+def _collapsed(stage: StageStatistics, alarm: Alarm):
+    rewards = np.asarray(stage.rewards, float)
+    if len(rewards) < 6:
+        return
+    *earlier, last = np.array_split(rewards, 3)
+    best, left = max(rewards[0], *map(np.mean, earlier)), last.mean()
+    if best - left >= max(alarm.collapse * best, alarm.collapse_least):
+        yield (
+            f"reward collapsed: {best:.3f} at its best, {left:.3f} over the last third of {len(rewards)} steps; a "
+            f"smaller learning rate, unless help (hints, easy prompts) was taken away meanwhile"
         )
 
 
@@ -163,7 +210,8 @@ def _clipped(stage: StageStatistics, alarm: Alarm):
 
 def _outcome(stage: StageStatistics, alarm: Alarm):
     reward, success = trend(stage.rewards), stage.success_change
-    if reward is not None and reward.low <= 0 and np.mean(stage.rewards) < alarm.nothing_to_gain:
+    collapsed = any(_collapsed(stage, alarm))
+    if reward is not None and reward.low <= 0 and not collapsed and np.mean(stage.rewards) < alarm.nothing_to_gain:
         what = "fell" if reward.high < 0 else "shows no trend"
         yield f"reward {what} over {len(stage.rewards)} steps: {_change(reward)} from the first to the last third"
     if success is None:

@@ -6,12 +6,11 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from offon.errors import ConfigError
-from offon.runs.atomic import MANIFEST
+from offon.runs.atomic import MANIFEST, files_below, known_sha256
 from offon.tasks.api import parsed_spec
 
 TESTBED = "testbed:"
@@ -49,18 +48,10 @@ def external(source: str) -> Artefact:
 
 def content_hash(path: Path) -> str:
     """A hash over the names and bytes of a file, or of every file below a directory."""
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    return _hash_of_files(path, tuple((file, (s := file.stat()).st_size, s.st_mtime_ns) for file in files))
-
-
-@cache
-def _hash_of_files(path: Path, files: tuple[tuple[Path, int, int], ...]) -> str:
-    """Remembered while sizes and times of modification stay: a model of many gigabytes is read once per process."""
     total = hashlib.sha256()
-    for file, *_ in files:
+    for file in [path] if path.is_file() else files_below(path):
         total.update(str(file.relative_to(path.parent)).encode())
-        with open(file, "rb") as stream:
-            total.update(hashlib.file_digest(stream, "sha256").digest())
+        total.update(bytes.fromhex(known_sha256(file)))
     return total.hexdigest()[:16]
 
 

@@ -123,7 +123,11 @@ def warnings(node: NodeDirectory, record: Mapping[str, Any], tasks: Mapping[str,
     members = groups.get("members", 0)
     metrics = node.metrics()
     gap = provenance(counters["off_policy"])[0]["sampler_gap_nats"]
-    clipped = [line["ratio/clip_frac"] for line in metrics if line.get("ratio/clip_frac") is not None]
+
+    def of(name: str) -> list[float]:
+        return [line[name] for line in metrics if line.get(name) is not None]
+
+    clipped = of("ratio/clip_frac")
     rolled_out = judged > 0
     common = StageStatistics(
         steps=counters["step"],
@@ -136,7 +140,9 @@ def warnings(node: NodeDirectory, record: Mapping[str, Any], tasks: Mapping[str,
         truncated=groups.get("truncated", 0) / members if members else None,
         clipped=sum(clipped) / len(clipped) if clipped else None,
         sampler_gap_nats=gap,
-        rewards=[line["reward"] for line in metrics if line.get("reward") is not None],
+        rewards=of("reward"),
+        losses=of("loss/total"),
+        gradient_norms=of("grad_norm"),
     )
     sentences = list(behavior.explain(common))
     for name, entry in tasks.items():

@@ -5,9 +5,7 @@ Axes: M tokens.
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from offon.lazy import F, Tensor, torch
 
 
 def clipped_squared_error(value_M: Tensor, target_M: Tensor, old_M: Tensor, clip: float) -> Tensor:

@@ -8,8 +8,7 @@ Axes: P pairs, K ranked responses.
 
 from __future__ import annotations
 
-import torch.nn.functional as F
-from torch import Tensor
+from offon.lazy import F, Tensor
 
 
 def logistic(margin_P: Tensor, smoothing: float = 0.0) -> Tensor:

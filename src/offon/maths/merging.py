@@ -8,10 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-import torch
-from torch import Tensor
-
 from offon.errors import ModelError
+from offon.lazy import Tensor, torch
 
 Weights = Mapping[str, Tensor]
 NEARLY_PARALLEL = 0.9995  # |cos| beyond which the arc is as good as its chord and dividing by its sine is not safe

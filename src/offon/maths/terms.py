@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import math
 
-import torch
-from torch import Tensor
-
+from offon.lazy import Tensor, torch
 from offon.maths.vocabulary import log1mexp
 
 LOG_NEARLY_SURE = math.log1p(-1e-5)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 
-import torch
-from torch import Tensor
+from offon.lazy import Tensor, torch
 
 
 def token_logp(logits_MV: Tensor, target_M: Tensor) -> Tensor:

@@ -18,8 +18,7 @@ Axes: M tokens, B sequences, U units of any kind.
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from offon.lazy import Tensor, torch
 
 REDUCTIONS = ("per_token", "per_sequence", "per_sequence_sum", "constant", "per_prompt")
 

@@ -18,15 +18,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AttentionInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from offon.errors import ModelError
 
@@ -407,6 +405,8 @@ def build_mask(
     """The mask transformers asks for: a MaskSpec when a plan is active, the usual tensor otherwise."""
     plan = ACTIVE.get()
     if plan is None:
+        from transformers.masking_utils import sdpa_mask
+
         return sdpa_mask(mask_function=mask_function, attention_mask=attention_mask, local_size=local_size, **shape)
     if attention_mask is not None and not attention_mask.all():  # some models add a padding mask that hides nothing
         raise Unsupported("a padding mask together with a plan")
@@ -516,6 +516,8 @@ def _check_request(module, query, mask, sliding_window, dropout, is_causal, othe
 
 def _ordinary_attention(module, query, key, value, mask, *, scaling, dropout, softcap, sinks, is_causal, **others):
     if softcap is None and sinks is None:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
         options = dict(scaling=scaling, dropout=dropout, is_causal=is_causal)
         return sdpa_attention_forward(module, query, key, value, mask, **options, **others)
     if dropout or is_causal is False:
@@ -526,5 +528,12 @@ def _ordinary_attention(module, query, key, value, mask, *, scaling, dropout, so
     return plain_attention(query, key, value, mask, scale, softcap, sinks).transpose(1, 2).contiguous(), None
 
 
-AttentionInterface.register(NAME, attention_function)
-AttentionMaskInterface.register(NAME, build_mask)
+@cache
+def register() -> None:
+    """Make the mechanism known to transformers by its NAME. What it is registered with takes a second to import: who
+    only asks what a recipe would do never does."""
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface
+
+    AttentionInterface.register(NAME, attention_function)
+    AttentionMaskInterface.register(NAME, build_mask)

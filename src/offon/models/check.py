@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from offon.errors import OffonError
 from offon.maths.vocabulary import token_logp
-from offon.models.attention import NAME
+from offon.models.attention import NAME, register
 from offon.models.forward import hidden_of, run_flat
 from offon.models.head import Head, Numbers
 from offon.models.layout import Layout
@@ -55,6 +55,7 @@ def why_not_packed(core: nn.Module, head: Head | Numbers) -> str:
 
 def switch(core: nn.Module, implementation: str) -> str:
     """Set the attention implementation; "" or why it did not take effect (some models only log a warning)."""
+    register()
     try:
         core.set_attn_implementation(implementation)
     except (ValueError, ImportError) as error:

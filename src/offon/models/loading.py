@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import difflib
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import transformers
-from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    AutoTokenizer,
-    PreTrainedTokenizerBase,
-)
 
 from offon.errors import ModelError
 from offon.hub import look_for_the_hub
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +38,11 @@ class LoraSpec:
     seed: int = 0
 
 
-HEADS = {"score": AutoModelForSequenceClassification, "value": AutoModelForTokenClassification}
+HEADS = {
+    None: "AutoModelForCausalLM",
+    "score": "AutoModelForSequenceClassification",
+    "value": "AutoModelForTokenClassification",
+}  # transformers' names
 TASKS = {None: "CAUSAL_LM", "score": "SEQ_CLS", "value": "TOKEN_CLS"}  # PEFT's words
 
 
@@ -76,6 +76,8 @@ def load_model(
     saved_head = head_of(source)
     base = _load_core(_base_of_adapter(source, settings), dtype, saved_head)
     silence(base)
+    from peft import PeftModel
+
     model = PeftModel.from_pretrained(base, source, is_trainable=True)
     return (model if head in (None, saved_head) else _under_head(model.merge_and_unload(), head)), False
 
@@ -83,7 +85,7 @@ def load_model(
 def _under_head(model: nn.Module, head: str) -> nn.Module:
     """The body of a model under another head, which keeps the weights of the old one that it shares with it."""
     model.config.num_labels = 1
-    made = HEADS[head].from_config(model.config, dtype=model.dtype)
+    made = getattr(transformers, HEADS[head]).from_config(model.config, dtype=model.dtype)
     nn.init.zeros_(made.get_parameter(f"{number_layer(made)}.weight"))
     made.load_state_dict(model.state_dict(), strict=False)
     return made
@@ -114,6 +116,8 @@ def positions(path: str | Path) -> int | None:
 def add_lora(model: nn.Module, lora: LoraSpec, head: str | None = None) -> PeftModel:
     """The model with fresh adapters; everything else is frozen, but for a head of numbers, which is trained as it is.
     At the start it computes what the model computed."""
+    from peft import LoraConfig, get_peft_model
+
     targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
     whole = [number_layer(model)] if head else None
     config = LoraConfig(
@@ -139,7 +143,7 @@ def add_lora(model: nn.Module, lora: LoraSpec, head: str | None = None) -> PeftM
             ) from error
 
 
-def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(path: str | Path) -> transformers.PreTrainedTokenizerBase:
     """The tokenizer beside the weights; for an adapter without one, its base model's."""
     source = locate(path)
     if is_adapter(source) and not _has_tokenizer(source):
@@ -148,7 +152,7 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
         # Without any file transformers 5 hands out an empty tokenizer of the model's family.
         if Path(source).is_dir() and not _has_tokenizer(source):
             raise OSError("none of its files (tokenizer.json, ...) is there")
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        return transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
             "no usable tokenizer beside the weights",
@@ -196,6 +200,12 @@ def is_adapter(source: str | Path) -> bool:
     return (Path(source) / "adapter_config.json").is_file()
 
 
+def has_adapter(hf: nn.Module) -> bool:
+    """Whether PEFT has wrapped a model. It takes seconds to import, and wraps nothing before it is."""
+    peft = sys.modules.get("peft")
+    return peft is not None and isinstance(hf, peft.PeftModel)
+
+
 def _base_of_adapter(source: str, settings: dict) -> str:
     base = settings.get("base_model_name_or_path")
     try:
@@ -224,7 +234,7 @@ def _load_core(source: str, dtype: torch.dtype, head: str | None) -> nn.Module:
     options = dict(dtype=dtype, trust_remote_code=False, use_safetensors=True, output_loading_info=True)
     try:
         with quiet():
-            auto = HEADS[head] if head else AutoModelForCausalLM
+            auto = getattr(transformers, HEADS[head])
             model, report = auto.from_pretrained(source, config=config, **options)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(
@@ -281,7 +291,7 @@ def _load_config(source: str) -> transformers.PreTrainedConfig:
     if Path(source).is_dir():
         _check_directory(Path(source))
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
     except OSError as error:
         near = _suggestion(Path(source))
         raise ModelError(

@@ -9,9 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor
-
 from offon.errors import ConfigError
+from offon.lazy import Tensor
 from offon.maths import vocabulary
 from offon.parts.models import SELF, ModelRef, Need
 from offon.parts.schedules import Schedule

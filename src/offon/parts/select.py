@@ -14,10 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
-
 from offon.errors import ConfigError
+from offon.lazy import Tensor, torch
 from offon.types.batch import Batch
 from offon.types.trajectory import RIGHT, Source
 

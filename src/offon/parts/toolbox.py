@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
+from offon.lazy import Tensor
 from offon.parts.models import SELF, ModelRef, Need
 from offon.parts.stage import require
 from offon.types import Group

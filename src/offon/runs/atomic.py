@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -68,8 +69,27 @@ def read_json(path: Path, default: Any = None) -> Any:
 
 
 def sha256(path: Path) -> str:
+    """Of a file's content as the disk gives it back."""
+    before = path.stat()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if time.time_ns() - before.st_mtime_ns > SETTLED_NS:
+        _READ[_state(before)] = digest
+    return digest
+
+
+def known_sha256(path: Path) -> str:
+    """`sha256`, remembered while size and time of modification stay, under whatever name: a model of many gigabytes is
+    read once per process."""
+    return _READ.get(_state(path.stat())) or sha256(path)
+
+
+def _state(found: os.stat_result) -> tuple[int, ...]:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+SETTLED_NS = 50_000_000  # clocks of file systems tick every 10 ms or less: a younger file could change unseen
+_READ: dict[tuple[int, ...], str] = {}  # what was read in this process
 
 
 def files_below(directory: Path) -> list[Path]:
@@ -84,7 +104,7 @@ def write_manifest(directory: Path) -> None:
     (directory / MANIFEST).write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
 
 
-def problem(directory: Path) -> str:
+def problem(directory: Path, digest: Callable[[Path], str] = known_sha256) -> str:
     """Why a committed directory cannot be trusted, in a few words that name the file; "" if it verifies."""
     manifest = directory / MANIFEST
     if not manifest.is_file():
@@ -97,7 +117,7 @@ def problem(directory: Path) -> str:
                 return f"{name} is missing"
             if path.stat().st_size != entry["bytes"]:
                 return f"{name} has {path.stat().st_size} bytes, its manifest says {entry['bytes']}"
-            if sha256(path) != entry["sha256"]:
+            if digest(path) != entry["sha256"]:
                 return f"{name} differs from its manifest (SHA-256)"
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"{MANIFEST} is damaged"
@@ -140,7 +160,7 @@ def committed(target: Path, *, before: Callable[[Path], None] = lambda directory
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    if found := problem(target):
+    if found := problem(target, sha256):
         raise StorageError(f"{target.name} does not read back as written", where=str(target), why=found)
 
 

@@ -77,7 +77,8 @@ class Program:
     @property
     def ambiguous(self) -> bool:
         """A decoy route passes through the right trace."""
-        return any(self.trace(route) == self.trace() for route in ROUTES if route != RIGHT_ROUTE)
+        right = self.trace()
+        return any(self.trace(route) == right for route in ROUTES if route != RIGHT_ROUTE)
 
     @property
     def heldout(self) -> bool:

@@ -12,9 +12,8 @@ from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from offon.lazy import Tensor, torch
 from offon.types.trajectory import Group, Item, Source, Trajectory
 
 Unit = Literal["token", "sequence", "pair", "group"]  # what a term has one loss and one weight for
@@ -115,7 +114,7 @@ class Batch:
         """The same batch with every tensor on a device."""
 
         def moved(value: Tensor | Mapping[str, Tensor]):
-            return value.to(device) if isinstance(value, Tensor) else {k: v.to(device) for k, v in value.items()}
+            return value.to(device) if isinstance(value, torch.Tensor) else {k: v.to(device) for k, v in value.items()}
 
         names = ("sequence", "group", "pairs", "margins", "temperature", "columns", "weights")
         return dataclasses.replace(self, **{name: moved(getattr(self, name)) for name in names})

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
 
+from offon.lazy import torch
 from offon.maths import credit as maths
 from offon.maths.terms import kl_estimate
 from offon.parts.credit.base import TOKEN_REWARD, Credit, token_rewards

@@ -9,9 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import torch
-from torch import Tensor
-
+from offon.lazy import Tensor, torch
 from offon.maths import links
 from offon.maths.weights import equal_weights, weights_within
 from offon.parts.models import Need

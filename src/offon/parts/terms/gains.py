@@ -9,9 +9,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-from torch import Tensor
-
+from offon.lazy import Tensor, torch
 from offon.maths import terms as maths
 from offon.parts.models import SELF, SELF_START, ModelRef, Need
 from offon.parts.terms.protocol import Metrics, Reading

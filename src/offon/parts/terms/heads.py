@@ -9,9 +9,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
+from offon.lazy import Tensor, torch
 from offon.maths import heads as maths
 from offon.parts.models import SELF, Need
 from offon.parts.schedules import Schedule

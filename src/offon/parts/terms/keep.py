@@ -10,9 +10,7 @@ import zlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
+from offon.lazy import Tensor, torch
 from offon.maths import terms as maths
 from offon.parts.models import SELF, Need
 from offon.parts.terms.protocol import Reading

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from offon.errors import ModelError
+from offon.lazy import Tensor, torch
 from offon.parts.models import SELF, SELF_START, ModelRef, Need
 from offon.parts.schedules import Schedule
 

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from offon.errors import ConfigError
+from offon.lazy import Tensor, torch
 from offon.maths import terms as maths
 from offon.parts.models import Need
 from offon.parts.schedules import Schedule

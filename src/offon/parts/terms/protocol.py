@@ -12,9 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
-
+from offon.lazy import Tensor, torch
 from offon.maths.terms import sum_by_sequence
 from offon.maths.weights import token_weights
 from offon.parts.models import Need

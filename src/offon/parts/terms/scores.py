@@ -9,8 +9,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from torch import Tensor
-
+from offon.lazy import Tensor
 from offon.maths.terms import sum_by_sequence
 from offon.maths.vocabulary import log1mexp
 from offon.parts.models import SELF, SELF_START, ModelRef, Need

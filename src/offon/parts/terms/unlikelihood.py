@@ -8,9 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from offon.lazy import Tensor, torch
 from offon.maths.terms import unlikelihood
 from offon.parts.models import SELF, Need
 from offon.parts.schedules import Schedule
