@@ -186,7 +186,8 @@ class Handover:
 
     def answers(self, task: str, groups: Sequence[Group]) -> list[list[str]]:
         """[P][n] what each response answers: as the task reads it where it can, else all of its text."""
-        read = getattr(self.pipeline.task(self.pipeline.probe_specs[task]), "answer", lambda item, text: text.strip())
+        named = getattr(self.pipeline.task(self.pipeline.probe_specs[task]), "answer", None)
+        read = named or (lambda item, text: text.strip())
         return [[read(group.item, member.text) or "" for member in group.members] for group in groups]
 
     def comparable(self, pair: Pair, what: str) -> bool:
