@@ -108,6 +108,21 @@ def test_what_has_no_distributions_to_compare_is_null_with_the_reason(folder, tm
         assert found.drift() == {} and why in found.told()[0] and found.told()[0].startswith("drift: ")
 
 
+@pytest.mark.parametrize(
+    ("task", "answers"),
+    [
+        (SimpleNamespace(), ["w3 w4", "w5"]),
+        (SimpleNamespace(answer=None), ["w3 w4", "w5"]),
+        (SimpleNamespace(answer=lambda item, text: text.split()[1] if "w4" in text else None), ["w4", ""]),
+    ],
+)
+def test_an_answer_is_what_the_task_reads_or_all_of_the_text(task, answers):
+    here = SimpleNamespace(recipe=SimpleNamespace(probe=Probe(), seed=0), run=None, stop=lambda: False)
+    here.probe_specs, here.task = {"task": "spec"}, lambda spec: task
+    group = SimpleNamespace(item=None, members=[SimpleNamespace(text=" w3 w4"), SimpleNamespace(text="w5 ")])
+    assert handover.Handover(here, None, (None, None), ({}, {}), {}).answers("task", [group]) == [answers]
+
+
 def test_running_again_reads_and_samples_nothing(folder, run, monkeypatch):
     monkeypatch.setattr(measure, "run_probe", lambda *_, **__: pytest.fail("a probe was sampled again"))
     monkeypatch.setattr(fidelity, "distances", lambda *_: pytest.fail("responses were read again"))

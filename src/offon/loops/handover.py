@@ -62,7 +62,7 @@ def handed_on(
     if not result["tasks"]:
         return result
     stage = Handover(pipeline, node, models, probes, result["tasks"])
-    for task, est in stage.gain_retention(directory).items():
+    for task, est in stage.gain_retention().items():
         result["tasks"][task]["gain_retention"] = est
     return result | {
         "protected": stage.protected(),
@@ -136,7 +136,7 @@ class Handover:
         forgotten = selective_forgetting(before, after, is_kept, seed=self.seed)
         return found | {"selective_forgetting": forgotten._asdict()}
 
-    def gain_retention(self, directory: NodeDirectory) -> dict[str, dict[str, float] | None]:
+    def gain_retention(self) -> dict[str, dict[str, float] | None]:
         """By task; no stage, no gain: where the stage started from no other stage, or from one without certain gain."""
         previous = stage_of(self.pipeline, self.models[0])
         if previous is None:
@@ -186,7 +186,8 @@ class Handover:
 
     def answers(self, task: str, groups: Sequence[Group]) -> list[list[str]]:
         """[P][n] what each response answers: as the task reads it where it can, else all of its text."""
-        read = getattr(self.pipeline.task(self.pipeline.probe_specs[task]), "answer", lambda item, text: text.strip())
+        named = getattr(self.pipeline.task(self.pipeline.probe_specs[task]), "answer", None)
+        read = named or (lambda item, text: text.strip())
         return [[read(group.item, member.text) or "" for member in group.members] for group in groups]
 
     def comparable(self, pair: Pair, what: str) -> bool:
