@@ -2,7 +2,8 @@
 
     expansion   Pr(Exp >= half of Exp + max(Resh, 0)) >= .9, with a prompt certified to have come into reach
     reshaping   Pr(Resh > half of it) >= .9
-    no change   success did not change beyond its interval, and no prompt is certain to have come into reach or left it
+    no change   success did not change beyond its 98% interval, and no prompt is certain to have come into reach or left
+                it
     mixed       otherwise
 
 Probabilities are over prompts (bootstrap). A role is a measured tendency on these prompts at this budget, never a
@@ -21,6 +22,7 @@ from offon.behavior.intervals import Est, bootstrap_means, mean_over_prompts
 from offon.behavior.support import prompt_changes
 
 SURE = 0.9
+CHANGED = 0.98  # level at which success has to have changed: a label is a verdict, and most stages are asked several
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ def stage_role(before: Counts, after: Counts, k: int, *, replicates: int = 1000,
     terms = prompt_terms(before, after, k)["soft"]
     soft = np.column_stack([terms[name] for name in ("expansion", "reshaping", "attrition")])
     change = after.rate - before.rate
-    *estimates, total = mean_over_prompts(np.column_stack([soft, change]), replicates=replicates, seed=seed)
+    estimates, [total] = mean_over_prompts(soft), mean_over_prompts(change, level=CHANGED)
     expansion_B, reshaping_B, _ = bootstrap_means(soft, replicates=replicates, seed=seed).T
     carries = float((expansion_B >= (expansion_B + np.maximum(reshaping_B, 0)) / 2).mean())
     calls = prompt_changes(before, after, k)

@@ -74,10 +74,10 @@ def by_trajectory(models: Sequence[Model], probed: Sequence[Sequence[Group]], k:
     """D1 by trajectory at factor 1 / eps_k, how much of the new successes was new, and D4 where both succeed."""
     n = 1 / support_threshold(k)
     early, late = ([_relative(models, group) for group in groups] for groups in probed)
-    terms = decompose_trajectories(early, late, n=n, seed=seed)
+    terms = decompose_trajectories(early, late, n=n)
     found: dict[str, Any] = {"factor": n, "d1": {name: est._asdict() for name, est in terms.items()}}
     if any(scored.success.any() for scored in late):
-        found["new_successes"] = coverage_profile(late, n, seed=seed)._asdict()
+        found["new_successes"] = coverage_profile(late, n)._asdict()
     both = [(a.success.mean(), b) for a, b in zip(early, late, strict=True) if a.success.any() and b.success.any()]
     if both:
         parts = [bits(float(p0), scored) for p0, scored in both]
