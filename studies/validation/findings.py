@@ -19,18 +19,22 @@ class Finding:
     relation: str = "="
     bound: float = 0.0
     high: float | None = None  # with relation ">=": the upper end of a band
+    upto: float | None = None  # where value is the lowest of several: the highest
     of: str = ""
     told: bool = False  # for information: no threshold
+    cells: Sequence[dict] = ()  # what the row sums up, kept in the file beside it
 
     @property
     def met(self) -> bool:
-        return RELATIONS[self.relation](self.value, self.bound) and (self.high is None or self.value <= self.high)
+        highest = self.value if self.upto is None else self.upto
+        return RELATIONS[self.relation](self.value, self.bound) and (self.high is None or highest <= self.high)
 
     def row(self) -> str:
         wanted = f"in [{self.bound:g}, {self.high:g}]" if self.high is not None else f"{self.relation} {self.bound:g}"
+        measured = f"{self.value:.4g}" if self.upto is None else f"{self.value:.3f} to {self.upto:.3f}"
         if self.told:
-            return f"| {self.what} | {self.value:.4g} | | | {self.of} |"
-        return f"| {self.what} | {self.value:.4g} | {wanted} | {'met' if self.met else '**missed**'} | {self.of} |"
+            return f"| {self.what} | {measured} | | | {self.of} |"
+        return f"| {self.what} | {measured} | {wanted} | {'met' if self.met else '**missed**'} | {self.of} |"
 
 
 def table(findings: Sequence[Finding]) -> str:

@@ -40,10 +40,10 @@ def test_split_product_is_the_average_over_all_halvings():
             rest = [(2 - half[0]) / 2, (3 - half[1]) / 2]
             weights.append(float(half[1] > half[0]))
             products.append(weights[-1] * (rest[1] - rest[0]))
-    weight, product = split_product(
+    weight, first, second = split_product(
         Counts.of(2, 4), Counts.of(3, 4), lambda a, b: (b.successes > a.successes).astype(float)
     )
-    assert weight[0] == pytest.approx(np.mean(weights)) and product[0] == pytest.approx(np.mean(products))
+    assert weight[0] == pytest.approx(np.mean(weights)) and second[0] - first[0] == pytest.approx(np.mean(products))
 
 
 def test_attrition_of_identical_checkpoints_has_mean_0_where_the_naive_one_does_not():
@@ -72,6 +72,23 @@ def test_gain_retention():
         assert found.low - 0.03 <= truth <= found.high + 0.03
     with pytest.raises(DataError, match="certain gain"):
         gain_retention(sampled(start, 1), sampled(start, 2), sampled(start, 3))
+
+
+def test_gain_that_is_all_kept_is_told_as_kept():
+    """Choosing prompts by their gain and measuring what was kept from the same samples told .90 here."""
+    rng, kept = np.random.default_rng(0), []
+    for _ in range(40):
+        start = np.where(rng.random(256) < 0.4, 0.02, 0.4)
+        gained = np.where(start < 0.1, rng.choice([0.02, 0.12, 0.5], 256), start)
+        counts = (Counts.of(rng.binomial(32, rates), 32) for rates in (start, gained, gained))
+        kept.append(gain_retention(*counts).estimate)
+    assert abs(np.mean(kept) - 1) < 4 * np.std(kept) / np.sqrt(len(kept)) < 0.06
+
+
+def test_one_prompt_that_gained_bounds_nothing():
+    start, gained = np.full(40, 0.05), np.r_[0.85, np.full(39, 0.05)]
+    with pytest.raises(DataError, match="of 40 prompts have a certain gain"):
+        gain_retention(sampled(start, 1), sampled(gained, 2), sampled(gained, 3))
 
 
 def test_support_sets_hand_numbers():

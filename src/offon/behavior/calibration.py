@@ -20,7 +20,7 @@ from offon.behavior.retention import ratio
 BINS = 10
 
 
-def share_right(right_M, prompt_M: Sequence[str], *, seed: int = 0) -> Est:
+def share_right(right_M, prompt_M: Sequence[str]) -> Est:
     """The share of events that are right. Wilson's interval where each prompt has one event, or all events agree (then
     resampling prompts shows no spread); else a bootstrap over prompts."""
     right_M = np.asarray(right_M, float)
@@ -29,7 +29,7 @@ def share_right(right_M, prompt_M: Sequence[str], *, seed: int = 0) -> Est:
     if len(n_P) == n or c in (0, n):
         low, high = wilson(c, n)
         return Est(c / n, float(low), float(high))
-    return ratio(right_P, n_P, seed=seed)
+    return ratio(right_P, n_P)
 
 
 def calibration(
@@ -51,7 +51,7 @@ def calibration(
     gaps_PK = _by_prompt(gap_MK, prompt_M)[0]
     noise_K = np.sqrt(2 / np.pi * np.bincount(bin_M, forecast_M * (1 - forecast_M), minlength=BINS))
     width = (1 - lowest) / BINS
-    ece, brier = _ece(gaps_PK, n_P, seed), ratio(squares_P, n_P, seed=seed)
+    ece, brier = _ece(gaps_PK, n_P, seed), ratio(squares_P, n_P)
     if (total := float(outcome_M.sum())) in (0, len(outcome_M)):
         low, high = wilson(total, len(outcome_M))
         rate = float(low if total else high)
@@ -96,7 +96,7 @@ def pairs(margin_M, prompt_M: Sequence[str], *, seed: int = 0) -> dict[str, Any]
     margin_M = np.asarray(margin_M, float)
     right_M = margin_M > 0
     reliable = calibration(expit(np.abs(margin_M)), right_M, prompt_M, lowest=0.5, seed=seed)
-    return {"accuracy": share_right(right_M, prompt_M, seed=seed)._asdict(), **reliable}
+    return {"accuracy": share_right(right_M, prompt_M)._asdict(), **reliable}
 
 
 def steps(score_M, label_M, position_M, prompt_M: Sequence[str], *, seed: int = 0) -> dict[str, Any]:
@@ -110,11 +110,11 @@ def steps(score_M, label_M, position_M, prompt_M: Sequence[str], *, seed: int = 
     prompts = np.asarray(prompt_M)
     by_position = [
         {"step": int(step) + 1, "n": int((at := position_M == step).sum())}
-        | {"accuracy": share_right(right_M[at], prompts[at].tolist(), seed=seed)._asdict()}
+        | {"accuracy": share_right(right_M[at], prompts[at].tolist())._asdict()}
         for step in np.unique(position_M)
     ]
     return {
-        "accuracy": share_right(right_M, prompt_M, seed=seed)._asdict(),
+        "accuracy": share_right(right_M, prompt_M)._asdict(),
         "majority": float(max(good_M.mean(), 1 - good_M.mean())),
         "by_position": by_position,
         **calibration(expit(score_M), label_M, prompt_M, seed=seed),
@@ -125,8 +125,6 @@ def first_errors(
     scores: Sequence[Sequence[float]],
     labels: Sequence[Sequence[float | None]],
     prompts: Sequence[str],
-    *,
-    seed: int = 0,
 ) -> dict[str, Any]:
     """Is the first wrong step found? One row of scores and of labels per solution.
 
@@ -145,7 +143,7 @@ def first_errors(
         for name, clean in (("found", False), ("clean", True))
     }
     rates = {
-        name: share_right([hit for hit, _ in side], [prompt for _, prompt in side], seed=seed) if side else None
+        name: share_right([hit for hit, _ in side], [prompt for _, prompt in side]) if side else None
         for name, side in sides.items()
     }
     both = None not in rates.values()

@@ -21,7 +21,7 @@ import numpy as np
 
 from offon.behavior.counts import Counts
 from offon.behavior.decompose import prompt_terms
-from offon.behavior.intervals import Est, mean_over_prompts, signed_mean
+from offon.behavior.intervals import Est, mean_over_prompts
 from offon.behavior.support import IN, prompt_changes, support_calls
 from offon.errors import DataError
 
@@ -60,7 +60,7 @@ class ClassCounts:
         return np.bincount(self.prompt, weights=values_C, minlength=self.prompts)
 
 
-def decompose_classes(counts: ClassCounts, *, k: int, seed: int = 0) -> dict[str, dict[str, Est] | Est]:
+def decompose_classes(counts: ClassCounts, *, k: int) -> dict[str, dict[str, Est] | Est]:
     """D1 by class: {"certified": terms, "soft": terms, "total"}, signs and weightings as in `decompose`."""
     parts = tuple(
         right / np.maximum(side.successes, 1)
@@ -69,9 +69,9 @@ def decompose_classes(counts: ClassCounts, *, k: int, seed: int = 0) -> dict[str
     found = {}
     for weighting, terms in prompt_terms(counts.before, counts.after, k, parts=parts).items():
         rows = np.stack([counts.per_prompt(term) for term in terms.values()], axis=1)
-        found[weighting] = dict(zip(terms, signed_mean(rows), strict=True))
+        found[weighting] = dict(zip(terms, mean_over_prompts(rows), strict=True))
     rates = [counts.per_prompt(r / s.scored) for r, s in zip(counts.right, (counts.before, counts.after), strict=True)]
-    return found | {"total": mean_over_prompts(rates[1] - rates[0], seed=seed)[0]}
+    return found | {"total": mean_over_prompts(rates[1] - rates[0])[0]}
 
 
 def class_calls(counts: ClassCounts, k: int) -> dict[str, int]:
@@ -80,7 +80,7 @@ def class_calls(counts: ClassCounts, k: int) -> dict[str, int]:
     return {change: calls.count(change) for change in ("gained", "lost", "kept")}
 
 
-def distinct(counts: ClassCounts, *, seed: int = 0) -> dict[str, dict[str, Est]]:
+def distinct(counts: ClassCounts) -> dict[str, dict[str, Est]]:
     """Classes per prompt before and after: those seen, a certain lower bound, and Chao's estimate of those unseen,
 
         f1 (f1 - 1) / (2 (f2 + 1)),   f1, f2 the classes seen once and twice
@@ -94,13 +94,11 @@ def distinct(counts: ClassCounts, *, seed: int = 0) -> dict[str, dict[str, Est]]
             for chosen in (side.successes > 0, side.successes == 1, side.successes == 2)
         )
         rows = np.stack([seen, once * (once - 1) / (2 * (twice + 1))], axis=1)
-        found[when] = dict(zip(("seen", "unseen_heuristic"), mean_over_prompts(rows, seed=seed), strict=True))
+        found[when] = dict(zip(("seen", "unseen_heuristic"), mean_over_prompts(rows), strict=True))
     return found
 
 
-def surface_novelty(
-    counts: ClassCounts, after: Sequence[Classified], new: Sequence[Sequence[bool]], k: int, *, seed: int = 0
-) -> Est:
+def surface_novelty(counts: ClassCounts, after: Sequence[Classified], new: Sequence[Sequence[bool]], k: int) -> Est:
     """Success by responses that are new as trajectories, in classes that were within reach before: a new style of what
     was there. new: of each response after, whether it is N-new. Classes are called from the samples before alone."""
     within = support_calls(counts.before, k) == IN
@@ -109,17 +107,17 @@ def surface_novelty(
     for prompt, (row, flags) in enumerate(zip(after, new, strict=True)):
         surface = [right and (prompt, name) in known for name, right in row]
         shares.append(np.mean(np.array(surface) & np.array(flags)))
-    return mean_over_prompts(np.array(shares), seed=seed)[0]
+    return mean_over_prompts(np.array(shares))[0]
 
 
-def largest_changes(counts: ClassCounts, labels: Sequence[str], *, most: int = 8, seed: int = 0) -> list[dict]:
+def largest_changes(counts: ClassCounts, labels: Sequence[str], *, most: int = 8) -> list[dict]:
     """The labels whose mass moved most, averaged over all prompts. labels: one for each pair, what it is told as."""
     found = []
     masses = [side.successes / side.scored for side in (counts.before, counts.after)]
     for label in sorted(set(labels)):
         chosen = np.array([one == label for one in labels])
         before, after = (counts.per_prompt(np.where(chosen, mass, 0.0)) for mass in masses)
-        change = mean_over_prompts(after - before, seed=seed)[0]
+        change = mean_over_prompts(after - before)[0]
         found.append({
             "class": label, "prompts": len(set(counts.prompt[chosen].tolist())), "before": float(before.mean()),
             "after": float(after.mean()), "change": change._asdict(),

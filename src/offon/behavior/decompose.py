@@ -12,7 +12,7 @@ import numpy as np
 from scipy import special
 
 from offon.behavior.counts import Counts
-from offon.behavior.intervals import Est, mean_over_prompts, newcombe, signed_mean
+from offon.behavior.intervals import Est, mean_over_prompts, newcombe
 from offon.behavior.support import (
     ALPHA,
     IN,
@@ -59,9 +59,7 @@ class Decomposition:
         return asdict(self) | plain | {"n_half": list(self.n_half), "total": self.total._asdict()}
 
 
-def decompose(
-    before: Counts, after: Counts, *, k: int, zeta: float = ZETA, alpha: float = ALPHA, seed: int = 0
-) -> Decomposition:
+def decompose(before: Counts, after: Counts, *, k: int, zeta: float = ZETA, alpha: float = ALPHA) -> Decomposition:
     """Split the change of mean success over prompts into what support at budget k did.
 
     Each prompt lies in a cell by its success probability before and after, against eps_k:
@@ -81,8 +79,8 @@ def decompose(
     result is a function of the counts alone.
 
     The null mean is exactly 0 when a half holds the same share of the samples before and after (equal n, or even n);
-    otherwise off by less than 1 / n. Intervals: 95% over prompts; `signed_mean` for the terms, which few prompts carry.
-    Coverage: docs/validation.md. A term of width 0 had no prompt in its cell.
+    otherwise off by less than 1 / n. Intervals: 95% over prompts; coverage: docs/validation.md. A term of width 0 had
+    no prompt in its cell.
     Reference: arXiv:2604.07941, secs 2.3 and 3 (expansion, reshaping, attrition), here at prompt level.
     """
     for name, counts in (("before", before), ("after", after)):
@@ -98,12 +96,12 @@ def decompose(
     named = prompt_terms(before, after, k, zeta=zeta, alpha=alpha)
     change_P = after.rate - before.rate
 
-    total = mean_over_prompts(change_P, seed=seed)[0]
+    total = mean_over_prompts(change_P)[0]
     if np.ptp(change_P) == 0:  # no spread to resample: as sure as the pooled samples make us
         sums = (before.successes.sum(), before.scored.sum(), after.successes.sum(), after.scored.sum())
         total = Est(total.estimate, *newcombe(*sums))
     weightings = {
-        name: dict(zip(terms, signed_mean(np.stack([*terms.values()], axis=1)), strict=True))
+        name: dict(zip(terms, mean_over_prompts(np.stack([*terms.values()], axis=1)), strict=True))
         for name, terms in named.items()
     }
 

@@ -149,7 +149,7 @@ def diagnose(
         summary.append(
             {"family": family, "n": len(rows)}
             | tally([calls[index] for index in rows])
-            | {"prevalence": _prevalence(probabilities_PC[rows], seed)}
+            | {"prevalence": _prevalence(probabilities_PC[rows])}
         )
     return {
         "model": model,
@@ -157,7 +157,7 @@ def diagnose(
         "k": k,
         "n_samples": int(np.median(measured.strict.scored)),
         "summary": summary,
-        "prevalence": _prevalence(probabilities_PC, seed),
+        "prevalence": _prevalence(probabilities_PC),
         "prompts": [
             {
                 "id": prompt["id"],
@@ -170,7 +170,7 @@ def diagnose(
             for index, prompt in enumerate(prompts)
         ],
         "sentence": sentence(calls, k),
-        "suggestions": suggestions(calls, measured.strict, k, group_size=group_size, seed=seed),
+        "suggestions": suggestions(calls, measured.strict, k, group_size=group_size),
         "notes": [*_notes(measured, calls, k, rule), *notes],
     }
 
@@ -193,14 +193,14 @@ def sentence(calls: Sequence[str], k: int) -> str:
     return "; ".join(clauses)
 
 
-def suggestions(calls: Sequence[str], strict: Counts, k: int, *, group_size: int = 8, seed: int = 0) -> list[dict]:
+def suggestions(calls: Sequence[str], strict: Counts, k: int, *, group_size: int = 8) -> list[dict]:
     """[{"call", "prompts", "methods", "reason", "signature", "avoid"}], for the calls that occur, largest first."""
     found = []
     for call, number in sorted(tally(calls).items(), key=lambda pair: -pair[1]):
         remedy = REMEDIES[call]
         if number:
             reason = remedy.reason.format(k=k)
-            reason += _useful_groups(calls, strict, group_size, seed) if call == "ranking" else ""
+            reason += _useful_groups(calls, strict, group_size) if call == "ranking" else ""
             found.append(
                 {"call": call, "prompts": number, "methods": list(remedy.methods), "reason": reason}
                 | {"signature": remedy.signature, "avoid": remedy.avoid}
@@ -212,11 +212,11 @@ def tally(calls: Sequence[str]) -> dict[str, int]:
     return {name: sum(call == name for call in calls) for name in CALLS}
 
 
-def _useful_groups(calls, strict: Counts, group_size: int, seed: int) -> str:
+def _useful_groups(calls, strict: Counts, group_size: int) -> str:
     chosen = (np.array(calls) == "ranking") & (strict.scored >= group_size)
     if not chosen.any():
         return ""
-    mixed = mean_over_prompts(mixed_group_probability(strict.at(chosen), group_size), seed=seed)[0]
+    mixed = mean_over_prompts(mixed_group_probability(strict.at(chosen), group_size))[0]
     return (
         f"; {mixed.estimate:.0%} of their groups of {group_size} would hold both a success and a failure "
         f"[{mixed.low:.0%}, {mixed.high:.0%}]"
@@ -257,9 +257,9 @@ def _counts(measured: Measured, index: int) -> dict:
     return found | {name: value for name, value in others.items() if value}
 
 
-def _prevalence(probabilities_PC: np.ndarray, seed: int) -> dict[str, dict]:
+def _prevalence(probabilities_PC: np.ndarray) -> dict[str, dict]:
     """Mean class probability over prompts, undecided prompts included, with its interval."""
-    shares = mean_over_prompts(probabilities_PC, seed=seed)
+    shares = mean_over_prompts(probabilities_PC)
     return {name: share._asdict() for name, share in zip(CLASSES, shares, strict=True)}
 
 

@@ -62,7 +62,7 @@ def judge(limit: Limit, value: Est | None, *, vacuous: bool = False) -> dict[str
     }  # fmt: skip
 
 
-def policy_metrics(entry: Mapping[str, Any], k: int, *, seed: int = 0) -> dict[str, Est | None]:
+def policy_metrics(entry: Mapping[str, Any], k: int) -> dict[str, Est | None]:
     """Every metric of a policy on one task, from its `task_handoff` entry.
 
     success, change       success after, and after - before
@@ -79,7 +79,7 @@ def policy_metrics(entry: Mapping[str, Any], k: int, *, seed: int = 0) -> dict[s
     lost = _lost(entry)
     later = entry["trainability"].get("after", {})
     enough = all((counts.scored >= k).all() for counts in (before, after))
-    reach = mean_pass_at_k(after, k, seed=seed) if enough else None
+    reach = mean_pass_at_k(after, k) if enough else None
     return {
         "success": _est(entry["after"]["success"]),
         "change": _est(entry["d1"]["total"]),
@@ -90,7 +90,7 @@ def policy_metrics(entry: Mapping[str, Any], k: int, *, seed: int = 0) -> dict[s
         "reshaping": _est(entry["d1"]["certified"]["reshaping"]),
         "ers": reach,
         "mixed_groups": _est(later.get("mixed_groups")),
-        "ers_drop": _ers_drop(before, after, k, seed) if enough else None,
+        "ers_drop": _ers_drop(before, after, k) if enough else None,
     }
 
 
@@ -110,13 +110,13 @@ def _lost(entry: Mapping[str, Any]) -> Est | None:
     return Est(1 - kept.estimate, low, high)
 
 
-def _ers_drop(before: Counts, after: Counts, k: int, seed: int) -> Est:
+def _ers_drop(before: Counts, after: Counts, k: int) -> Est:
     """Paired by prompt; where no prompt differs, the two sides' own intervals say how well that is known (as in
     `newcombe`)."""
-    drop = paired_change(pass_at_k(after, k), pass_at_k(before, k), seed=seed)
+    drop = paired_change(pass_at_k(after, k), pass_at_k(before, k))
     if drop.high - drop.low >= NO_WIDTH:
         return drop
-    was, now = (mean_pass_at_k(counts, k, seed=seed) for counts in (before, after))
+    was, now = (mean_pass_at_k(counts, k) for counts in (before, after))
     less = np.hypot(was.estimate - was.low, now.high - now.estimate)
     more = np.hypot(was.high - was.estimate, now.estimate - now.low)
     return Est(drop.estimate, float(drop.estimate - less), float(drop.estimate + more))

@@ -94,24 +94,24 @@ def _measure(
     helped = scaffolded and (scaffolded[0].at(chosen), scaffolded[1].at(chosen))
     chosen_calls = [call for call, keep in zip(calls, chosen, strict=True) if keep]
     return {
-        "before": _performance(before, k, seed),
-        "after": _performance(after, k, seed),
+        "before": _performance(before, k),
+        "after": _performance(after, k),
         "calls": {change: chosen_calls.count(change) for change in CHANGES},
-        "d1": decompose(before, after, k=k, seed=seed).as_dict(),
+        "d1": decompose(before, after, k=k).as_dict(),
         "role": stage_role(before, after, k, scaffolded=helped, seed=seed).as_dict(),
-        "retention": retention(before, after, seed=seed)._asdict() if before.successes.any() else None,
+        "retention": retention(before, after)._asdict() if before.successes.any() else None,
         "trainability": {
-            when: {name: est._asdict() for name, est in trainability(counts, k, GROUP_SIZE, seed=seed).items()}
+            when: {name: est._asdict() for name, est in trainability(counts, k, GROUP_SIZE).items()}
             for when, counts in (("before", before), ("after", after))
             if (counts.scored >= max(k, GROUP_SIZE)).all()
         },
     }
 
 
-def _performance(counts: Counts, k: int, seed: int) -> dict:
+def _performance(counts: Counts, k: int) -> dict:
     return {
-        "success": mean_pass_at_k(counts, 1, seed=seed)._asdict(),
-        "pass_at_k": curve(counts, declared=(k,), seed=seed),
+        "success": mean_pass_at_k(counts, 1)._asdict(),
+        "pass_at_k": curve(counts, declared=(k,)),
     }
 
 

@@ -1,8 +1,8 @@
 """Intervals for rates and for means over prompts.
 
 One prompt, c successes of n independent samples: Wilson (to describe), Clopper-Pearson (to certify: never less
-than its stated level), Jeffreys posterior (to weigh). A mean over prompts: bootstrap over prompts, because prompts
-differ from each other more than samples of one prompt do.
+than its stated level), Jeffreys posterior (to weigh). A mean or a ratio of means over prompts: random weights on
+prompts, because prompts differ from each other more than samples of one prompt do.
 
 Axes: P prompts, Q quantities measured on each prompt, B bootstrap replicates.
 """
@@ -15,6 +15,7 @@ import numpy as np
 from scipy import special
 
 from offon.behavior.counts import checked
+from offon.behavior.weighted import mean_bounds, ratio_bounds
 from offon.errors import DataError
 
 # Below this many prompts the ordinary bootstrap often resamples only a handful of distinct prompts; Dirichlet
@@ -111,77 +112,34 @@ def bootstrap_means(rows_PQ: np.ndarray, *, replicates: int = 1000, seed: int = 
     return weights_BP @ rows_PQ
 
 
-def mean_over_prompts(rows_PQ, *, level: float = 0.95, replicates: int = 1000, seed: int = 0) -> list[Est]:
-    """Mean of each column with its percentile interval over prompts (`bootstrap_means`), stretched about the mean
-    (`stretch`). Coverage: docs/validation.md. Where every prompt shows the same value the interval has no width:
-    resampling cannot see what no prompt showed.
+def mean_over_prompts(rows_PQ, *, level: float = 0.95) -> list[Est]:
+    """Mean of each column with its interval over prompts (`mean_bounds`): rates, changes of either sign, and terms that
+    few prompts carry alike. Shares stay shares. Where every prompt shows the same value the interval has no width:
+    nothing that was seen tells how far others may lie.
     """
     rows_PQ = _ordered(rows_PQ)
-    tails = [(1 - level) / 2, (1 + level) / 2]
-    low_Q, high_Q = np.quantile(bootstrap_means(rows_PQ, replicates=replicates, seed=seed), tails, axis=0)
-    mean_Q, stretch_Q = rows_PQ.mean(axis=0), stretch(rows_PQ, level)
-    low_Q, high_Q = mean_Q + stretch_Q * (low_Q - mean_Q), mean_Q + stretch_Q * (high_Q - mean_Q)
-    inside = (rows_PQ >= 0).all(axis=0) & (rows_PQ <= 1).all(axis=0)  # a share stays one
-    low_Q, high_Q = np.where(inside, np.maximum(low_Q, 0), low_Q), np.where(inside, np.minimum(high_Q, 1), high_Q)
-    # the minimum and maximum undo rounding: a mean of equal values may leave its own interval by 1e-17
-    return [
-        Est(float(mean), float(min(low, mean)), float(max(high, mean)))
-        for mean, low, high in zip(rows_PQ.mean(axis=0), low_Q, high_Q, strict=True)
-    ]
+    low_Q, high_Q = mean_bounds(rows_PQ, level=level)
+    shares_Q = (rows_PQ >= 0).all(axis=0) & (rows_PQ <= 1).all(axis=0)
+    low_Q, high_Q = np.where(shares_Q, np.maximum(low_Q, 0), low_Q), np.where(shares_Q, np.minimum(high_Q, 1), high_Q)
+    return [Est(*map(float, found)) for found in zip(rows_PQ.mean(axis=0), low_Q, high_Q, strict=True)]
 
 
-def signed_mean(rows_PQ, *, level: float = 0.95) -> list[Est]:
-    """Mean of each column, for values of either sign that few prompts carry:
-
-        mean -+ t * sqrt(var / P + (largest deviation / P)^2),   t at `degrees_of_freedom`
-
-    Of such values the bootstrap's percentiles lean to the side where the sample's few large ones happen to lie, and
-    miss (.78 to .93 covered at 64 to 200 prompts; docs/validation.md has this interval's). The second part allows for
-    one more prompt as far out as the farthest, which is what samples without it lack.
-    """
-    rows_PQ = _ordered(rows_PQ)
-    n_prompts = len(rows_PQ)
-    farthest_Q = np.abs(rows_PQ - rows_PQ.mean(axis=0)).max(axis=0) / n_prompts
-    error_Q = np.hypot(rows_PQ.std(axis=0, ddof=min(1, n_prompts - 1)) / np.sqrt(n_prompts), farthest_Q)
-    half_Q = _t_quantile(rows_PQ, level) * error_Q
-    return [Est(*map(float, (m, m - half, m + half))) for m, half in zip(rows_PQ.mean(axis=0), half_Q, strict=True)]
+def ratio(top_P, bottom_P, *, level: float = 0.95) -> Est:
+    """Sum of tops over sum of bottoms, paired by prompt (`ratio_bounds`); NaN where nothing is below."""
+    rows_PQ = _ordered(np.column_stack([np.asarray(top_P, float), np.asarray(bottom_P, float)]))
+    top_PQ, bottom_PQ = rows_PQ[:, :1], rows_PQ[:, 1:]
+    if bottom_PQ.sum() == 0:
+        return Est(*[float("nan")] * 3)
+    [low], [high] = ratio_bounds(top_PQ, bottom_PQ, level=level)
+    return Est(float(top_PQ.sum() / bottom_PQ.sum()), float(low), float(high))
 
 
-def degrees_of_freedom(rows_PQ: np.ndarray) -> np.ndarray:
-    """[Q] how many independent squares the spread of a column is worth: P - 1 for a normal one, few where few prompts
-    carry it, from the variance of a sample variance,
-
-        df = 2 / (kurtosis / P - (P - 3) / (P (P - 1))),   1 <= df <= P - 1
-
-    Satterthwaite 1946, doi:10.2307/3002019, with the fourth moment in place of the normal's.
-    """
-    n_prompts = len(rows_PQ)
-    if n_prompts < 3:
-        return np.ones(rows_PQ.shape[1])
-    square = (rows_PQ - rows_PQ.mean(axis=0)) ** 2
-    with np.errstate(divide="ignore", invalid="ignore"):
-        kurtosis = (square**2).mean(axis=0) / square.mean(axis=0) ** 2
-        found = 2 / (kurtosis / n_prompts - (n_prompts - 3) / (n_prompts * (n_prompts - 1)))
-    return np.clip(np.nan_to_num(np.where(found > 0, found, np.inf), nan=n_prompts - 1), 1, n_prompts - 1)
-
-
-def stretch(rows_PQ: np.ndarray, level: float = 0.95) -> np.ndarray:
-    """[Q] t / z * sqrt(P / (P - 1)): how much wider a percentile interval must be, since the bootstrap takes the spread
-    it saw for the spread there is. t is the quantile at `degrees_of_freedom`."""
-    n_prompts = len(rows_PQ)
-    return _t_quantile(rows_PQ, level) / special.ndtri((1 + level) / 2) * np.sqrt(n_prompts / max(n_prompts - 1, 1))
-
-
-def _t_quantile(rows_PQ: np.ndarray, level: float) -> np.ndarray:
-    return special.stdtrit(degrees_of_freedom(rows_PQ), (1 + level) / 2)
-
-
-def paired_change(before_P, after_P, *, level: float = 0.95, replicates: int = 1000, seed: int = 0) -> Est:
-    """Mean of after - before over the same prompts, prompts resampled as pairs."""
+def paired_change(before_P, after_P, *, level: float = 0.95) -> Est:
+    """Mean of after - before over the same prompts, prompts kept as pairs."""
     before_P, after_P = np.asarray(before_P, float), np.asarray(after_P, float)
     if before_P.shape != after_P.shape:
         raise DataError(f"{len(before_P)} prompts before, {len(after_P)} after", why="a paired change needs the same")
-    return mean_over_prompts(after_P - before_P, level=level, replicates=replicates, seed=seed)[0]
+    return mean_over_prompts(after_P - before_P, level=level)[0]
 
 
 def _ordered(rows_PQ) -> np.ndarray:

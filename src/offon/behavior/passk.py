@@ -39,8 +39,8 @@ def mixed_group_probability(counts: Counts, group_size: int) -> np.ndarray:
     return pass_at_k(counts, group_size) + pass_at_k(failures, group_size) - 1
 
 
-def mean_pass_at_k(counts: Counts, k: int, *, seed: int = 0) -> Est:
-    """Mean pass@k over prompts with at least k scored samples, interval by bootstrap over prompts. k = 1: success.
+def mean_pass_at_k(counts: Counts, k: int) -> Est:
+    """Mean pass@k over prompts with at least k scored samples, interval over prompts. k = 1: success.
 
     If all prompts show the same rate (0 of 128 everywhere), resampling them shows no spread although the rate is
     known only as well as all samples together tell: the interval is then Wilson's on the pooled counts, taken
@@ -51,7 +51,7 @@ def mean_pass_at_k(counts: Counts, k: int, *, seed: int = 0) -> Est:
         raise DataError(f"no prompt has {k} scored samples", why=f"pass@{k} needs at least {k}")
     values_P = pass_at_k(counts, k)
     if np.ptp(counts.rate) > 0:
-        return mean_over_prompts(values_P, seed=seed)[0]
+        return mean_over_prompts(values_P)[0]
     mean = float(values_P.mean())
     low, high = (1 - (1 - float(bound)) ** k for bound in wilson(counts.successes.sum(), counts.scored.sum()))
     return Est(mean, min(low, mean), max(high, mean))
@@ -67,9 +67,9 @@ def budgets(counts: Counts, declared: Iterable[int] = ()) -> list[int]:
     return sorted(k for k in powers | set(declared) if 1 <= k <= largest)
 
 
-def curve(counts: Counts, *, declared: Iterable[int] = (), seed: int = 0) -> list[dict]:
+def curve(counts: Counts, *, declared: Iterable[int] = ()) -> list[dict]:
     """[{"k", "prompts", "estimate", "low", "high"}, ...] over `budgets`; `prompts` had k scored samples or more."""
     return [
-        {"k": k, "prompts": int((counts.scored >= k).sum()), **mean_pass_at_k(counts, k, seed=seed)._asdict()}
+        {"k": k, "prompts": int((counts.scored >= k).sum()), **mean_pass_at_k(counts, k)._asdict()}
         for k in budgets(counts, declared)
     ]

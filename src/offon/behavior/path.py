@@ -25,13 +25,13 @@ from offon.errors import DataError
 SOLVED, SOLVED_AT = "solved", 0.8
 
 
-def path_table(checkpoints: Mapping[str, Counts], *, k: int, seed: int = 0) -> list[dict]:
+def path_table(checkpoints: Mapping[str, Counts], *, k: int) -> list[dict]:
     """One row per stage: name and D1 of its step along the path, whose totals sum to the whole change.
 
     checkpoints: the start and every stage's result, in order, measured on the same prompts.
     """
     names = list(checkpoints)
-    steps: list[Decomposition] = [decompose(checkpoints[a], checkpoints[b], k=k, seed=seed) for a, b in pairwise(names)]
+    steps: list[Decomposition] = [decompose(checkpoints[a], checkpoints[b], k=k) for a, b in pairwise(names)]
     return [{"stage": name, "d1": step.as_dict()} for name, step in zip(names[1:], steps, strict=True)]
 
 

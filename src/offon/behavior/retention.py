@@ -15,63 +15,74 @@ import numpy as np
 
 from offon.behavior.counts import Counts
 from offon.behavior.decompose import half_successes
-from offon.behavior.intervals import Est, bootstrap_means, clopper_pearson_lower, clopper_pearson_upper, stretch
-from offon.behavior.intervals import mean_over_prompts as over_prompts
+from offon.behavior.intervals import (
+    Est,
+    bootstrap_means,
+    clopper_pearson_lower,
+    clopper_pearson_upper,
+    mean_over_prompts,
+    paired_change,
+    ratio,
+)
 from offon.behavior.passk import mixed_group_probability, pass_at_k
 from offon.behavior.support import IN, OUT, support_calls
 from offon.errors import DataError
 
 
-def ratio(top_P, bottom_P, *, level: float = 0.95, seed: int = 0) -> Est:
-    """Sum of tops over sum of bottoms, with its stretched percentile interval; NaN where nothing is below."""
-    rows = np.column_stack([np.asarray(top_P, float), np.asarray(bottom_P, float)])
-    top_B, bottom_B = bootstrap_means(rows, seed=seed).T
-    with np.errstate(divide="ignore", invalid="ignore"):
-        estimate, ratios_B = rows[:, 0].sum() / rows[:, 1].sum(), top_B / bottom_B
-    low, high = np.nanquantile(ratios_B, [(1 - level) / 2, (1 + level) / 2]) if len(ratios_B) else (np.nan, np.nan)
-    wider = float(stretch(rows[:, :1] - estimate * rows[:, 1:], level)[0])  # the part that makes the ratio uncertain
-    low, high = estimate + wider * (low - estimate), estimate + wider * (high - estimate)
-    return Est(float(estimate), float(min(low, estimate)), float(max(high, estimate)))
-
-
 def split_product(
     before: Counts, after: Counts, weight: Callable[[Counts, Counts], np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
-    """E[w(A)] and E[w(A) e(B)], both [P], over all ways to halve the samples of both checkpoints.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """E[w(A)], E[w(A) s0(B)] and E[w(A) s1(B)], each [P], over all ways to halve the samples of both checkpoints.
 
-    w sees one half (A) of each checkpoint's counts, e is the change of success in the other half (B).
+    w sees one half (A) of each checkpoint's counts; s0 and s1 are success before and after in the other half (B).
     """
-    weights, products = np.zeros(len(before.scored)), np.zeros(len(before.scored))
-    for p, (c0, n0, c1, n1) in enumerate(zip(*before, *after, strict=True)):
+    found = np.zeros((3, len(before.scored)))
+    for n0, n1 in set(zip(before.scored.tolist(), after.scored.tolist(), strict=True)):
+        same = (before.scored == n0) & (after.scored == n1)
         for larger in (0, 1):
             m0, m1 = (n0 + larger) // 2, (n1 + larger) // 2
-            (a0_H, law0_H), (a1_H, law1_H) = half_successes(c0, n0, m0), half_successes(c1, n1, m1)
-            grid0, grid1 = (grid.ravel() for grid in np.meshgrid(a0_H, a1_H, indexing="ij"))
-            law = np.outer(law0_H, law1_H).ravel()
-            seen = weight(Counts(grid0, np.full_like(grid0, m0)), Counts(grid1, np.full_like(grid1, m1)))
-            change = (c1 - grid1) / (n1 - m1) - (c0 - grid0) / (n0 - m0)
-            weights[p] += (law * seen).sum() / 2
-            products[p] += (law * seen * change).sum() / 2
-    return weights, products
+            law0_PH, rest0_PH = _halves(before.successes[same], n0, m0)
+            law1_PI, rest1_PI = _halves(after.successes[same], n1, m1)
+            first, second = (grid.ravel() for grid in np.meshgrid(np.arange(m0 + 1), np.arange(m1 + 1), indexing="ij"))
+            seen = weight(Counts(first, np.full_like(first, m0)), Counts(second, np.full_like(second, m1)))
+            left_PI = law0_PH @ seen.reshape(m0 + 1, m1 + 1)
+            left_before_PI = (law0_PH * rest0_PH) @ seen.reshape(m0 + 1, m1 + 1)
+            found[:, same] += [
+                (left_PI * law1_PI).sum(axis=1) / 2,
+                (left_before_PI * law1_PI).sum(axis=1) / 2,
+                (left_PI * law1_PI * rest1_PI).sum(axis=1) / 2,
+            ]
+    return tuple(found)
 
 
-def attrition_rate(before: Counts, after: Counts, *, seed: int = 0) -> Est:
+def _halves(successes_P: np.ndarray, n: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Probability of each number of successes in a half of `size`, and success in the rest then, [P, H] each."""
+    law_PH = np.zeros((len(successes_P), size + 1))
+    for c in set(successes_P.tolist()):
+        a_H, law_H = half_successes(c, n, size)
+        law_PH[np.ix_(successes_P == c, a_H)] = law_H
+    return law_PH, (successes_P[:, None] - np.arange(size + 1)) / (n - size)
+
+
+def attrition_rate(before: Counts, after: Counts) -> Est:
     """ATT = sum_x (p_before - p_after)_+ / sum_x p_before: the share of earlier success that was lost somewhere, gains
-    elsewhere not set off against it. Retention is 1 - ATT. Which prompts fell is judged on the other half."""
+    elsewhere not set off against it. Retention is 1 - ATT. Which prompts fell is judged on the other half, so the
+    estimate may be a little below 0; the interval stays within -1 and 1."""
 
     def fell(a: Counts, b: Counts) -> np.ndarray:
         return (b.rate < a.rate).astype(float)
 
-    _, change_P = split_product(before, after, fell)
-    return ratio(-change_P, before.rate, seed=seed)
+    _, before_P, after_P = split_product(before, after, fell)
+    lost = ratio(before_P - after_P, before.rate)
+    return Est(lost.estimate, max(lost.low, min(lost.estimate, -1.0)), min(lost.high, max(lost.estimate, 1.0)))
 
 
-def retention(before: Counts, after: Counts, *, seed: int = 0) -> Est:
-    lost = attrition_rate(before, after, seed=seed)
+def retention(before: Counts, after: Counts) -> Est:
+    lost = attrition_rate(before, after)
     return Est(1 - lost.estimate, 1 - lost.high, 1 - lost.low)
 
 
-def gain_retention(start: Counts, gained: Counts, later: Counts, *, alpha: float = 0.05, seed: int = 0) -> Est:
+def gain_retention(start: Counts, gained: Counts, later: Counts, *, alpha: float = 0.05) -> Est:
     """How much of what one stage gained the next one kept, over prompts whose gain is certain on the other half.
 
     RG = sum w (p_later - p_start) / sum w (p_gained - p_start),    w = 1 if lower(p_gained) > upper(p_start)
@@ -80,22 +91,27 @@ def gain_retention(start: Counts, gained: Counts, later: Counts, *, alpha: float
     def certain(a: Counts, b: Counts) -> np.ndarray:
         return (clopper_pearson_lower(*b, alpha=alpha / 2) > clopper_pearson_upper(*a, alpha=alpha / 2)).astype(float)
 
-    weight_P, gain_P = split_product(start, gained, certain)
+    weight_P, start_P, gained_P = split_product(start, gained, certain)
     if not weight_P.any():
         raise DataError("no prompt has a certain gain", why="gain retention is over prompts that gained")
-    _, from_gained_P = split_product(gained, later, lambda a, b: np.ones(len(a.scored)))
-    return ratio(gain_P + weight_P * from_gained_P, gain_P, seed=seed)
+    kept = ratio(weight_P * later.rate - start_P, gained_P - start_P)
+    if not np.isfinite(kept).all():
+        gaining = int((weight_P > 0).sum())
+        raise DataError(
+            f"{gaining} of {len(weight_P)} prompts have a certain gain", why="too few to bound what was kept"
+        )
+    return kept
 
 
-def selective_forgetting(before: Counts, after: Counts, protected_P: np.ndarray, *, seed: int = 0) -> Est:
-    """ATT on what was meant to change minus ATT on what was protected; each over its own prompts."""
+def selective_forgetting(before: Counts, after: Counts, protected_P: np.ndarray) -> Est:
+    """ATT on what was meant to change minus ATT on what was protected; each over its own prompts. Their intervals are
+    put together side by side, as `newcombe` does."""
     protected_P = np.asarray(protected_P, bool)
-    meant, kept = (
-        attrition_rate(before.at(chosen), after.at(chosen), seed=seed) for chosen in (~protected_P, protected_P)
-    )
-    half = np.hypot(meant.high - meant.low, kept.high - kept.low) / 2
+    meant, kept = (attrition_rate(before.at(chosen), after.at(chosen)) for chosen in (~protected_P, protected_P))
     value = meant.estimate - kept.estimate
-    return Est(value, value - half, value + half)
+    below = np.hypot(meant.estimate - meant.low, kept.high - kept.estimate)
+    above = np.hypot(meant.high - meant.estimate, kept.estimate - kept.low)
+    return Est(value, float(value - below), float(value + above))
 
 
 def support_sets(before: Counts, after: Counts, k: int) -> dict[str, float]:
@@ -120,12 +136,12 @@ def support_sets(before: Counts, after: Counts, k: int) -> dict[str, float]:
     }
 
 
-def trainability(counts: Counts, k: int, group_size: int, *, seed: int = 0) -> dict[str, Est]:
+def trainability(counts: Counts, k: int, group_size: int) -> dict[str, Est]:
     """What a later on-policy stage would find: effective rewardable support ERS_k = mean 1 - (1 - p)^k, and the share
     of groups with both outcomes v_G = mean 1 - p^G - (1 - p)^G. Not implied by retention."""
     return {
-        "ers": over_prompts(pass_at_k(counts, k), seed=seed)[0],
-        "mixed_groups": over_prompts(mixed_group_probability(counts, group_size), seed=seed)[0],
+        "ers": mean_over_prompts(pass_at_k(counts, k))[0],
+        "mixed_groups": mean_over_prompts(mixed_group_probability(counts, group_size))[0],
     }
 
 
@@ -140,18 +156,18 @@ def portability(change_there_P, change_here_P, *, seed: int = 0) -> Est:
     return Est(estimate, float(min(low, estimate)), float(max(high, estimate)))
 
 
-def scaffold_dependence(plain: Counts, scaffolded: Counts, *, seed: int = 0) -> Est:
+def scaffold_dependence(plain: Counts, scaffolded: Counts) -> Est:
     """SDG = success with the scaffold minus success without, paired by prompt."""
-    return over_prompts(scaffolded.rate - plain.rate, seed=seed)[0]
+    return paired_change(plain.rate, scaffolded.rate)
 
 
-def amortisation(plain_before: Counts, scaffolded_before: Counts, plain_after: Counts, *, seed: int = 0) -> Est:
+def amortisation(plain_before: Counts, scaffolded_before: Counts, plain_after: Counts) -> Est:
     """AM = (J_plain(after) - J_plain(before)) / (J_scaffolded(before) - J_plain(before)): the share of the scaffold's
     help that became the model's own. Means something only where the scaffold helps beyond its interval."""
-    help_ = scaffold_dependence(plain_before, scaffolded_before, seed=seed)
+    help_ = scaffold_dependence(plain_before, scaffolded_before)
     if help_.low <= 0:
         raise DataError(f"the scaffold helps by {help_}", why="there is nothing certain to amortise")
-    return ratio(plain_after.rate - plain_before.rate, scaffolded_before.rate - plain_before.rate, seed=seed)
+    return ratio(plain_after.rate - plain_before.rate, scaffolded_before.rate - plain_before.rate)
 
 
 def cost_per_point(change: Est, cost: float) -> Est | None:

@@ -4,7 +4,7 @@
                    least half of its help became the model's own, with an interval above 0
     expansion      Pr(Exp >= half of Exp + max(Resh, 0)) >= .9, with a prompt certified to have come into reach
     reshaping      Pr(Resh > half of it) >= .9
-    no change      success did not change beyond its interval, and no prompt is certain to have come into reach or
+    no change      success did not change beyond its 98% interval, and no prompt is certain to have come into reach or
                    left it
     mixed          otherwise
 
@@ -30,6 +30,7 @@ from offon.behavior.support import prompt_changes
 SURE = 0.9
 SMALL = 0.1  # of success under the scaffold: a change that stays within is none of what the stage was for
 HALF = 0.5  # of the scaffold's help
+CHANGED = 0.98  # level at which success has to have changed: a label is a verdict, and most stages are asked several
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,13 @@ def stage_role(
     terms = prompt_terms(before, after, k)["soft"]
     soft = np.column_stack([terms[name] for name in ("expansion", "reshaping", "attrition")])
     change = after.rate - before.rate
-    *estimates, total = mean_over_prompts(np.column_stack([soft, change]), replicates=replicates, seed=seed)
+    estimates, [total] = mean_over_prompts(soft), mean_over_prompts(change, level=CHANGED)
     expansion_B, reshaping_B, _ = bootstrap_means(soft, replicates=replicates, seed=seed).T
     carries = float((expansion_B >= (expansion_B + np.maximum(reshaping_B, 0)) / 2).mean())
     calls = prompt_changes(before, after, k)
     if total.low <= 0 <= total.high and not {"gained", "lost"} & set(calls):
         return Role("no change", carries, estimates[2])
-    if scaffolded is not None and _consolidates(before, after, scaffolded, seed):
+    if scaffolded is not None and _consolidates(before, after, scaffolded):
         return Role("consolidation", carries, estimates[2])
     if carries >= SURE and "gained" in calls and estimates[0].low > 0:
         return Role("expansion", carries, estimates[2])
@@ -76,13 +77,13 @@ def stage_role(
     return Role("mixed", carries, estimates[2])
 
 
-def _consolidates(before: Counts, after: Counts, scaffolded: tuple[Counts, Counts], seed: int) -> bool:
+def _consolidates(before: Counts, after: Counts, scaffolded: tuple[Counts, Counts]) -> bool:
     """Whether help that was there before is now the model's own, and nothing more was learned under it."""
     helped_before, helped_after = scaffolded
     if not ((helped_before.scored > 0) & (helped_after.scored > 0)).all():
         return False
-    change = paired_change(helped_before.rate, helped_after.rate, seed=seed)
-    if max(-change.low, change.high) > SMALL or scaffold_dependence(before, helped_before, seed=seed).low <= 0:
+    change = paired_change(helped_before.rate, helped_after.rate)
+    if max(-change.low, change.high) > SMALL or scaffold_dependence(before, helped_before).low <= 0:
         return False
-    amortised = amortisation(before, helped_before, after, seed=seed)
+    amortised = amortisation(before, helped_before, after)
     return amortised.estimate >= HALF and amortised.low > 0

@@ -74,7 +74,7 @@ class PrefixSuffix:
     total: Est
 
 
-def prefix_suffix(v00_P, v01_P, v10_P, v11_P, *, seed: int = 0) -> PrefixSuffix:
+def prefix_suffix(v00_P, v01_P, v10_P, v11_P) -> PrefixSuffix:
     """D3: Shapley values of the prefix and of the suffix, from success of hybrids of two policies at one cut.
 
         V_ab: the first part written by policy a, the rest by b
@@ -82,10 +82,10 @@ def prefix_suffix(v00_P, v01_P, v10_P, v11_P, *, seed: int = 0) -> PrefixSuffix:
         suffix = 1/2 [(V01 - V00) + (V11 - V10)]
         interaction = V11 + V00 - V10 - V01
 
-    Each is success by prompt, [P]; intervals by bootstrap over prompts.
+    Each is success by prompt, [P]; intervals over prompts.
     """
     v00, v01, v10, v11 = (np.asarray(v, float) for v in (v00_P, v01_P, v10_P, v11_P))
     rows = np.column_stack([
         (v10 - v00 + v11 - v01) / 2, (v01 - v00 + v11 - v10) / 2, v11 + v00 - v10 - v01, v11 - v00,
     ])  # fmt: skip
-    return PrefixSuffix(*mean_over_prompts(rows, seed=seed))
+    return PrefixSuffix(*mean_over_prompts(rows))

@@ -18,7 +18,7 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from offon.behavior.intervals import Est, mean_over_prompts, signed_mean
+from offon.behavior.intervals import Est, mean_over_prompts
 from offon.errors import DataError
 
 HALVINGS = 16
@@ -64,11 +64,11 @@ def answer_fidelity(teacher: Answers, student: Answers, *, seed: int = 0) -> Est
     """1 - TV, mean over prompts. The estimate errs upwards for few samples (see `answer_distances`); the interval
     reaches down to what the other estimate allows, so it also holds what samples that hardly repeat leave open."""
     rows_P2 = 1 - np.array([answer_distances(t, s, seed=seed) for t, s in zip(teacher, student, strict=True)])
-    above, below = signed_mean(rows_P2[:, 0])[0], mean_over_prompts(rows_P2[:, 1], seed=seed)[0]
+    above, below = mean_over_prompts(rows_P2)
     low, estimate, high = np.clip([min(above.low, below.low), above.estimate, above.high], 0, 1)
     return Est(float(estimate), float(low), float(high))
 
 
-def mean_of_ratios(sums_P: Sequence[float], numbers_P: Sequence[float], *, seed: int = 0) -> Est:
+def mean_of_ratios(sums_P: Sequence[float], numbers_P: Sequence[float]) -> Est:
     """Mean over prompts of a sum over its tokens, or responses, divided by their number."""
-    return mean_over_prompts(np.asarray(sums_P, float) / np.asarray(numbers_P, float), seed=seed)[0]
+    return mean_over_prompts(np.asarray(sums_P, float) / np.asarray(numbers_P, float))[0]

@@ -79,7 +79,7 @@ def compare_models(
     groups = tuple([side[i] for i in measured] for side in probed)
     facts = facts_of(models, groups, probe, opened, changed=entry["role"]["name"] != "no change")
     entry["instruments"] = [instrument.as_dict() for instrument in choose(facts)]
-    bench = Bench(models, opened, groups, measured, facts, k, salt, seed)
+    bench = Bench(models, opened, groups, measured, facts, k, salt)
     progress({"note": said(entry["instruments"])})
     _measure(entry, bench, prompt)
     entry["cost"]["tokens_generated"] += generated
@@ -98,7 +98,6 @@ class Bench:
     facts: Facts
     k: int
     salt: int
-    seed: int
 
 
 def _sampled(
@@ -187,25 +186,25 @@ def _other_tokens(models: Sequence[Model], groups: Sequence[Sequence[Group]]) ->
 def _measure(entry: dict[str, Any], bench: Bench, prompt: str | None) -> None:
     """Apply what applies, and count what it costs."""
     applies = {one["name"]: one["applies"] for one in entry["instruments"]}
-    models, groups, k, seed = bench.models, bench.groups, bench.k, bench.seed
+    models, groups, k = bench.models, bench.groups, bench.k
     entry["cost"] = {"tokens_generated": 0, "tokens_scored": 0, "evaluations": 0}
     pooled = None
     if applies["trajectories"]:
         pooled = pool(models, *groups)
         entry["cost"]["tokens_scored"] = 2 * sum(len(y) for one in pooled for y in one.responses)
-        entry["trajectories"] = by_trajectory(pooled, k, seed, passage=applies["first passage"])
+        entry["trajectories"] = by_trajectory(pooled, k, passage=applies["first passage"])
     if applies["k to solve"]:
         for row, solved in zip(bench.measured, solving(groups, pooled, k), strict=True):
             entry["prompts"][row] |= solved
     if applies["classes"]:
-        entry["classes"] = by_class(bench.task, groups, pooled, k, seed)
+        entry["classes"] = by_class(bench.task, groups, pooled, k)
     sampling, eps = groups[0][0].members[0].producer.sampling, support_threshold(k)
     if applies["exact support"]:
         chosen = groups[0][: affordable(bench.facts)]
         entry["exact"] = support_of(models, bench.task, chosen, sampling, eps, whole=applies["states (D2)"])
         entry["cost"]["evaluations"] += entry["exact"]["evaluations"]
     if applies["where (D3)"]:
-        entry["where"] = where(models, bench.task, *groups, bench.salt, seed=seed)
+        entry["where"] = where(models, bench.task, *groups, bench.salt)
         entry["cost"]["tokens_generated"] += entry["where"]["tokens_generated"]
     if applies["tree"]:
         shown = [entry["prompts"][row] for row in bench.measured]

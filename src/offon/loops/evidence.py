@@ -37,22 +37,22 @@ DEEPER = 4  # the tree shows branches down to this part of what counts as within
 JOIN = " | "  # between the parts of a class: its route, its answer
 
 
-def by_trajectory(pooled: Sequence[Pooled], k: int, seed: int, *, passage: bool = True) -> dict[str, Any]:
+def by_trajectory(pooled: Sequence[Pooled], k: int, *, passage: bool = True) -> dict[str, Any]:
     """D1 by trajectory at factor 1 / eps_k, how much of the new successes was new, where novelty starts, and D4 where
     both succeed."""
     n = 1 / support_threshold(k)
     early, late = ([one.scored(side) for one in pooled] for side in (0, 1))
-    terms = decompose_trajectories(early, late, n=n, seed=seed)
+    terms = decompose_trajectories(early, late, n=n)
     found: dict[str, Any] = {"factor": n, "d1": {name: est._asdict() for name, est in terms.items()}}
     found["scorer_gap"] = max(one.gap for one in pooled)
     if any(scored.success.any() for scored in late):
-        found["new_successes"] = coverage_profile(late, n, seed=seed)._asdict()
+        found["new_successes"] = coverage_profile(late, n)._asdict()
     if passage and (starts := _starts(pooled, n)):
         first = np.array([np.mean(row == 1) for row in starts])
         low, middle, high = np.quantile(np.concatenate(starts), [0.25, 0.5, 0.75])
         found["first_passage"] = {
             "median_token": float(middle), "quartiles": [float(low), float(high)],
-            "share_at_first_token": mean_over_prompts(first, seed=seed)[0]._asdict(),
+            "share_at_first_token": mean_over_prompts(first)[0]._asdict(),
             "responses": sum(map(len, starts)), "prompts": len(starts),
         }  # fmt: skip
     both = [(a.success.mean(), b) for a, b in zip(early, late, strict=True) if a.success.any() and b.success.any()]
@@ -61,7 +61,7 @@ def by_trajectory(pooled: Sequence[Pooled], k: int, seed: int, *, passage: bool 
         rows = np.array([[part[name] for name in parts[0]] for part in parts])
         found["bits"] = {name: float(mean) for name, mean in zip(parts[0], rows.mean(axis=0), strict=True)}
         found["bits"]["intervals"] = {
-            name: est._asdict() for name, est in zip(parts[0], mean_over_prompts(rows, seed=seed), strict=True)
+            name: est._asdict() for name, est in zip(parts[0], mean_over_prompts(rows), strict=True)
         }
         found["bits"]["prompts"] = len(both)
     return found
@@ -77,29 +77,26 @@ def _starts(pooled: Sequence[Pooled], n: float) -> list[np.ndarray]:
     return found
 
 
-def by_class(
-    task: Any, groups: Sequence[Sequence[Group]], pooled: Sequence[Pooled] | None, k: int, seed: int
-) -> dict[str, Any]:
+def by_class(task: Any, groups: Sequence[Sequence[Group]], pooled: Sequence[Pooled] | None, k: int) -> dict[str, Any]:
     """D1 over answers, or over answers by route, how many there are, and what was new only on the surface."""
     kind, name = response_classes(task)
     sides = [[_classified(group, name) for group in side] for side in groups]
     counts = ClassCounts.of(*sides)
-    d1 = decompose_classes(counts, k=k, seed=seed)
+    d1 = decompose_classes(counts, k=k)
     plain = {part: {term: est._asdict() for term, est in d1[part].items()} for part in ("certified", "soft")}
     found = {
         "map": kind,
         "d1": plain | {"total": d1["total"]._asdict()},
         **class_calls(counts, k),
         "distinct": {
-            when: {what: est._asdict() for what, est in row.items()}
-            for when, row in distinct(counts, seed=seed).items()
+            when: {what: est._asdict() for what, est in row.items()} for when, row in distinct(counts).items()
         },
-        "top": largest_changes(counts, _labels(counts, kind), seed=seed),
+        "top": largest_changes(counts, _labels(counts, kind)),
     }
     if pooled is not None:
         limit = -np.log(support_threshold(k))
         new = [one.scored(1).log_ratio >= limit for one in pooled]
-        found["surface"] = surface_novelty(counts, sides[1], new, k, seed=seed)._asdict()
+        found["surface"] = surface_novelty(counts, sides[1], new, k)._asdict()
     return found
 
 

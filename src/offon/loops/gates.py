@@ -14,11 +14,11 @@ from offon.recipe import GateNode
 Values = Mapping[tuple[str, str | None], Mapping[str, float] | Est | None]  # (metric, probe task) -> value
 
 
-def of_policy(entries: Mapping[str, Mapping[str, Any]], k: int, seed: int) -> Values:
+def of_policy(entries: Mapping[str, Mapping[str, Any]], k: int) -> Values:
     """Metrics of a policy from the entries of its change, by task."""
     values: dict[tuple[str, str | None], Est | None] = {}
     for task, entry in entries.items():
-        values |= {(name, task): value for name, value in gates.policy_metrics(entry, k, seed=seed).items()}
+        values |= {(name, task): value for name, value in gates.policy_metrics(entry, k).items()}
     return values
 
 

@@ -126,14 +126,14 @@ class Handover:
         kept, others = self.counts(names), [name for name in self.tasks if name not in names]
         if not kept[0].successes.any():
             return self.unknown("protected", "no success before the stage that could be lost")
-        found = {"tasks": names, "attrition": attrition_rate(*kept, seed=self.seed)._asdict()}
+        found = {"tasks": names, "attrition": attrition_rate(*kept)._asdict()}
         meant = self.counts(others) if others else None
         if meant is None or not meant[0].successes.any():
             self.unknown("selective_forgetting", "no success before the stage on tasks that are not protected")
             return found | {"selective_forgetting": None}
         before, after = self.counts([*others, *names])
         is_kept = np.arange(len(before.scored)) >= len(meant[0].scored)
-        forgotten = selective_forgetting(before, after, is_kept, seed=self.seed)
+        forgotten = selective_forgetting(before, after, is_kept)
         return found | {"selective_forgetting": forgotten._asdict()}
 
     def gain_retention(self) -> dict[str, dict[str, float] | None]:
@@ -148,7 +148,7 @@ class Handover:
             sides = [counts_of(earlier[task], "before"), *(counts_of(entry, when) for when in ("before", "after"))]
             measured = np.all([counts.scored >= 2 for counts in sides], axis=0)
             try:
-                found[task] = gain_retention(*(c.at(measured) for c in sides), seed=self.seed)._asdict()
+                found[task] = gain_retention(*(c.at(measured) for c in sides))._asdict()
             except DataError:
                 self.unknown("gain_retention", f"{previous.name} gained on no prompt for certain", task)
         return found
@@ -174,11 +174,11 @@ class Handover:
             if self.comparable(on_student, f"trace, agreement and kl_nats from {teacher.label}"):
                 read = on_student.distances(student)
                 found["agreement"], found["kl_nats"] = (
-                    mean_of_ratios(read[what], read["tokens"], seed=self.seed) for what in ("agreeing", "kl_nats")
+                    mean_of_ratios(read[what], read["tokens"]) for what in ("agreeing", "kl_nats")
                 )
                 successes = from_teacher.successes(groups)
                 if any(len(scored.success) for scored in successes):
-                    found["trace"] = coverage_profile(successes, n, seed=self.seed)
+                    found["trace"] = coverage_profile(successes, n)
                 else:
                     self.unknown("trace", f"{teacher.label} has no success", name)
             tasks[name] = {what: est and est._asdict() for what, est in found.items()}
@@ -204,7 +204,7 @@ class Handover:
         found: dict[str, Any] = {}
         for task, versions in (self.probe.shifted or {}).items():
             before, after = self.counts([task])
-            here = paired_change(before.rate, after.rate, seed=self.seed)
+            here = paired_change(before.rate, after.rate)
             there = [self.pipeline.measure(model, specs=versions) for model in self.models]
             for name in versions:
                 early, late = (count(outcomes(side[name])) for side in there)
@@ -213,7 +213,7 @@ class Handover:
                     self.unknown("portability", "no prompt was scored before and after", name)
                     continue
                 change_P = (late.rate - early.rate)[measured]
-                found[name] = {"of": task, "change": mean_over_prompts(change_P, seed=self.seed)[0]._asdict()}
+                found[name] = {"of": task, "change": mean_over_prompts(change_P)[0]._asdict()}
                 found[name]["ratio"] = None
                 if here.low > 0 or here.high < 0:
                     share = portability(change_P, after.rate - before.rate, seed=self.seed)
@@ -233,12 +233,10 @@ class Handover:
                 self.unknown("scaffold", "no prompt was scored with and without it", task)
                 continue
             before, after, helped_before, helped_after = (counts.at(measured) for counts in counted)
-            dependence = [
-                scaffold_dependence(*pair, seed=self.seed) for pair in ((before, helped_before), (after, helped_after))
-            ]
+            dependence = [scaffold_dependence(*pair) for pair in ((before, helped_before), (after, helped_after))]
             own = None
             if dependence[0].low > 0:
-                own = amortisation(before, helped_before, after, seed=self.seed)._asdict()
+                own = amortisation(before, helped_before, after)._asdict()
             else:
                 self.unknown("amortisation", "the scaffold did not help for certain before the stage", task)
             tokens = {"plain": plain[1], "scaffolded": helped[1][task]}
@@ -253,7 +251,7 @@ class Handover:
         """Response tokens spent per success, after the stage: what a right answer costs at deployment."""
         tokens_P = [np.mean([len(m) for m in group.members]) for group in groups]
         rate_P = np.nan_to_num(count(outcomes(groups)).rate)
-        return ratio(tokens_P, rate_P, seed=self.seed)._asdict() if rate_P.any() else None
+        return ratio(tokens_P, rate_P)._asdict() if rate_P.any() else None
 
     def drift(self) -> dict[str, Any]:
         pair = self.pair(*self.models)
@@ -262,7 +260,7 @@ class Handover:
         found = {}
         for name, groups in self.probes[0].items():
             read = pair.distances(groups)
-            found[name] = {"kl_nats": mean_of_ratios(read["kl_nats"], read["responses"], seed=self.seed)._asdict()}
+            found[name] = {"kl_nats": mean_of_ratios(read["kl_nats"], read["responses"])._asdict()}
         return found
 
     def per_gain(self, directory: NodeDirectory) -> dict[str, Any]:

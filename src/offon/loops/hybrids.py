@@ -33,7 +33,7 @@ def most_changed(before: Sequence[Group], after: Sequence[Group], most: int = PR
 
 
 def where(
-    models: Sequence[Model], task: Any, before: Sequence[Group], after: Sequence[Group], salt: int, *, seed: int = 0
+    models: Sequence[Model], task: Any, before: Sequence[Group], after: Sequence[Group], salt: int
 ) -> dict[str, Any]:
     """Shapley values of beginning and rest on the prompts that changed most, and what finding them cost."""
     way, chosen = most_changed(before, after)
@@ -47,7 +47,7 @@ def where(
         found, tokens = _finished(models[ends], task, groups[begins], cut, rollouts, (salt, begins))
         mixed.append(found)
         generated += tokens
-    found = prefix_suffix(own[0], mixed[0], mixed[1], own[1], seed=seed)
+    found = prefix_suffix(own[0], mixed[0], mixed[1], own[1])
     return {
         "cut": f"first {cut} of about {np.median(lengths):.0f} tokens", "way": way, "prompts": len(chosen),
         "rollouts": 2 * rollouts * len(chosen), "tokens_generated": generated,

@@ -92,11 +92,11 @@ def _task(names: Sequence[str], entries: Sequence[Mapping[str, Any]], cost: Coun
         return None
     checkpoints = {name: counts.at(measured) for name, counts in zip(names, found, strict=True)}
     k, ends = recipe.probe.k, (checkpoints[names[0]].rate, checkpoints[names[-1]].rate)
-    total = paired_change(*ends, seed=recipe.seed)
+    total = paired_change(*ends)
     per_gain = {what: cost_per_point(total, cost[what]) for what in ("seconds", "tokens")}
     return {
         "n_prompts": int(measured.sum()),
-        "rows": path_table(checkpoints, k=k, seed=recipe.seed),
+        "rows": path_table(checkpoints, k=k),
         "total": total._asdict(),
         "lineage": lineage_summary(checkpoints, k),
         "surviving_expansion": surviving_expansion(list(checkpoints.values()), k),

@@ -273,7 +273,7 @@ class Pipeline(Inputs):
             return gates.decided(node, *labels, gates.of_artefact(self.findings.of(candidate)))
         after = self.measure(candidate)
         entries = changes(self.measure(against) if against else after, after, self.recipe)
-        values = gates.of_policy(entries, self.recipe.probe.k, self.recipe.seed)
+        values = gates.of_policy(entries, self.recipe.probe.k)
         return gates.decided(node, *labels, values, entries)
 
     def _judged_by(self, node: GateNode) -> dict[str, Any]:

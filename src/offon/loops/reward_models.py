@@ -81,7 +81,7 @@ def _of_steps(groups: Sequence[Group], numbers: Mapping[int, np.ndarray], seed: 
     ]
     heldout = {"steps": len(rows), "solutions": len(scores), "prompts": len(set(owners))}
     measured = calibration.steps(*zip(*rows, strict=True), seed=seed)
-    where = calibration.first_errors(scores, labels, owners, seed=seed)
+    where = calibration.first_errors(scores, labels, owners)
     return {"artefact": "process model", "heldout": heldout, **measured, "first_error": where}
 
 
