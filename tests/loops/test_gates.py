@@ -142,7 +142,7 @@ def test_the_graph_has_the_gate_in_the_chain_and_check_prints_it(folder, stopped
     assert edges == [{"kind": "init", "from": "sft"}, {"kind": "reference", "from": "testbed:base"}]
     lines = {line["node"]: line for line in check_recipe(recipe(folder))["nodes"]}
     assert lines["kept"]["gate"] == "$sft against testbed:base" and lines["kept"]["if_not"] == "the run stops"
-    assert lines["kept"]["limits"] == ["retention at least 0.8 on guard"]
+    assert lines["kept"]["limits"] == "retention at least 0.8 on guard"
     assert lines["rl"]["held"]  # the root of the chain was seen through the gate
 
 

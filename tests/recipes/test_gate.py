@@ -12,5 +12,5 @@ def test_the_base_goes_on_in_place_of_a_stage_that_lost_the_guard():
     recipe = resolve(RECIPE)
     lines = {line["node"]: line for line in check_recipe(recipe)["nodes"]}
     assert lines["kept"]["gate"] == "$sft against testbed:base" and lines["kept"]["if_not"] == "testbed:base goes on"
-    assert lines["kept"]["limits"] == ["retention at least 0.8 on guard"]
+    assert lines["kept"]["limits"] == "retention at least 0.8 on guard"
     assert recipe.node("rl").settings.init == "$kept" and recipe.node("kept").sides == ("$sft", "testbed:base")

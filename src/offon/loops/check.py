@@ -215,7 +215,7 @@ class Checker(Inputs):
                 )
         against = f" against {node.init}" if node.init else ""
         ends = {"stop": "the run stops", "warn": "a warning, and it goes on", "rollback": f"{node.init} goes on"}
-        entry = {"node": node.name, "gate": f"{node.gate}{against}", "limits": list(node.words())}
+        entry = {"node": node.name, "gate": f"{node.gate}{against}", "limits": "; ".join(node.words())}
         return entry | {"if_not": ends[node.on_fail]}
 
     def check_probes(self) -> list[dict[str, Any]]:
