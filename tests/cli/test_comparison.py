@@ -73,6 +73,14 @@ def test_branches_stand_below_their_beginnings(entry):
     assert lines[at + 3].startswith("  c") and lines[at + 3].endswith("right") and "asked for; sampled" in lines[at + 6]
 
 
+def test_what_all_prompts_begin_with_is_left_out(entry):
+    for row, text in zip(entry["prompts"], ("What is 1 + 2?", "What is 1 + 30?", "What is 4?"), strict=True):
+        row["prompt"] = text
+    lines = comparison_page(entry).splitlines()
+    gained, lost = (next(line for line in lines if line.startswith(f"{way}  ")) for way in ("gained", "lost"))
+    assert gained.endswith("  ...1 + 2?") and lost.endswith("  ...1 + 30?")
+
+
 def test_points_never_show_a_signed_nothing():
     assert points({"estimate": -1e-9, "low": -2e-9, "high": 0.01}) == "0.0 [0.0, +1.0]"
     assert points(ZERO) == "0"

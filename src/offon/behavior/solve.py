@@ -21,7 +21,7 @@ from offon.behavior.intervals import clopper_pearson_lower, clopper_pearson_uppe
 from offon.errors import DataError
 
 ALPHA = 0.05
-ROUNDING = 1e-4  # by which sums of probabilities may be off: scorer and sampler round differently
+ROUNDING = 1e-4  # by which probabilities of distinct responses may exceed 1 together
 BETS = np.linspace(0.02, 0.98, 25)  # the stakes that are mixed
 
 
@@ -96,7 +96,7 @@ def k_to_solve(
     Wrong at either end with probability at most alpha: alpha / 2 above, alpha / 4 for each of the two statistical
     bounds below when both are used. A statistical bound that contradicts a certain one has failed and is left out.
     """
-    certain, ceiling = known_mass(known or {}), min(1.0, 1 - known_mass(failures or {}) + ROUNDING)
+    certain, ceiling = known_mass(known or {}), 1 - known_mass(failures or {})
     share = alpha / 4 if weighted is not None else alpha / 2
     lower = [float(clopper_pearson_lower(successes, scored, alpha=share))]
     if weighted is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -36,7 +37,7 @@ def comparison_page(compared: Mapping[str, Any]) -> str:
         [line for call in ("gained", "lost") for line in _prompts(compared["prompts"], call)],
         _grains(compared),
         _places(compared),
-        _tree(compared.get("tree")),
+        _tree(compared.get("tree"), compared["prompts"]),
         _cost(compared),
     ]
     return "\n\n".join("\n".join(block) for block in blocks if block)
@@ -82,8 +83,15 @@ def _prompts(prompts: Sequence[Mapping[str, Any]], call: str) -> list[str]:
         bounds = prompt.get("k_to_solve", {})
         tries = " -> ".join(map(_tries, bounds.values()))
         told = f"tries until a success: {tries}  " if bounds else ""
-        lines.append(f"{call:6}  {counts}  {told}{_shown(prompt['prompt'], 60)}")
+        lines.append(f"{call:6}  {counts}  {told}{_shown(_own(prompt['prompt'], prompts), 60)}")
     return lines + ([f"        and {len(named) - PROMPTS} more"] if len(named) > PROMPTS else [])
+
+
+def _own(text: str, prompts: Sequence[Mapping[str, Any]]) -> str:
+    """A prompt without the words that all prompts begin with."""
+    common = os.path.commonprefix([prompt["prompt"] for prompt in prompts]) if len(prompts) > 1 else ""
+    start = max(common.rfind(" "), common.rfind("\n")) + 1
+    return f"...{text[start:]}" if start > len("...") else text
 
 
 def _shown(text: str, width: int) -> str:
@@ -171,7 +179,7 @@ def _covered(exact: Mapping[str, Any]) -> int:
     return sum(min(pair) >= 0.5 for pair in both)
 
 
-def _tree(tree: Mapping[str, Any] | None) -> list[str]:
+def _tree(tree: Mapping[str, Any] | None, prompts: Sequence[Mapping[str, Any]]) -> list[str]:
     if tree is None:
         return []
     nodes, shown = tree["nodes"], _largest(tree["nodes"])
@@ -180,9 +188,9 @@ def _tree(tree: Mapping[str, Any] | None) -> list[str]:
         if index in shown:
             node = nodes[index]
             ending = {True: "right", False: "wrong", None: "ends"}[node["right"]] if node["ends"] else ""
-            word = "  " * _level(nodes, index) + _shown(node["token"], 40)
+            word = "  " * _level(nodes, index) + (_shown(node["token"], 40).strip() or repr(node["token"]))
             rows.append([word, percent(node["before"]), percent(node["after"]), node["cell"], ending])
-    head = (f"branches of {_shown(tree['prompt'], 50)!r}", "before", "after", "", "")
+    head = (f"branches of {_shown(_own(tree['prompt'], prompts), 50)!r}", "before", "after", "", "")
     rest = [percent(tree["residual"][when]) for when in ("before", "after")]
     if len(shown) < len(nodes):
         rows.append([f"({len(nodes) - len(shown)} smaller branches in --json)", "", "", "", ""])

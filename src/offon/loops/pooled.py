@@ -53,9 +53,10 @@ class Pooled:
         return [self.logp[index][:, 1] - self.logp[index][:, 0] for index in self.samples[checkpoint]]
 
     def known(self, policy: int, right: bool) -> dict[Tokens, float]:
-        """Distinct responses with this verdict -> log pi; none where scorer and sampler disagree."""
+        """Distinct responses with this verdict -> log pi, less what scorer and sampler differ by, so that sums bound
+        from below; none where they disagree."""
         chosen = [index for index, verdict in enumerate(self.right) if verdict is right and self.gap <= AGREES]
-        return {self.responses[index]: float(self.total[index, policy]) for index in chosen}
+        return {self.responses[index]: float(self.total[index, policy]) - self.gap for index in chosen}
 
     def k_to_solve(self, policy: int) -> KToSolve:
         """From this checkpoint's counts, everything known of either's responses, and both checkpoints' samples weighted
