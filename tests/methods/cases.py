@@ -110,6 +110,21 @@ def importance(seed: int) -> Path:
     return path
 
 
+@functools.cache
+def _loaded(path: str, head: str | None) -> Model:
+    return Model.load(path, head=head, device="cpu")
+
+
+def copied(path: str | Path, *, head: str | None = None, **options: Any) -> Model:
+    """A model's directory, read and checked once for all cases; whoever asks gets weights of their own."""
+    model = _loaded(str(path), head)
+    return dataclasses.replace(model, hf=copy.deepcopy(model.hf))
+
+
+class Copies(Holdings):
+    open = staticmethod(copied)
+
+
 class Filled(Runtime):
     """A runtime that stops short of the update, and keeps what each learner would have been updated on."""
 
@@ -187,7 +202,7 @@ def runtime_of(case, settings: NodeSettings, kind: type[Runtime] = Runtime) -> t
     directory = tempfile.mkdtemp(dir=folder())
     node = RunDirectory.create(directory, recipe_text="", overwrite=True).node("stage")
     models = {"reward": scorer(4), "importance": importance(5), **{name: saved(seed) for name, seed in MODELS.items()}}
-    holdings = Holdings(stage, saved(0), models)
+    holdings = Copies(stage, saved(0), models)
     return stage, kind(node, holdings, prompts, settings)
 
 

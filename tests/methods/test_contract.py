@@ -5,6 +5,7 @@ its page says. Cases are made in tests/methods/cases.py."""
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -33,13 +34,18 @@ every_case = pytest.mark.parametrize("index", range(len(CASES)), ids=map(str, CA
 every_row = pytest.mark.parametrize("name", registry.names())
 
 
+@functools.cache
+def whole(index) -> tuple[dict[str, torch.Tensor], ...]:
+    """The gradients of a case's learners on a step that is not split."""
+    return tuple(map(gradient_of, ready(index)))
+
+
 # --- one gradient, however the step is cut --------------------------------------------------------------------------
 
 
 @every_case
 def test_gradient_is_finite_and_not_zero(index):
-    for learner in ready(index):
-        found = gradient_of(learner)
+    for found in whole(index):
         assert all(g.isfinite().all() for g in found.values())
         assert sum(float(g.norm()) for g in found.values()) > 1e-5
 
@@ -47,16 +53,14 @@ def test_gradient_is_finite_and_not_zero(index):
 @every_case
 def test_gradient_does_not_depend_on_micro_batches_and_order(index):
     """Every group a micro-batch (its members too, where their unit allows it), and groups turned round."""
-    for learner in ready(index):
-        expected = gradient_of(learner)
+    for learner, expected in zip(ready(index), whole(index), strict=True):
         assert difference(gradient_of(learner, max_tokens=1), expected) < 1e-5
         assert difference(gradient_of(learner, learner.groups[::-1], max_tokens=40), expected) < 1e-5
 
 
 @every_case
 def test_gradient_does_not_depend_on_packing_prefix_sharing_or_padding(index):
-    for learner in ready(index):
-        expected = gradient_of(learner)
+    for learner, expected in zip(ready(index), whole(index), strict=True):
 
         def padded(ref, models=learner.models):
             model = models(ref)
@@ -69,8 +73,8 @@ def test_gradient_does_not_depend_on_packing_prefix_sharing_or_padding(index):
 @every_case
 def test_a_doubled_batch_has_the_same_gradient(index):
     """Every reduction is a mean over its population: seeing each group twice changes nothing."""
-    for learner in ready(index):
-        assert difference(gradient_of(learner, [*learner.groups, *learner.groups]), gradient_of(learner)) < 1e-5
+    for learner, expected in zip(ready(index), whole(index), strict=True):
+        assert difference(gradient_of(learner, [*learner.groups, *learner.groups]), expected) < 1e-5
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +103,8 @@ def one_of_two(rank: int, directory: str, chosen: list[int]) -> None:
 
 @every_case
 def test_gradient_does_not_depend_on_the_number_of_processes(index, by_two_processes):
-    for learner, found in zip(ready(index), by_two_processes[index], strict=True):
-        assert difference(found, gradient_of(learner)) < 1e-5
+    for expected, found in zip(whole(index), by_two_processes[index], strict=True):
+        assert difference(found, expected) < 1e-5
 
 
 # --- scores ---------------------------------------------------------------------------------------------------------

@@ -55,6 +55,8 @@ class Holdings:
     a frozen copy loaded from where it started.
     """
 
+    open = staticmethod(Model.load)  # how a directory becomes a model
+
     def __init__(
         self,
         stage: Stage,
@@ -79,7 +81,7 @@ class Holdings:
 
     def _learner(self, learner: Learner, checkpoint: Path | None) -> Model:
         path, lora = (self.place(checkpoint, learner.name), None) if checkpoint else (self._begins(learner), self.lora)
-        return Model.load(path, head=learner.head, lora=lora, checkpointing=self.checkpointing, device=self.device)
+        return self.open(path, head=learner.head, lora=lora, checkpointing=self.checkpointing, device=self.device)
 
     def _begins(self, learner: Learner) -> str | Path:
         return self.artefacts[learner.init.name] if isinstance(learner.init, Artefact) else self.init
@@ -124,7 +126,7 @@ class Holdings:
 
     def _load(self, path: str | Path, head: str | None, name: object) -> Model:
         if (path, head) not in self._frozen:
-            model = Model.load(path, head=head, device=self.device)
+            model = self.open(path, head=head, device=self.device)
             same_vocabulary(self.learner.tokenizer, model.tokenizer, str(name))
             self._frozen[path, head] = _freeze(model)
         return self._frozen[path, head]
