@@ -19,7 +19,8 @@ import numpy as np
 
 from offon.behavior.bottleneck import CLASSES, Measured, Rule, class_calls, classify, posterior
 from offon.behavior.counts import Counts
-from offon.loops.diagnose import TEACHER_TRIES, spend
+from offon.loops.spend import spend
+TEACHER_TRIES=4
 from studies.validation.findings import Finding
 from studies.validation.scores import score
 
@@ -89,8 +90,12 @@ class Coins:
         self.spent, self.asked = np.zeros(prompts, int), np.zeros(prompts, bool)
 
     @property
-    def unhelped(self) -> np.ndarray:
-        return self._of("scaffold")[1] == 0
+    def untried(self) -> dict[str, np.ndarray]:
+        return {"scaffold": self._of("scaffold")[1] == 0}
+
+    @property
+    def placeable(self) -> np.ndarray:
+        return np.full(len(self.spent), self.guided)
 
     def _of(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         zeros = np.zeros(len(self.spent), int)
@@ -100,9 +105,6 @@ class Coins:
     def measured(self) -> Measured:
         names = ("strict", "content", "scaffold", "placed", "finished", "placebo")
         return Measured(**{name: Counts.of(*self._of(name)) for name in names})
-
-    def estimate(self, budget: int) -> str:
-        return ""
 
     def candidates(self, prompt: int) -> dict[str, tuple[str, ...]]:
         found = {"rollouts": ("content", "ratio"), "scaffold": ("scaffold",)}
@@ -137,7 +139,7 @@ def true_classes(rates: dict[str, np.ndarray], k: int = K) -> list[str]:
 
 def diagnosed(name: str, rates: dict[str, np.ndarray], rng, *, budget: int = BUDGET, k: int = K) -> list[Finding]:
     bench, rule = Coins(rates, rng), Rule()
-    spend(bench, budget, k, rule, lambda event: None)
+    spend(bench, budget, k, rule)
     found = posterior(bench.measured, k, rule).probabilities
     return score(name, class_calls(found, rule), found, true_classes(rates, k), bench.spent)
 

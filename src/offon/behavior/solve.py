@@ -19,6 +19,7 @@ from offon.behavior.intervals import clopper_pearson_lower, clopper_pearson_uppe
 from offon.errors import DataError
 
 ALPHA = 0.05
+ROUNDING = 1e-3  # of a sum of probabilities from float32 log-probs, thousands of tokens long
 BETS = np.linspace(0.02, 0.98, 25)  # the stakes that are mixed
 
 
@@ -39,7 +40,7 @@ def known_mass(successes: dict[tuple[int, ...], float]) -> float:
     """sum of pi(y) over distinct known successes y -> log pi(y): a certain lower bound on the success probability, if
     scorer and sampler agree."""
     total = float(np.exp(list(successes.values())).sum()) if successes else 0.0
-    if total > 1 + 1e-6:
+    if total > 1 + ROUNDING:
         raise DataError(f"distinct responses have probability {total:.6f} together", why="scorer and sampler disagree")
     return min(total, 1.0)
 
