@@ -159,8 +159,8 @@ def test_a_checker_that_cannot_tell_leaves_only_format():
 
 
 def test_tries_until_solved_from_counts_and_known_successes():
-    """0 of 128: at most 1 - .025^(1/128) = .0284, 35.2 tries or more. A known success of probability .001 makes it 1,000
-    at most; without one there is no bound above."""
+    """0 of 128: at most 1 - .025^(1/128) = .0284, 35.2 tries or more. A known success of probability .001 makes it
+    1,000 at most; without one there is no bound above."""
     assert one()["prompts"][0]["k_to_solve"] == [pytest.approx(35.2, abs=0.1), None]
     tries = one(known=[{(1, 2): -6.907755}] * 3)["prompts"][0]["k_to_solve"]
     assert tries == [pytest.approx(35.2, abs=0.1), pytest.approx(1000, rel=1e-5)]

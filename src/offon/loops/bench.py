@@ -57,7 +57,8 @@ class Bench:
     )  # the teacher's whole right answers
     leaks: Counter = field(default_factory=Counter)  # prefixes looked at, by whether they give the answer away
     failures: dict[int, list[Tokens]] = field(default_factory=lambda: defaultdict(list))  # the model's own, by prompt
-    known: dict[int, dict[Tokens, float]] = field(default_factory=lambda: defaultdict(dict))  # its successes, log-probs
+    known: dict[int, dict[Tokens, float]] = field(default_factory=lambda: defaultdict(dict))  # right ones, log-probs
+    verdicts: dict[int, dict[Tokens, set[bool]]] = field(default_factory=lambda: defaultdict(dict))  # on its rollouts
     costs: Counter = field(default_factory=Counter)
 
     def __post_init__(self):
@@ -71,7 +72,7 @@ class Bench:
     def measured(self) -> Measured:
         others = {name: self._counts(name) for name in ("content", "scaffold", "placed", "finished", "placebo")}
         previous = {name: self._counts(earlier(name)) for name in self.earlier if earlier(name) in self.scored}
-        at_least = np.array([known_mass(self.known.get(p, {})) for p in range(len(self.groups))])
+        at_least = np.array([known_mass(responses) for responses in self._known])
         return Measured(strict=self._counts("rollouts"), **others, previous=previous, at_least=at_least)
 
     @property
@@ -138,7 +139,15 @@ class Bench:
             for (p, tokens), logp in zip(fresh, logps(self.learner, self.groups, fresh, self.sampling), strict=True):
                 self.known[p][tokens] = logp
             self.costs["tokens_scored"] += sum(len(tokens) for _, tokens in fresh)
-        return [self.known[p] for p in range(len(self.groups))]
+        return self._known
+
+    @property
+    def _known(self) -> list[dict[Tokens, float]]:
+        """[P] without those that the checker also rejected: it does not always say the same."""
+        everyone = range(len(self.groups))
+        return [
+            {y: logp for y, logp in self.known[p].items() if False not in self.verdicts[p].get(y, ())} for p in everyone
+        ]
 
     # --- measuring -----------------------------------------------------------------------------------------------
 
@@ -204,9 +213,9 @@ class Bench:
             self.successes[name][p] += right
             self.scored[name][p] += 1
             if name == "rollouts":
-                if right:
-                    self.known[p][tokens] = logp
-                elif len(self.failures[p]) < FIRST:
+                self.verdicts[p].setdefault(tokens, set()).add(right)
+                self.known[p] |= {tokens: logp} if right else {}
+                if not right and len(self.failures[p]) < FIRST:
                     self.failures[p].append(tokens)
                 if verdict.content is not None:
                     self.successes["content"][p] += verdict.content >= RIGHT

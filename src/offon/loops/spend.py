@@ -113,8 +113,9 @@ class State:
 
     @staticmethod
     def of(bench: Spender, k: int, rule: Rule, look: int, checker: Checker | None) -> State:
-        found = posterior(bench.measured, k, rule, checker=checker)
-        share, scored = found.probabilities[:, BELOW].sum(axis=1), bench.measured.strict.scored
+        measured = bench.measured
+        found = posterior(measured, k, rule, checker=checker)
+        share, scored = found.probabilities[:, BELOW].sum(axis=1), measured.strict.scored
         below = share > 0.5
         certain = below_support(found, rule) & (scored >= look) & (scored % look < MORE)
         fragile = open_to_fragile(found, rule)
