@@ -236,6 +236,9 @@ class Pipeline:
         after = self.measure(final)
         result = handoff(self.run, directory, init.label, before, after, self.recipe)
         directory.write_json("handoff.json", result)
+        if after:
+            entries = diagnosis(self.run, final.label, after, self.recipe.probe.k, {init.label: before})
+            self.run.write_diagnosis(entries)
         for warning in result["warnings"]:
             self.note(f"{node.name}: {warning}")
         return final
