@@ -9,6 +9,7 @@ from offon.engines.api import Request
 from offon.engines.native import NativeEngine
 from offon.errors import DataError
 from offon.loops.diagnose import diagnose_model
+from offon.loops.handoff import diagnosis as diagnosis_of
 from offon.loops.known import logps
 from offon.loops.labels import read_labels
 from offon.loops.placing import placements
@@ -16,7 +17,7 @@ from offon.models.model import Model
 from offon.tasks import open_task
 from offon.testbed import model_path
 from offon.testbed.oracle import exact
-from offon.types import Group, Item, Sampling, Verdict
+from offon.types import Group, Item, Sampling, Source, Trajectory, Verdict
 
 PLANTED = {"rare": "ranking", "absent": "missing", "format": "format", "scaffold": "fragile", "guard": "solved"}
 
@@ -248,3 +249,43 @@ def test_a_truncated_sampler_is_diagnosed_as_it_samples():
     assert {p["call"] for p in entry["prompts"]} <= {"unreachable", "unsupported", "undecided"}
     assert all(p["strict"][0] == 0 and p["k_to_solve"][1] is None for p in entry["prompts"])
     assert entry["sampler"] == {"temperature": 1.0, "top_p": 0.4, "max_tokens": 8}
+
+
+class NoEntries:
+    """A run that nothing was diagnosed in."""
+
+    def read_json(self, name, default):
+        return default
+
+
+def probed(rights):
+    """Prompts with 32 responses each, so many of them right, each of probability 1/64."""
+
+    def member(right, n):
+        return Trajectory.of(
+            [right, n], (0,), Source.LEARNER, behavior_logp=[np.log(1 / 64), 0.0], signals={"reward": float(right)}
+        )
+
+    return {
+        "task": [
+            Group(
+                item=Item(id=str(i), prompt=str(i)),
+                views={"prompt": (0,)},
+                members=tuple(member(n < right, n) for n in range(32)),
+            )
+            for i, right in enumerate(rights)
+        ]
+    }
+
+
+def test_a_run_says_what_a_stage_lost():
+    """32 responses before and after a stage: solved twice, lost, gained. What was lost names the model it began with.
+    Eight different right responses of probability 1/64 are a success rate of 1/8 for certain: 8 tries."""
+    before, after = probed([32, 32, 0, 0]), probed([32, 0, 32, 8])
+    entry, *others = diagnosis_of(NoEntries(), "rl", after, 32, {"sft": before})
+    assert not others and [(p["call"], p["since"]) for p in entry["prompts"]] == [
+        ("solved", None), ("fragile", "sft"), ("solved", None), ("ranking", None)
+    ]  # fmt: skip
+    assert entry["prompts"][1]["previous"] == [32, 32] and "1 lost since sft" in entry["sentence"]
+    assert entry["prompts"][3]["k_to_solve"][1] == pytest.approx(8)
+    assert [p["call"] for p in diagnosis_of(NoEntries(), "rl", after, 32)[0]["prompts"]][1] == "unsupported"

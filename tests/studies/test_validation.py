@@ -2,8 +2,14 @@
 
 import numpy as np
 import pytest
-from studies.validation import coverage, events, exactness
+from studies.validation import coverage, events, exactness, stress, truth
 from studies.validation.scores import ACCURACY, BELOW, DECIDED, calibration_error
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from offon.tasks import open_task
+from offon.testbed import model_path
+from offon.testbed.oracle import exact
+from offon.types import Sampling, Verdict
 
 
 def missed(findings):
@@ -61,3 +67,23 @@ def test_doubt_about_the_format_is_resolved_by_rollouts():
     events.spend(bench, 224, 64)
     calls = events.class_calls(events.posterior(bench.measured, 64))
     assert calls.count("format") >= 17 and len(set(bench.spent)) > 1
+
+
+def test_true_rates_are_those_of_the_oracle():
+    """Nine right contents, three of them in the right format: their probabilities added up, and the tree of everything
+    the base says."""
+    model, tokenizer = (kind.from_pretrained(model_path("base")) for kind in (AutoModelForCausalLM, AutoTokenizer))
+    items = open_task({"testbed": ["rare", "format"]}).items("heldout")[:6]
+    for temperature in (1.0, 0.7):
+        rows = exact(model, tokenizer, items, temperature=temperature)
+        sampling = Sampling(temperature=temperature)
+        found = truth.success(model, tokenizer, items, [item.prompt for item in items], sampling)
+        np.testing.assert_allclose(found["strict"], [row.success for row in rows], atol=1e-6)
+        np.testing.assert_allclose(found["content"], [row.content for row in rows], atol=1e-6)
+
+
+def test_a_second_attempt_counts_where_the_checker_says_so():
+    item = open_task("testbed:guard").items("heldout")[0]
+    again = f"backward 1 {item.reference}"
+    assert stress.last_attempt([(item, again)])[0].score == 1 and stress.gold([(item, again)])[0].score == 0
+    assert stress.rejects_sign(["guard"])([(item, item.reference)])[0] == Verdict(0.0, content=1.0)
