@@ -26,6 +26,7 @@ SECTIONS = {
     "coverage": "Coverage of the 95% intervals",
     "events": "Diagnosis, rates known",
     "trained": "Diagnosis of trained models",
+    "stress": "Diagnosis of trained models where something is amiss",
     "cost": "Cost",
     "effects": "Published effects",
 }

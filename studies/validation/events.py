@@ -12,19 +12,36 @@ The spender is `offon.loops.diagnose.spend`, as it runs on models.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from offon.behavior.bottleneck import CLASSES, Measured, Rule, class_calls, classify, posterior
 from offon.behavior.counts import Counts
-from offon.loops.diagnose import TEACHER_TRIES, spend
+from offon.behavior.solve import k_to_solve
+from offon.behavior.verifier import Checker
+from offon.loops.bench import TEACHER_TRIES
+from offon.loops.spend import spend
 from studies.validation.findings import Finding
-from studies.validation.scores import score
+from studies.validation.scores import ACCURACY, DECIDED, WANTED, over_seeds, scores
 
 BUDGET, K = 224, 64
+SEEDS = (0, 1, 2, 3, 4)
 TEACHER = 0.95
+Accepts = tuple[float, float]  # TPR and FPR of the checker
+PERFECT: Accepts = (1.0, 0.0)
+# name -> scores that are told without a threshold: those that another row is there to be compared with
+SCENARIOS = {
+    "balanced": (),
+    "balanced, 60 prompts at a time": (),
+    "teacher restarts in 15%": (),
+    "at the thresholds": (),
+    "checker rejects 20% of right answers": tuple(WANTED),
+    "checker rejects 20% of right answers, 800 labels": (),
+    "checker accepts 90% of right, 10% of wrong answers": tuple(WANTED),
+    "checker accepts 90% of right, 10% of wrong answers, 800 labels": (DECIDED,),
+}
 RATES = ("content", "ratio", "scaffold", "placed", "finished", "placebo")
 
 
@@ -80,17 +97,21 @@ class Coins:
     rates: dict[str, np.ndarray]
     rng: np.random.Generator
     guided: bool = True
+    accepts: Accepts = PERFECT
     successes: dict[str, np.ndarray] = field(default_factory=dict)
     scored: dict[str, np.ndarray] = field(default_factory=dict)
-    costs: Counter = field(default_factory=Counter)
 
     def __post_init__(self):
         prompts = len(self.rates["content"])
         self.spent, self.asked = np.zeros(prompts, int), np.zeros(prompts, bool)
 
     @property
-    def unhelped(self) -> np.ndarray:
-        return self._of("scaffold")[1] == 0
+    def untried(self) -> dict[str, np.ndarray]:
+        return {"scaffold": self._of("scaffold")[1] == 0}
+
+    @property
+    def placeable(self) -> np.ndarray:
+        return np.full(len(self.spent), self.guided)
 
     def _of(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         zeros = np.zeros(len(self.spent), int)
@@ -100,9 +121,6 @@ class Coins:
     def measured(self) -> Measured:
         names = ("strict", "content", "scaffold", "placed", "finished", "placebo")
         return Measured(**{name: Counts.of(*self._of(name)) for name in names})
-
-    def estimate(self, budget: int) -> str:
-        return ""
 
     def candidates(self, prompt: int) -> dict[str, tuple[str, ...]]:
         found = {"rollouts": ("content", "ratio"), "scaffold": ("scaffold",)}
@@ -116,12 +134,14 @@ class Coins:
 
     def measure(self, name: str, prompts: np.ndarray, samples: int) -> None:
         self.spent[prompts] += samples
+        right, wrong = self.accepts
+        rate = self.rates["content" if name == "rollouts" else name][prompts]
+        accepted = self.rng.binomial(samples, wrong + (right - wrong) * rate)
         if name == "rollouts":
-            content = self.rng.binomial(samples, self.rates["content"][prompts])
-            self._add("content", prompts, content, samples)
-            self._add("strict", prompts, self.rng.binomial(content, self.rates["ratio"][prompts]), samples)
+            self._add("content", prompts, accepted, samples)
+            self._add("strict", prompts, self.rng.binomial(accepted, self.rates["ratio"][prompts]), samples)
         else:
-            self._add(name, prompts, self.rng.binomial(samples, self.rates[name][prompts]), samples)
+            self._add(name, prompts, accepted, samples)
 
     def _add(self, name: str, prompts, right, samples: int) -> None:
         successes, scored = self._of(name)
@@ -135,24 +155,110 @@ def true_classes(rates: dict[str, np.ndarray], k: int = K) -> list[str]:
     return [CLASSES[index] for index in classify(known, k)]
 
 
-def diagnosed(name: str, rates: dict[str, np.ndarray], rng, *, budget: int = BUDGET, k: int = K) -> list[Finding]:
-    bench, rule = Coins(rates, rng), Rule()
-    spend(bench, budget, k, rule, lambda event: None)
-    found = posterior(bench.measured, k, rule).probabilities
-    return score(name, class_calls(found, rule), found, true_classes(rates, k), bench.spent)
+@dataclass
+class Diagnosed:
+    """Everything that was found of some prompts, and what is true of them."""
+
+    calls: list[str]
+    shares: np.ndarray
+    true: list[str]
+    spent: np.ndarray
+    strict: Counts
+    rate: np.ndarray  # of strict success
+
+    @staticmethod
+    def of(
+        rates: dict[str, np.ndarray], rng, *, budget: int = BUDGET, k: int = K, accepts: Accepts = PERFECT,
+        checker: Checker | None = None,
+    ) -> Diagnosed:  # fmt: skip
+        bench, rule = Coins(rates, rng, accepts=accepts), Rule()
+        spend(bench, budget, k, rule, checker=checker)
+        found = posterior(bench.measured, k, rule, checker=checker)
+        return Diagnosed(
+            class_calls(found, rule), found.probabilities, true_classes(rates, k), bench.spent, bench.measured.strict,
+            rates["content"] * rates["ratio"],
+        )  # fmt: skip
+
+    @property
+    def scores(self) -> dict[str, float]:
+        return scores(self.calls, self.shares, self.true, self.spent)
+
+    @property
+    def held(self) -> float:
+        """Share of the intervals of tries until solved that hold the true number."""
+        tries = [k_to_solve(int(c), int(n)) for c, n in zip(*self.strict, strict=True)]
+        return float(np.mean([t.low <= p <= t.high for t, p in zip(tries, self.rate, strict=True)]))
+
+
+def balanced(per_class: int, rng) -> dict[str, np.ndarray]:
+    parts = [planted(kind, per_class, rng) for kind in CLASSES]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def together(parts: Sequence[Diagnosed]) -> Diagnosed:
+    return Diagnosed(
+        [call for part in parts for call in part.calls], np.concatenate([part.shares for part in parts]),
+        [true for part in parts for true in part.true], np.concatenate([part.spent for part in parts]),
+        Counts.of(*(np.concatenate([part.strict[i] for part in parts]) for i in (0, 1))),
+        np.concatenate([part.rate for part in parts]),
+    )  # fmt: skip
+
+
+def in_tasks(rates: dict[str, np.ndarray], rng, size: int) -> Diagnosed:
+    """Diagnosed so many prompts at a time: too few for a prior of their own."""
+    order = rng.permutation(len(rates["content"]))
+    return together([
+        Diagnosed.of({name: rate[order[at : at + size]] for name, rate in rates.items()}, rng)
+        for at in range(0, len(order), size)
+    ])  # fmt: skip
+
+
+def labelled(accepts: Accepts, number: int, rng) -> Checker:
+    right, wrong = accepts
+    return Checker(
+        accepted_right=rng.binomial(number, right), right=number, accepted_wrong=rng.binomial(number, wrong),
+        wrong=number,
+    )  # fmt: skip
+
+
+def scenario(name: str, per_class: int, seed: int) -> Diagnosed:
+    rng = np.random.default_rng(seed)
+    if name == "at the thresholds":
+        return Diagnosed.of(rates_of(at_the_thresholds(per_class * len(CLASSES), rng)), rng)
+    rates = rates_of(balanced(per_class, rng), restart=0.15 if "restarts" in name else 0.0)
+    if name == "balanced, 60 prompts at a time":
+        return in_tasks(rates, rng, 60)
+    accepts = (0.8, 0.0) if "rejects" in name else (0.9, 0.1) if "accepts" in name else PERFECT
+    checker = labelled(accepts, 400, rng) if "labels" in name else None
+    return Diagnosed.of(rates, rng, accepts=accepts, checker=checker)
+
+
+def mistaken(parts: Sequence[Diagnosed], true: str, call: str) -> tuple[float, str]:
+    pairs = [pair for part in parts for pair in zip(part.true, part.calls, strict=True) if pair[0] == true]
+    return sum(pair[1] == call for pair in pairs) / len(pairs), f"{len(pairs)} prompts"
 
 
 def run(quick: bool) -> list[Finding]:
-    per_class, rng = (12 if quick else 150), np.random.default_rng(0)
-    parts = [planted(kind, per_class, rng) for kind in CLASSES]
-    events = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    rates = rates_of(events)
-    failed = np.mean(np.array(true_classes(rates)) != np.repeat(CLASSES, per_class))
-    hard = rates_of(at_the_thresholds(per_class * 4, rng))
-    return [
-        *diagnosed("events, balanced", rates, rng),
-        Finding(what="events, balanced: planting failed", value=float(failed), told=True,
-                of="scored against the realised class"),
-        *diagnosed("events, teacher restarts in 15%", rates_of(events, restart=0.15), rng),
-        *diagnosed("events, at the thresholds", hard, rng),
-    ]  # fmt: skip
+    per_class, seeds = (12, (0, 1)) if quick else (60, SEEDS)
+    found = []
+    for name, told in SCENARIOS.items():
+        parts = [scenario(name, per_class, seed) for seed in seeds]
+        found += findings(f"events, {name}", parts, told)
+    return found
+
+
+def findings(name: str, parts: Sequence[Diagnosed], told: Sequence[str]) -> list[Finding]:
+    """The scores, one part per seed; where a checker has errors, also what they turn into what."""
+    spent = np.concatenate([part.spent for part in parts])
+    rows = over_seeds(name, [part.scores for part in parts], len(parts[0].calls), spent, told=told)
+    rows = [row for row in rows if not row.told or row.what.endswith((ACCURACY, DECIDED))]
+    if "checker" not in name:
+        held = [part.held for part in parts]
+        of = f"{len(held)} seeds, {min(held):.3f} to {max(held):.3f}"
+        what = f"{name}: tries until solved, intervals that hold"
+        return [*rows, Finding(what=what, value=float(np.mean(held)), relation=">=", bound=0.95, of=of)]
+    for true in ("solved", "missing"):
+        share, of = mistaken(parts, true, "ranking")
+        rows.append(Finding(what=f"{name}: {true} called ranking", value=share, relation="<=", bound=0.05, of=of,
+                            told="labels" not in name))  # fmt: skip
+    return rows

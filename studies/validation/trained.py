@@ -1,32 +1,31 @@
 """Diagnosis of tiny transformers with planted bottlenecks, scored against the rule on their exact probabilities.
 
 The student and its teacher start from the testbed's base, which knows the tables of twelve operations and the routes,
-and are trained on the second world (`studies.validation.world`). What the diagnosis samples is computed here exactly:
-
-    strict, content, scaffold    all responses, by enumeration
-    placed    the rest of the right response after its route and two states
-    finished  sum over routes of the student's share times the teacher's probability of the right rest
-    placebo   taken as 0: another prompt's first two states are this prompt's in less than one pair of 16
+and are trained on the second world (`studies.validation.world`). What the diagnosis samples is computed exactly
+(`studies.validation.truth`).
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
 from offon.behavior.bottleneck import CLASSES, UNDECIDED, UNSUPPORTED, classify
-from offon.loops.diagnose import TEACHER_TRIES, diagnose_model
+from offon.loops.bench import TEACHER_TRIES
+from offon.loops.diagnose import diagnose_model
 from offon.testbed import model_path
-from offon.testbed.grammar import HINT, ROUTES, VOCABULARY
-from offon.testbed.oracle import exact
+from offon.testbed.grammar import VOCABULARY
 from offon.testbed.train import HEAD_GAIN, PLANS, Plan, fit, make_model, make_tokenizer, one_thread_deterministic
 from studies.validation.findings import Finding
-from studies.validation.scores import score
+from studies.validation.scores import over_seeds, scores
+from studies.validation.truth import Rates, true_rates
 from studies.validation.world import Documents, Family, World, families, teacher_families, vocabulary
 
 BUDGET, K, MAX_TOKENS = 224, 64, 8
@@ -37,9 +36,9 @@ BASE = PLANS["base"]
 Rows = dict[str, list[dict]]
 
 
-def plan(steps: int, seed: int) -> Plan:
+def plan(steps: int, seed: int, *, slip: float = 0.0) -> Plan:
     sizes = {name: getattr(BASE, name) for name in ("hidden", "layers", "head_dim", "intermediate")}
-    return Plan(**sizes, steps=steps, seed=seed, documents=192, learning_rate=2e-3)
+    return Plan(**sizes, steps=steps, seed=seed, documents=192, learning_rate=2e-3, slip=slip)
 
 
 def from_base(training: Plan, words: Sequence[str]):
@@ -61,84 +60,79 @@ def from_base(training: Plan, words: Sequence[str]):
     return model
 
 
-def trained(training: Plan, world: Sequence[Family], words: Sequence[str]):
-    with one_thread_deterministic():
-        return fit(from_base(training, words), Documents(training, world, words), training).eval()
+@dataclass(frozen=True)
+class Made:
+    """A model in memory and on disk."""
+
+    model: Any
+    path: Path
 
 
-@torch.no_grad()
-def probability(model, tokenizer, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
-    """[n] exact probability of each completion (with its end) after its text; all of one length."""
-    texts = [tokenizer(text).input_ids for text, _ in pairs]
-    rest = [tokenizer(f"{completion} {tokenizer.eos_token}").input_ids for _, completion in pairs]
-    ids = torch.tensor([a + b for a, b in zip(texts, rest, strict=True)])
-    logp = model(input_ids=ids).logits[:, :-1].double().log_softmax(-1)
-    taken = logp.gather(2, ids[:, 1:, None])[:, -len(rest[0]) :, 0]
-    return taken.sum(1).exp().numpy()
+@dataclass(frozen=True)
+class Setting:
+    """Families of one seed, their words, and where models are kept."""
+
+    world: Sequence[Family]
+    seed: int
+    at: Path
+
+    @staticmethod
+    def of(per_class: int, seed: int, at: Path) -> Setting:
+        return Setting(families(per_class), seed, at)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        return vocabulary(self.world)
+
+    @property
+    def tokenizer(self):
+        return make_tokenizer(self.words)
+
+    def train(self, name: str, world: Sequence[Family], steps: int, *, start=None, slip: float = 0.0) -> Made:
+        training = plan(steps, self.seed, slip=slip)
+        with one_thread_deterministic():
+            model = start or from_base(training, self.words)
+            model = fit(model, Documents(training, world, self.words), training).eval()
+        path = self.at / name.replace(" ", "-")
+        model.save_pretrained(path)
+        self.tokenizer.save_pretrained(path)
+        return Made(model, path)
+
+    def teacher(self, steps: int) -> Made:
+        return self.train("teacher", teacher_families(self.world), steps)
 
 
-def true_rates(student, teacher, tokenizer, items) -> dict[str, np.ndarray]:
-    plain = exact(student, tokenizer, items)
-    helped = [i for i, each in enumerate(items) if HINT in each.views]
-    better = np.zeros(len(items))
-    if helped:
-        better[helped] = [row.success for row in exact(student, tokenizer, [items[i] for i in helped], view=HINT)]
-    traces = [each.columns["trace"].split() for each in items]
-    placed = [(f"{e.prompt} forward {t[0]} {t[1]}", f"{t[2]} #") for e, t in zip(items, traces, strict=True)]
-    share = np.array([[row.routes[route] for route in ROUTES] for row in plain])
-    onward = np.stack(
-        [
-            probability(teacher, tokenizer, [(f"{e.prompt} {r}", f"{' '.join(t)} #")
-                                             for e, t in zip(items, traces, strict=True)])
-            for r in ROUTES
-        ],
-        axis=1,
-    )  # fmt: skip
-    return {
-        "strict": np.array([row.success for row in plain]),
-        "content": np.array([row.content for row in plain]),
-        "better": better,
-        "placed": probability(student, tokenizer, placed),
-        "finished": (share * onward).sum(axis=1),
-        "placebo": np.zeros(len(items)),
-    }
+def rows_of(entry: dict, rates: Rates, setting: Setting, k: int = K) -> list[dict]:
+    """A row per prompt: what is true, and what was called."""
+    kinds = {family.name: family.kind for family in setting.world}
+    return [
+        {
+            "seed": setting.seed, "family": prompt["family"], "meant": kinds[prompt["family"]],
+            "true": CLASSES[int(true)], "call": prompt["call"], "sub": prompt["sub"], "spent": spent(prompt),
+            "probabilities": list(prompt["probabilities"].values()), "tries": prompt["k_to_solve"],
+            "rates": {rate: float(values[i]) for rate, values in rates.items()},
+        }
+        for i, (prompt, true) in enumerate(zip(entry["prompts"], classify(rates, k), strict=True))
+    ]  # fmt: skip
 
 
-def one(per_class: int, per_family: int, seed: int, at: Path, *, teacher: int, students: Mapping[str, int]) -> Rows:
-    """Train a teacher and students for so many steps each, diagnose the students: a row per prompt, by student."""
-    world = families(per_class)
-    words = vocabulary(world)
-    tokenizer, task = make_tokenizer(words), World(world, per_family)
-    items, kinds, found = task.items("heldout"), {family.name: family.kind for family in world}, {}
-    guide, guide_at = kept(trained(plan(teacher, seed), teacher_families(world), words), tokenizer, at / "teacher")
+def one(setting: Setting, per_family: int, *, teacher: int, students: Mapping[str, int]) -> Rows:
+    """Train a teacher and students for so many steps each, diagnose the students: rows by student."""
+    task, guide, found = World(setting.world, per_family), setting.teacher(teacher), {}
+    items = task.items("heldout")
     for name, steps in students.items():
-        student, path = kept(trained(plan(steps, seed), world, words), tokenizer, at / name)
-        rates = true_rates(student, guide, tokenizer, items)
+        student = setting.train(name, setting.world, steps)
         entry = diagnose_model(
-            str(path), task, teacher=str(guide_at), prompts=len(items), budget=BUDGET, k=K, max_tokens=MAX_TOKENS,
-            seed=seed,
+            str(student.path), task, teacher=str(guide.path), prompts=len(items), budget=BUDGET, k=K,
+            max_tokens=MAX_TOKENS, seed=setting.seed,
         )  # fmt: skip
-        found[name] = [
-            {
-                "seed": seed, "family": prompt["family"], "meant": kinds[prompt["family"]],
-                "true": CLASSES[int(true)], "call": prompt["call"],
-                "probabilities": list(prompt["probabilities"].values()), "spent": spent(prompt),
-                "rates": {rate: float(values[i]) for rate, values in rates.items()},
-            }
-            for i, (prompt, true) in enumerate(zip(entry["prompts"], classify(rates, K), strict=True))
-        ]  # fmt: skip
+        found[name] = rows_of(entry, true_rates(student.model, guide.model, setting.tokenizer, items), setting)
     return found
-
-
-def kept(model, tokenizer, at: Path):
-    model.save_pretrained(at)
-    tokenizer.save_pretrained(at)
-    return model, at
 
 
 def spent(prompt: dict) -> int:
     """Rollouts of one prompt, the teacher's included."""
-    names = ("strict", "scaffold", "placed", "finished", "placebo")
+    names = ("strict", "scaffold", "previous", "placed", "finished", "placebo")
     counted = sum(prompt[name][1] for name in names if prompt.get(name))
     return counted + TEACHER_TRIES * ("placed" in prompt)
 
@@ -151,11 +145,24 @@ def confusion(rows: Sequence[dict], given: str, shown: str) -> dict[str, dict[st
     return found
 
 
+def scored(name: str, rows: Sequence[dict], *, told: Sequence[str] = ()) -> list[Finding]:
+    seeds = sorted({row["seed"] for row in rows})
+    parts = [[row for row in rows if row["seed"] == seed] for seed in seeds]
+    runs = [
+        scores([row["call"] for row in part], np.array([row["probabilities"] for row in part]),
+               [row["true"] for row in part], np.array([row["spent"] for row in part]))
+        for part in parts
+    ]  # fmt: skip
+    return over_seeds(name, runs, len(parts[0]), np.array([row["spent"] for row in rows]), told=told)
+
+
 def summary(name: str, rows: Sequence[dict]) -> list[Finding]:
-    found = score(
-        name, [row["call"] for row in rows], np.array([row["probabilities"] for row in rows]),
-        [row["true"] for row in rows], np.array([row["spent"] for row in rows]),
-    )  # fmt: skip
+    found = scored(name, rows)
+    held = [
+        row["tries"][0] <= 1 / max(row["rates"]["strict"], 1e-12) <= 1.001 * (row["tries"][1] or np.inf) for row in rows
+    ]
+    found.append(Finding(what=f"{name}: tries until solved, intervals that hold", value=float(np.mean(held)),
+                         relation=">=", bound=0.95, of=f"{len(held)} prompts"))  # fmt: skip
     for kind, realised in confusion(rows, "meant", "true").items():
         failed = 1 - realised.get(kind, 0) / sum(realised.values())
         found.append(Finding(what=f"{name}: planting failed, meant {kind}", value=failed, told=True,
@@ -179,7 +186,7 @@ def run(quick: bool) -> list[Finding]:
     rows: Rows = {name: [] for name in students}
     for seed in seeds:
         with tempfile.TemporaryDirectory() as at:
-            found = one(per_class, per_family, seed, Path(at), teacher=teacher, students=students)
+            found = one(Setting.of(per_class, seed, Path(at)), per_family, teacher=teacher, students=students)
         for name, more in found.items():
             rows[name] += more
     return [finding for name, part in rows.items() for finding in summary(name, part)]

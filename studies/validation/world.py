@@ -19,7 +19,7 @@ B documents.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -57,7 +57,9 @@ SHIFT = 5  # a wrong step follows the table of the operation so many places on
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """name, the class it is meant to have, and its documents: shares of routes (without the hint), of the right format,
-    of documents with the hint; wrong_step: the step (0 or 2) whose table is wrong; ops: of its items."""
+    of documents with the hint; wrong_step: the step (0 or 2) whose table is wrong; ops: of its items; begun: share of
+    documents in which a wrong beginning is given and the right response follows: a model learns to start over.
+    """
 
     name: str
     kind: str
@@ -66,6 +68,7 @@ class Family:
     hinted: float = 0.0
     wrong_step: int | None = None
     ops: tuple[str, ...] = KNOWN_OPS
+    begun: float = 0.0
 
 
 RIGHT = MappingProxyType({"forward": 1.0})
@@ -92,9 +95,9 @@ def families(per_class: int) -> list[Family]:
     return found
 
 
-def teacher_families(student: Sequence[Family]) -> list[Family]:
+def teacher_families(student: Sequence[Family], *, begun: float = 0.0) -> list[Family]:
     """Right documents of every family with every operation, and families that show the decoy routes."""
-    known = [Family(name=f.name, kind="solved", routes=RIGHT, ops=OPS) for f in student]
+    known = [Family(name=f.name, kind="solved", routes=RIGHT, ops=OPS, begun=begun) for f in student]
     decoys = [Family(name=f"decoy{i}", kind="", routes={DECOYS[i % 2]: 1.0}, ops=OPS) for i in range(len(student) // 5)]
     return known + decoys
 
@@ -105,7 +108,8 @@ def vocabulary(student: Sequence[Family]) -> tuple[str, ...]:
 
 
 class Documents:
-    """Draws batches (ids_BT, labels_BT) of families in equal shares; -100 on prompts and padding."""
+    """Draws batches (ids_BT, labels_BT) of families in equal shares; -100 on prompts, given beginnings and padding.
+    With probability plan.slip one step of a document goes to a random state, and on from there."""
 
     def __init__(self, plan: Plan, world: Sequence[Family], words: Sequence[str]):
         self.plan, self.world, self.token = plan, world, {word: i for i, word in enumerate(words)}
@@ -116,7 +120,7 @@ class Documents:
             self.programs[ops] = np.array([(int(p.start), *map(OPS.index, p.ops)) for p in seen])
 
     def batch(self) -> tuple[torch.Tensor, torch.Tensor]:
-        rows = [self._document(self.world[i]) for i in self._families()]
+        rows = [self._document(self.world[i]) for i in self._families()]  # (what is given, what is learned)
         length = max(len(prompt) + len(response) for prompt, response in rows)
         ids = np.full((len(rows), length), self.token[PAD])
         labels = np.full_like(ids, -100)
@@ -132,6 +136,7 @@ class Documents:
         return (at * len(self.world)).astype(int)
 
     def _document(self, family: Family) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """What is given and what is learned."""
         draw = self.random
         table = self.programs[trained_ops(family)]
         start, *ops = table[draw.integers(len(table))]
@@ -140,12 +145,16 @@ class Documents:
         route = list(shares)[np.searchsorted(np.cumsum(list(shares.values())), draw.random() * 0.999999)]
         form = RIGHT_FORMAT if draw.random() < family.right_format else WRONG_FORMAT
         trace, state = [], start
+        slip = draw.integers(3) if self.plan.slip and draw.random() < self.plan.slip else None
         for step, position in enumerate(ROUTES[route]):
             op = (ops[position] + SHIFT) % len(KNOWN_OPS) if step == family.wrong_step else ops[position]
-            state = NEXT_STATE[op, state]
+            state = draw.integers(len(STATES)) if step == slip else NEXT_STATE[op, state]
             trace.append(STATES[state])
         program = Program(STATES[start], tuple(OPS[op] for op in ops))
-        return prompt_words(family.name, program, hint=hint), (route, *trace, form)
+        given = prompt_words(family.name, program, hint=hint)
+        if family.begun and draw.random() < family.begun:
+            given += (*draw.choice(list(ROUTES), 1), *draw.choice(STATES, draw.integers(4)))
+        return given, (route, *trace, form)
 
 
 def trained_ops(family: Family) -> tuple[str, ...]:
@@ -153,13 +162,17 @@ def trained_ops(family: Family) -> tuple[str, ...]:
     return KNOWN_OPS if family.ops == UNSEEN_OPS else family.ops
 
 
+Verify = Callable[[Sequence[tuple[Item, str]]], list[Verdict]]
+
+
 class World:
-    """The families as a task: `items` held-out programs each, the testbed's checker."""
+    """The families as a task: `items` held-out programs each, the testbed's checker unless another is given."""
 
     name = "second world"
 
-    def __init__(self, student: Sequence[Family], per_family: int):
+    def __init__(self, student: Sequence[Family], per_family: int, verify: Verify | None = None):
         self.families, self.per_family = student, per_family
+        self.verify = verify or TestbedTask().verify
 
     def items(self, split: str = "heldout") -> list[Item]:
         return [item(f, p) for f in self.families for p in self._programs(f)]
@@ -167,9 +180,6 @@ class World:
     def _programs(self, family: Family) -> list[Program]:
         members = [p for p in programs(family.ops) if p.heldout]
         return sorted(members, key=lambda p: content_hash("draw", *prompt_words(family.name, p)))[: self.per_family]
-
-    def verify(self, pairs: Sequence[tuple[Item, str]]) -> list[Verdict]:
-        return TestbedTask().verify(pairs)
 
 
 def item(family: Family, program: Program) -> Item:

@@ -130,8 +130,8 @@ def test_warn_lets_it_through_and_rollback_hands_on_what_was_before_and_hashes_f
     handed = read(copy, "rl", "handoff.json")
     assert handed["before"] == "testbed:base" and handed["tasks"]["guard"]["before"]["success"]["estimate"] == 1
     assert nodes_of(copy)["kept"]["took"] == "testbed:base"
-    roots = {entry["model"] for entry in RunDirectory.open(copy).diagnosis()}
-    assert roots == {"testbed:base"}  # what a gate lets through is no new root
+    diagnosed = {entry["model"] for entry in RunDirectory.open(copy).diagnosis()}
+    assert diagnosed == {"testbed:base", "sft", "rl"}  # what a gate lets through is no model of its own
 
     gates = report.summarise(copy)["gates"]
     assert [(gate["name"], gate["took"]) for gate in gates] == [("kept", "testbed:base")]

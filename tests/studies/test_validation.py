@@ -2,10 +2,14 @@
 
 import numpy as np
 import pytest
-from studies.validation import coverage, events, exactness, labels
-from studies.validation.scores import calibration_error
+from studies.validation import coverage, events, exactness, labels, stress, truth
+from studies.validation.scores import ACCURACY, BELOW, DECIDED, calibration_error
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from offon.behavior.bottleneck import CLASSES
+from offon.tasks import open_task
+from offon.testbed import model_path
+from offon.testbed.oracle import exact
+from offon.types import Sampling, Verdict
 
 
 def missed(findings):
@@ -21,14 +25,28 @@ def test_unchanged_prompts_are_not_certified_as_gained():
 
 
 def test_planted_bottlenecks_are_found_within_budget():
-    """Twelve prompts of each class, rates known. Accuracy of 84 calls at .97 falls below .9 in one of 1,500 draws."""
-    rng = np.random.default_rng(0)
-    parts = [events.planted(kind, 12, rng) for kind in CLASSES]
-    rates = events.rates_of({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
-    found = {f.what.split(": ")[1]: f for f in events.diagnosed("events", rates, rng)}
-    assert found["accuracy of decided calls"].value >= 0.9
-    assert found["decided"].met and found["rollouts per prompt, the most"].met
-    assert found["solved or ranking called below support"].met
+    """Twelve prompts of each class, rates known. Accuracy of 80 calls at .97 falls below .9 in one of 1,500 draws."""
+    found = events.scenario("balanced", 12, seed=0).scores
+    assert found[ACCURACY] >= 0.9 and found[DECIDED] >= 0.8
+    assert found["rollouts per prompt, the most"] <= 224 and found[BELOW] <= 0.05
+
+
+def test_reach_is_judged_at_looks_only():
+    """79 failures certify at k = 64. Prompts at 0 are called after the first look; prompts at p = .05 > eps are called
+    below support in less than a tenth (stopping at .9 after any eighth rollout calls three in ten)."""
+    sure = {"ratio": 1.0, "scaffold": 0.0, "placed": 0.0, "finished": 0.0, "placebo": 0.0}
+
+    def calls(content: float) -> tuple[list[str], np.ndarray]:
+        bench = events.Coins(
+            {n: np.full(90, p) for n, p in {**sure, "content": content}.items()}, np.random.default_rng(0)
+        )
+        events.spend(bench, 224, 64)
+        return events.class_calls(events.posterior(bench.measured, 64)), bench.scored["strict"]
+
+    never, looked = calls(0.0)
+    assert set(never) == {"missing"} and set(looked) == {79}
+    seldom, _ = calls(0.05)
+    assert sum(call in ("missing", "unreachable", "unsupported") for call in seldom) < 9
 
 
 def test_intervals_cover_as_they_say():
@@ -62,8 +80,27 @@ def test_hand_number_of_the_calibration_error():
 def test_doubt_about_the_format_is_resolved_by_rollouts():
     """Content is certain (.98), the share in the right format (.3) is not: rollouts are spent until it is called."""
     sure = {"content": 0.98, "ratio": 0.3, "scaffold": 0.0, "placed": 0.3, "finished": 0.9, "placebo": 0.0}
-    rates = {name: np.full(20, value) for name, value in sure.items()}
-    bench = events.Coins(rates, np.random.default_rng(1))
-    events.spend(bench, 224, 64, events.Rule(), lambda event: None)
-    calls = events.class_calls(events.posterior(bench.measured, 64).probabilities)
+    bench = events.Coins({name: np.full(20, value) for name, value in sure.items()}, np.random.default_rng(1))
+    events.spend(bench, 224, 64)
+    calls = events.class_calls(events.posterior(bench.measured, 64))
     assert calls.count("format") >= 17 and len(set(bench.spent)) > 1
+
+
+def test_true_rates_are_those_of_the_oracle():
+    """Nine right contents, three of them in the right format: their probabilities added up, and the tree of everything
+    the base says."""
+    model, tokenizer = (kind.from_pretrained(model_path("base")) for kind in (AutoModelForCausalLM, AutoTokenizer))
+    items = open_task({"testbed": ["rare", "format"]}).items("heldout")[:6]
+    for temperature in (1.0, 0.7):
+        rows = exact(model, tokenizer, items, temperature=temperature)
+        sampling = Sampling(temperature=temperature)
+        found = truth.success(model, tokenizer, items, [item.prompt for item in items], sampling)
+        np.testing.assert_allclose(found["strict"], [row.success for row in rows], atol=1e-6)
+        np.testing.assert_allclose(found["content"], [row.content for row in rows], atol=1e-6)
+
+
+def test_a_second_attempt_counts_where_the_checker_says_so():
+    item = open_task("testbed:guard").items("heldout")[0]
+    again = f"backward 1 {item.reference}"
+    assert stress.last_attempt([(item, again)])[0].score == 1 and stress.gold([(item, again)])[0].score == 0
+    assert stress.rejects_sign(["guard"])([(item, item.reference)])[0] == Verdict(0.0, content=1.0)

@@ -1,6 +1,7 @@
 """Measuring behaviour: support, decomposition, diagnosis, handoff. Outcomes in, numbers with intervals out."""
 
 from offon.behavior.bottleneck import Measured, Rule
+from offon.behavior.controls import Controls
 from offon.behavior.counts import Counts, count
 from offon.behavior.decompose import Decomposition, decompose
 from offon.behavior.diagnose import diagnose, measured_outcomes
@@ -9,9 +10,12 @@ from offon.behavior.handoff import task_handoff
 from offon.behavior.intervals import Est, mean_over_prompts, paired_change, wilson
 from offon.behavior.passk import curve, mean_pass_at_k, pass_at_k
 from offon.behavior.support import largest_certifiable_k, prompt_changes, support_calls, support_threshold
+from offon.behavior.verifier import Checker
 
 __all__ = [
     "Alarm",
+    "Checker",
+    "Controls",
     "Counts",
     "Decomposition",
     "Est",

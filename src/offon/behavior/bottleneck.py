@@ -21,28 +21,34 @@ Axes: P prompts, D posterior draws, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 
 import numpy as np
-from scipy import special
 
 from offon.behavior.counts import Counts
-from offon.behavior.intervals import jeffreys_above, jeffreys_quantile
+from offon.behavior.rates import rate_quantiles
 from offon.behavior.support import ZETA, support_threshold
+from offon.behavior.verifier import Checker
 from offon.errors import DataError
 
 CLASSES = ("solved", "format", "fragile", "ranking", "local", "unreachable", "missing")
 BELOW_SUPPORT = ("local", "unreachable", "missing")
 UNSUPPORTED, UNDECIDED = "unsupported", "undecided"
 CALLS = (*CLASSES, UNSUPPORTED, UNDECIDED)
+BELOW = [CLASSES.index(name) for name in BELOW_SUPPORT]
 DRAWS = 512
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """The thresholds of the rule above, and how sure a call must be."""
+    """The thresholds of the rule above, and how sure a call must be.
+
+    below: how sure a call among the last three must be, by the prompt's own samples, that success is out of reach. No
+    success is what a prompt at the threshold shows by luck: at k = 64, .9 is reached by 29 failures, which one in four
+    such prompts shows; .97 by 50, which one in ten does.
+    """
 
     solved: float = 0.8
     format_content: float = 0.25
@@ -54,6 +60,7 @@ class Rule:
     over_placebo: float = 0.2
     zeta: float = ZETA
     confidence: float = 0.9
+    below: float = 0.97
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,36 +68,55 @@ class Measured:
     """Counts of one model on P prompts; a prompt with 0 scored was not measured in that way.
 
     content             the same samples as strict, format ignored
-    scaffold, previous  another condition: the prompt with its scaffold, or an earlier checkpoint
+    scaffold            the prompt with its scaffold
+    previous            earlier checkpoints on the plain prompt, by name
     placed              the model after a teacher's steps, as far as they do not give the answer away
     finished            a teacher after the model's first step
     placebo             a teacher after the first half of the model's wrong response to another prompt
+    at_least            [P] what success is known to reach: the probability of right responses already seen, exact
     """
 
     strict: Counts
     content: Counts | None = None
     scaffold: Counts | None = None
-    previous: Counts | None = None
+    previous: Mapping[str, Counts] = field(default_factory=dict)
     placed: Counts | None = None
     finished: Counts | None = None
     placebo: Counts | None = None
+    at_least: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.strict.scored)
 
+    @property
+    def conditions(self) -> dict[str, Counts]:
+        """The other conditions of the same model, by the name of their rate."""
+        helped = {"scaffold": self.scaffold} if self.scaffold is not None else {}
+        return helped | {earlier(name): counts for name, counts in self.previous.items()}
+
     def at(self, prompts) -> Measured:
-        return Measured(**{name: counts and counts.at(prompts) for name, counts in vars(self).items()})
+        counts = {name: counts.at(prompts) for name, counts in vars(self).items() if isinstance(counts, Counts)}
+        previous = {name: counts.at(prompts) for name, counts in self.previous.items()}
+        return Measured(**counts, previous=previous, at_least=None if self.at_least is None else self.at_least[prompts])
+
+
+def earlier(name: str) -> str:
+    """What the rate of an earlier checkpoint is called."""
+    return f"previous {name}"
 
 
 @dataclass(frozen=True)
 class Posterior:
-    """Draws of every rate [D, P] by name, and the class each draw falls into [D, P]."""
+    """Draws of every rate [D, P] by name, the class each draw falls into [D, P], and how sure each prompt's own samples
+    make it that content success is below eps_k [P]: Jeffreys' prior, whatever the other prompts show."""
 
     rates: Mapping[str, np.ndarray]
     classes: np.ndarray
+    beyond: np.ndarray
 
     def at(self, prompts) -> Posterior:
-        return Posterior({name: p_DP[:, prompts] for name, p_DP in self.rates.items()}, self.classes[:, prompts])
+        rates = {name: p_DP[:, prompts] for name, p_DP in self.rates.items()}
+        return Posterior(rates, self.classes[:, prompts], self.beyond[prompts])
 
     @property
     def probabilities(self) -> np.ndarray:
@@ -98,13 +124,14 @@ class Posterior:
         return (self.classes[:, :, None] == np.arange(len(CLASSES))).mean(axis=0)
 
 
-def posterior(measured: Measured, k: int, rule: Rule = Rule()) -> Posterior:
-    """Independent Jeffreys posteriors of all rates, and the rule applied to each joint draw.
+def posterior(measured: Measured, k: int, rule: Rule = Rule(), *, checker: Checker | None = None) -> Posterior:
+    """Independent posteriors of all rates (`offon.behavior.rates`), and the rule applied to each joint draw.
 
     p_strict = p_content * ratio, the ratio on the content successes; where there is no content verdict p_strict stands
     in for p_content and format cannot occur. Another condition that was not measured counts as no better; a placement
-    that was not measured keeps its prior, and with it the doubt. Draws are a fixed lattice, so that a
-    prompt's answer depends on its own counts alone.
+    that was not measured keeps its prior, and with it the doubt. Draws are a fixed lattice, so that with fewer than 100
+    prompts an answer depends on its own counts alone; from there on the prior of p_content is estimated over the
+    prompts. A checker's errors are undone in every rate but the ratio, which compares two of its verdicts.
     """
     strict, none = measured.strict, Counts.of(np.zeros(len(measured), int), 0)
     content = measured.content or none
@@ -115,40 +142,44 @@ def posterior(measured: Measured, k: int, rule: Rule = Rule()) -> Posterior:
     rates: dict[str, Counts] = {
         "content": Counts.of(successes_P, strict.scored),
         "ratio": Counts.of(strict.successes, successes_P),
-        **{name: getattr(measured, name) or none for name in ("scaffold", "previous", "placed", "finished", "placebo")},
+        **{name: getattr(measured, name) or none for name in ("placed", "finished", "placebo")},
+        **measured.conditions,
     }
+    at_least = measured.at_least if checker is None else None  # what a checker with errors accepts may be wrong
+    special = {"content": {"checker": checker, "pooled": True, "at_least_P": at_least}, "ratio": {}}
     draws = {
-        name: _draws(counts, quantile_D)
+        name: rate_quantiles(counts, quantile_D, **special.get(name, {"checker": checker}))
         for (name, counts), quantile_D in zip(rates.items(), lattice(len(rates)).T, strict=True)
     }
-    p_content = draws["content"]
-    p_strict = p_content * np.where(knows_P, draws["ratio"], 1.0)
-    better = np.maximum(*(np.where(rates[name].scored > 0, draws[name], 0.0) for name in ("scaffold", "previous")))
-    classes = classify({**draws, "strict": p_strict, "better": better}, k, rule)
-    return Posterior(draws, classes)
-
-
-def _draws(counts: Counts, quantile_D: np.ndarray) -> np.ndarray:
-    """[D, P] quantiles of the Jeffreys posteriors, each distinct pair of counts once."""
-    distinct_U, where_P = np.unique(np.stack(counts, axis=1), axis=0, return_inverse=True)
-    return jeffreys_quantile(*distinct_U.T, quantile_D[:, None])[:, where_P.ravel()]
+    known = {name: np.where(rates[name].scored > 0, draws[name], 0.0) for name in measured.conditions}
+    p_strict = draws["content"] * np.where(knows_P, draws["ratio"], 1.0)
+    better = np.maximum.reduce([np.zeros_like(p_strict), *known.values()])
+    draws["strict"] = p_strict
+    classes = classify({**draws, "better": better}, k, rule)
+    alone = rate_quantiles(rates["content"], lattice(1)[:, 0], checker=checker, at_least_P=at_least)
+    return Posterior(draws, classes, (alone < support_threshold(k, zeta=rule.zeta)).mean(axis=0))
 
 
 def classify(rates: Mapping[str, np.ndarray], k: int, rule: Rule = Rule()) -> np.ndarray:
     """The rule on success probabilities, elementwise: indices into CLASSES. rates: strict, content, better (the best
     other condition), placed, finished, placebo."""
-    strict, content, better, finished = (rates[name] for name in ("strict", "content", "better", "finished"))
+    strict, content, better = (rates[name] for name in ("strict", "content", "better"))
     competent = rates["placed"] >= rule.competent
-    alive = (finished >= rule.alive) & (finished - rates["placebo"] >= rule.over_placebo)
     conditions = {
         "solved": strict >= rule.solved,
         "format": (content >= rule.format_content) & (strict < rule.format_ratio * content),
         "fragile": (better >= rule.fragile) & (content < rule.fragile_ratio * better),
         "ranking": content >= support_threshold(k, zeta=rule.zeta),
-        "local": competent & alive,
+        "local": competent & alive(rates, rule),
         "unreachable": competent,
     }
     return np.select(list(conditions.values()), [CLASSES.index(name) for name in conditions], CLASSES.index("missing"))
+
+
+def alive(rates: Mapping[str, np.ndarray], rule: Rule = Rule()) -> np.ndarray:
+    """Whether a teacher finishes what the model begins, and not because it starts over."""
+    finished, placebo = rates["finished"], rates["placebo"]
+    return (finished >= rule.alive) & (finished - placebo >= rule.over_placebo)
 
 
 @cache
@@ -159,53 +190,34 @@ def lattice(dimensions: int) -> np.ndarray:
     return qmc.Sobol(dimensions, rng=0).random(DRAWS)
 
 
-def class_calls(probabilities_PC: np.ndarray, rule: Rule = Rule()) -> list[str]:
-    """[P] the most probable class where its probability reaches the rule's confidence; else unsupported, where only the
-    kind of missing support is open; else undecided."""
-    below = [CLASSES.index(name) for name in BELOW_SUPPORT]
-
-    def call(row: np.ndarray) -> str:
-        best = int(row.argmax())
-        if row[best] >= rule.confidence:
-            return CLASSES[best]
-        return UNSUPPORTED if row[below].sum() >= rule.confidence else UNDECIDED
-
-    return [call(row) for row in probabilities_PC]
+def open_to_fragile(found: Posterior, rule: Rule = Rule()) -> np.ndarray:
+    """[P] whether a condition that was not tried could still make it fragile: what is called after that class, with
+    content low enough, is likelier than a call may be wrong."""
+    later_DP = found.classes > CLASSES.index("fragile")
+    return (later_DP & (found.rates["content"] < rule.fragile_ratio)).mean(axis=0) > 1 - rule.confidence
 
 
-def entropy_drop(found: Posterior, rate: str, samples: int) -> np.ndarray:
-    """[P] expected fall of the class entropy, in nats, if `samples` more outcomes of one rate were seen.
-
-    Each draw of the posterior predicts them: outcome c has probability mean_d Binomial(c; samples, p_d), and seen,
-    reweighs the draws by it. Content and strict outcomes come from the same rollouts: for the ratio of the two, samples
-    are content successes.
-    """
-    from scipy.stats import entropy
-
-    p_DP, n = found.rates[rate], samples
-    outcomes = np.arange(n + 1)[:, None, None]
-    log_weight = special.xlogy(outcomes, p_DP) + special.xlog1py(n - outcomes, -p_DP)
-    weight_ODP = np.exp(log_weight + np.log(special.comb(n, outcomes)))
-    predicted_OP = weight_ODP.mean(axis=1)
-    one_hot_PDC = (found.classes.T[:, :, None] == np.arange(len(CLASSES))).astype(float)
-    joint_OPC = (weight_ODP.transpose(2, 0, 1) @ one_hot_PDC).transpose(1, 0, 2) / len(p_DP)
-    given_OPC = joint_OPC / np.maximum(predicted_OP, 1e-300)[:, :, None]
-    after_P = (predicted_OP * entropy(given_OPC, axis=2)).sum(axis=0)
-    return np.nan_to_num(entropy(found.probabilities, axis=1) - after_P)
+def below_support(found: Posterior, rule: Rule = Rule()) -> np.ndarray:
+    """[P] whether success is surely enough out of reach, by the prompt's own samples and with those of the others."""
+    return (found.beyond >= rule.below) & (found.probabilities[:, BELOW].sum(axis=1) >= rule.confidence)
 
 
-def samples_to_call_unsupported(k: int, rule: Rule = Rule()) -> int:
-    """The fewest samples after which no success at all is called `unsupported` (about .45 k)."""
-    n = np.arange(1, 2 * k + 2)
-    return int(n[np.argmax(1 - jeffreys_above(0, n, support_threshold(k, zeta=rule.zeta)) >= rule.confidence)])
+def decided(found: Posterior, rule: Rule = Rule()) -> np.ndarray:
+    """[P] whether one class is sure enough to be called."""
+    shares_PC = found.probabilities
+    sure_P = shares_PC.max(axis=1) >= rule.confidence
+    return sure_P & (~np.isin(shares_PC.argmax(axis=1), BELOW) | below_support(found, rule))
 
 
-def rogan_gladen(rate, sensitivity: float, false_positive: float):
-    """The success probability behind a noisy verifier: (observed - FPR) / (TPR - FPR), clipped to [0, 1]."""
-    youden = sensitivity - false_positive
-    if youden <= 0:
-        raise DataError(
-            f"the verifier accepts wrong answers as often as right ones (TPR {sensitivity}, FPR {false_positive})",
-            why="no rate can be recovered, and training on it learns the opposite or nothing",
-        )
-    return np.clip((np.asarray(rate, float) - false_positive) / youden, 0, 1)
+def class_calls(found: Posterior, rule: Rule = Rule(), *, withheld: Collection[str] = ()) -> list[str]:
+    """[P] the most probable class where it is sure enough and not withheld; else unsupported, where only the kind of
+    missing support is open; else undecided."""
+
+    def call(best: str, sure: bool, below: bool) -> str:
+        if sure and best not in withheld:
+            return best
+        return UNSUPPORTED if below and UNSUPPORTED not in withheld else UNDECIDED
+
+    best_P = np.array(CLASSES)[found.probabilities.argmax(axis=1)].tolist()
+    rows = zip(best_P, decided(found, rule), below_support(found, rule), strict=True)
+    return [call(*row) for row in rows]

@@ -21,7 +21,7 @@ from offon.behavior.intervals import clopper_pearson_lower, clopper_pearson_uppe
 from offon.errors import DataError
 
 ALPHA = 0.05
-ROUNDING = 1e-4  # by which probabilities of distinct responses may exceed 1 together
+ROUNDING = 1e-3  # of a sum of probabilities from float32 log-probs, thousands of tokens long
 BETS = np.linspace(0.02, 0.98, 25)  # the stakes that are mixed
 
 

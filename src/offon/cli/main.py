@@ -134,9 +134,18 @@ def diagnose(
     teacher: Annotated[
         str | None, typer.Option(metavar="MODEL", help="A model that solves the task, with the same vocabulary.")
     ] = None,
+    earlier: Annotated[
+        list[str] | None, typer.Option(metavar="MODEL", help="A checkpoint before this one; may be repeated.")
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="JSONL: prompt or id, response, right; tells the checker's errors."),
+    ] = None,
     budget: Annotated[int, typer.Option(min=1, help="The most rollouts of one prompt.")] = 128,
     k: Annotated[int, typer.Option(min=1, help="Rollouts a later on-policy stage could spend on a prompt.")] = 32,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest response, in tokens.")] = 512,
+    temperature: Annotated[float, typer.Option(min=0, help="Of the sampler that is diagnosed.")] = 1.0,
+    top_p: Annotated[float, typer.Option(min=1e-9, max=1)] = 1.0,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     page_file: Page = None,
     json: Json = False,
@@ -147,6 +156,7 @@ def diagnose(
 
     place, what = located_model(model), located_task(task)
     guide = located_model(teacher) if teacher else None
+    before = [located_model(one) for one in earlier or ()]
     progress = Progress(quiet=quiet)
     with only_results_on_stdout():
         from offon.loops.diagnose import diagnose_model
@@ -155,9 +165,13 @@ def diagnose(
             place,
             what,
             teacher=guide,
+            earlier=before,
+            labels=labels,
             prompts=prompts,
             budget=budget,
             k=k,
+            temperature=temperature,
+            top_p=top_p,
             max_tokens=max_tokens,
             seed=seed,
             progress=progress,

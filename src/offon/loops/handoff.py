@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from offon import behavior
@@ -10,7 +11,7 @@ from offon.behavior import StageStatistics
 from offon.loops.probe import content_outcomes, outcomes, prompt_infos
 from offon.recipe import ResolvedRecipe
 from offon.runs import NodeDirectory, RunDirectory, ledger
-from offon.types import Group
+from offon.types import RIGHT, Group
 
 ON_POLICY_GAP_NATS = 1e-3  # sampler and learner agree to rounding
 MOSTLY = 0.99
@@ -153,18 +154,40 @@ def warnings(node: NodeDirectory, record: Mapping[str, Any], tasks: Mapping[str,
     return sentences
 
 
-def diagnosis(run: RunDirectory, model: str, probes: Probes, k: int) -> list[dict[str, Any]]:
-    """diagnosis.json with this model's entries added (or replaced)."""
+def diagnosis(
+    run: RunDirectory, model: str, probes: Probes, k: int, earlier: Mapping[str, Probes] = MappingProxyType({})
+) -> list[dict[str, Any]]:
+    """diagnosis.json with this model's entries added (or replaced). earlier: probes of the checkpoints it comes from,
+    by name, which tell what it lost."""
     before = run.read_json("diagnosis.json", [])
     kept = [entry for entry in before if entry["model"] != model]
     fresh = [
         behavior.diagnose(
-            behavior.measured_outcomes(outcomes(groups), content_outcomes(groups)),
+            behavior.measured_outcomes(
+                outcomes(groups),
+                content_outcomes(groups),
+                {label: outcomes(others[name]) for label, others in earlier.items() if name in others},
+            ),
             prompt_infos(groups),
             k=k,
             model=model,
             task=name,
+            known=[known_successes(group) for group in groups],
         )
         for name, groups in probes.items()
     ]
     return kept + fresh
+
+
+def known_successes(group: Group) -> dict[tuple[int, ...], float]:
+    """The right responses of a probed prompt with the log-probs they were sampled with, without any that the checker
+    also rejected."""
+    reward = [
+        (tuple(m.tokens.tolist()), m.signals.get("reward"), m) for m in group.members if m.behavior_logp is not None
+    ]
+    wrong = {tokens for tokens, score, _ in reward if score is not None and score < RIGHT}
+    return {
+        tokens: float(member.behavior_logp.sum(dtype="float64"))
+        for tokens, score, member in reward
+        if score is not None and score >= RIGHT and tokens not in wrong
+    }

@@ -21,7 +21,7 @@ from offon.loops.artefacts import Artefact
 from offon.loops.build import check_room
 from offon.loops.findings import Findings
 from offon.loops.graph import graph
-from offon.loops.handoff import changes
+from offon.loops.handoff import changes, diagnosis
 from offon.loops.handover import handed_on
 from offon.loops.holdings import Holdings
 from offon.loops.inputs import Inputs
@@ -296,6 +296,9 @@ class Pipeline(Inputs):
         after = self.measure(final)
         result = handed_on(self, node, directory, (init, final), (before, after))
         directory.write_json("handoff.json", result)
+        if after:
+            entries = diagnosis(self.run, final.label, after, self.recipe.probe.k, {init.label: before})
+            self.run.write_diagnosis(entries)
         for warning in result["warnings"]:
             self.note(f"{node.name}: {warning}")
         if node.makes != "policy":
