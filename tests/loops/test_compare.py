@@ -121,7 +121,7 @@ def test_a_prompt_can_be_chosen_for_the_tree():
     entry = compare_models("testbed:student", "testbed:base", TASK, **small, prompt=items[2].id)
     assert entry["tree"]["prompt_id"] == items[2].id and entry["tree"]["why"] == "asked for"
     with pytest.raises(DataError, match="no prompt 'nothing'"):
-        compare_models("testbed:student", "testbed:base", TASK, **small, prompt="nothing")
+        compare_models("nowhere/at/all", "testbed:base", TASK, **small, prompt="nothing")
 
 
 def test_another_vocabulary_leaves_prompts_classes_and_counts(tmp_path):

@@ -215,7 +215,7 @@ def compare(
             max_tokens=max_tokens,
             prompt=prompt,
             seed=seed,
-            progress=progress,
+            progress=(lambda event: None) if quiet else progress,
         )
         from offon.cli.comparison import comparison_page
     progress.close()

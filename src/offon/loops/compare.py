@@ -21,7 +21,7 @@ from offon.behavior.role import stage_role
 from offon.behavior.support import support_threshold
 from offon.errors import ConfigError, ModelError
 from offon.loops import artefacts as art
-from offon.loops.evidence import by_class, by_trajectory, solving, tree_of
+from offon.loops.evidence import by_class, by_trajectory, place_of, solving, tree_of
 from offon.loops.exact import support_of
 from offon.loops.forecast import forecast
 from offon.loops.holdings import same_vocabulary
@@ -61,7 +61,9 @@ def compare_models(
     started = time.perf_counter()
     probe = Probe(prompts=prompts, samples=samples, k=k, temperature=temperature, max_tokens=max_tokens)
     opened = open_task(task)
-    opened.items("heldout")  # a task without any is refused before a model is loaded
+    ids = [item.id for item in list(opened.items("heldout"))[:prompts]]  # a task without any is refused here
+    if prompt is not None:
+        place_of(prompt, ids)
     sources = [art.external(source) for source in (before, after)]
     models = [Model.load(source.path) for source in sources]
     salt = int(probe_key(probe, "/".join(source.hash for source in sources), task, seed), 16)

@@ -171,18 +171,21 @@ def tree_of(
 
 def _chosen(rows: Sequence[Mapping[str, Any]], prompt: str | None) -> tuple[int, str]:
     """The prompt to show, and why this one."""
-    ids = [row["id"] for row in rows]
     if prompt is not None:
-        if prompt not in ids:
-            near = difflib.get_close_matches(prompt, ids, n=1)
-            raise DataError(
-                f"no prompt {prompt!r} among the {len(ids)} that were measured",
-                fix=f"did you mean {near[0]}?" if near else f"an id of --json's prompts, such as {ids[0]}",
-            )
-        return ids.index(prompt), "asked for"
+        return place_of(prompt, [row["id"] for row in rows]), "asked for"
     change = [abs(row["after"][0] / row["after"][1] - row["before"][0] / row["before"][1]) for row in rows]
     certain = [index for index, row in enumerate(rows) if row["call"] in ("gained", "lost")]
     if certain:
         index = max(certain, key=lambda i: change[i])
         return index, f"the largest change among prompts certain to be {rows[index]['call']}"
     return int(np.argmax(change)), "the largest change; no prompt is certain to be gained or lost"
+
+
+def place_of(prompt: str, ids: Sequence[str]) -> int:
+    if prompt not in ids:
+        near = difflib.get_close_matches(prompt, ids, n=1)
+        raise DataError(
+            f"no prompt {prompt!r} among the {len(ids)} that are measured",
+            fix=f"did you mean {near[0]}?" if near else f"an id of --json's prompts, such as {ids[0]}",
+        )
+    return ids.index(prompt)
