@@ -78,7 +78,7 @@ class Pair:
                 "responses": [len(members) for members in read],
             }
 
-        return self._kept("distances", groups, measured)
+        return self.kept("distances", groups, measured)
 
     def successes(self, groups: Sequence[Group]) -> list[Scored]:
         """By prompt, of the own model's first successes, the log-ratio own over other."""
@@ -90,10 +90,11 @@ class Pair:
             ends = np.cumsum([len(members) for members in chosen])[:-1]
             return {"log_ratio": [part.tolist() for part in np.split(ratios, ends)]}
 
-        rows = self._kept("successes", groups, measured)["log_ratio"]
+        rows = self.kept("successes", groups, measured)["log_ratio"]
         return [Scored(np.array(row), np.ones(len(row))) for row in rows]
 
-    def _kept(self, what: str, groups: Sequence[Group], measure: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
+    def kept(self, what: str, groups: Sequence[Group], measure: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
+        """What was read of these groups, from RUN/scores where it was read before."""
         read = [group.members[0].id for group in groups if group.members]  # names the probe, and so the samples
         name = f"scores/{digest([what, self.own.hash, self.other.hash, read, RESPONSES])}.json"
         found = self.run.read_json(name)

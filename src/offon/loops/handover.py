@@ -36,6 +36,7 @@ from offon.behavior.retention import (
 from offon.behavior.support import support_threshold
 from offon.behavior.transfer import answer_fidelity, mean_of_ratios
 from offon.errors import DataError
+from offon.loops import grains
 from offon.loops.artefacts import Artefact
 from offon.loops.fidelity import Models, Pair
 from offon.loops.handoff import Probes, handoff
@@ -64,6 +65,8 @@ def handed_on(
     stage = Handover(pipeline, node, models, probes, result["tasks"])
     for task, est in stage.gain_retention().items():
         result["tasks"][task]["gain_retention"] = est
+    for task, found in stage.finer().items():
+        result["tasks"][task] |= found
     return result | {
         "protected": stage.protected(),
         **stage.transfers(),
@@ -118,6 +121,22 @@ class Handover:
         """The notes in words: what is null, on which tasks, and why."""
         of = {key: f" of {', '.join(tasks)}" if all(tasks) else "" for key, tasks in self.notes.items()}
         return [f"{what}{tasks}: {why}" for (what, why), tasks in of.items()]
+
+    def finer(self) -> dict[str, dict[str, Any]]:
+        """By task: D1 by class, and by response with the branches of a prompt (`loops.grains`)."""
+        pair, found = self.pair(*self.models), {}
+        for name, (early, late) in self.by_task():
+            task = self.pipeline.task(self.pipeline.probe_specs[name])
+            found[name] = grains.classes(task, early, late, self.probe.k)
+            if self.comparable(pair, "change by response"):
+                read = grains.responses(pair, task, early, late, self.tasks[name]["prompts"], self.probe.k)
+                if (surface := read.pop("surface", None)) is not None:
+                    found[name]["classes"]["surface"] = surface
+                found[name] |= read
+        return found
+
+    def by_task(self) -> Iterable[tuple[str, tuple[Sequence[Group], Sequence[Group]]]]:
+        return ((name, (self.probes[0][name], late)) for name, late in self.probes[1].items())
 
     def protected(self) -> dict[str, Any] | None:
         names = list(self.probe.protected)
