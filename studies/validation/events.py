@@ -27,7 +27,8 @@ from studies.validation.findings import Finding
 from studies.validation.scores import ACCURACY, DECIDED, WANTED, over_seeds, scores
 
 BUDGET, K = 224, 64
-SEEDS = (0, 1, 2, 3, 4)
+SEEDS = tuple(range(5))
+MORE_SEEDS = tuple(range(15))  # at the thresholds 1 prompt in 28 is within reach by less than 35%
 TEACHER = 0.95
 Accepts = tuple[float, float]  # TPR and FPR of the checker
 PERFECT: Accepts = (1.0, 0.0)
@@ -242,7 +243,8 @@ def run(quick: bool) -> list[Finding]:
     per_class, seeds = (12, (0, 1)) if quick else (60, SEEDS)
     found = []
     for name, told in SCENARIOS.items():
-        parts = [scenario(name, per_class, seed) for seed in seeds]
+        chosen = MORE_SEEDS if name == "at the thresholds" and not quick else seeds
+        parts = [scenario(name, per_class, seed) for seed in chosen]
         found += findings(f"events, {name}", parts, told)
     return found
 

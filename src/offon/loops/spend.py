@@ -6,7 +6,7 @@ completions; and prompt by prompt whichever measurement promises the largest fal
 
 That success is out of reach is judged at a few looks, not after every rollout: a prompt at the threshold shows no
 success for a while by luck, and whoever looks all the time sees it. The first look is where no success certifies it
-(1.23 k rollouts), the next are as far apart. At k = 64 a prompt at p = .05 = 1.1 eps is so called in about 5%; in 30%
+(1.23 k rollouts), the next are as far apart. At k = 64 a prompt at p = .05 = 1.1 eps is so called in about 4%; in 30%
 if every eighth rollout from the 32nd on is a look and .9 is sure enough.
 
 Axes: P prompts.
