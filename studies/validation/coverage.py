@@ -4,14 +4,15 @@ Three things keep an interval out of the band whatever it does, and are told apa
 
     exact    the estimate equals the truth in more than 98% of samples. Every interval that holds its own estimate then
              covers in more than 98%. So: at least .93, and no width where no prompt showed anything but 0.
-    few      a share q of prompts carries half of what the mean is made of, and (1 - q)^P of the samples hold none of
-             them: such a sample looks like one of a population without them. An interval that is short there misses
-             here; so where (1 - q)^P > .07 coverage is below .93 or power is given up. Told with the rest: missed.
+    few      a share q of prompts carries half of what sets the mean apart from the median, and (1 - q)^P > .07 of the
+             samples hold none of them. Such a sample looks like one of a population without them: an interval that is
+             short there misses here. Judged by the band, in rows of their own.
     others   judged by the band.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
@@ -50,6 +51,15 @@ class Cell:
     @property
     def kind(self) -> str:
         return "exact" if self.exact > HIGH else "few" if self.unseen > 1 - LOW else "others"
+
+    @property
+    def row(self) -> str:
+        """What it is summed up with: terms by their kind, pass@k over k."""
+        for kind in ("class certified", "class soft", "certified", "soft", "trajectory"):
+            if self.what.startswith(kind):
+                level = {"c": "class", "t": "trajectory"}[kind[0]] if kind.startswith(("class", "traj")) else "prompt"
+                return f"D1 by {level}, {kind.split()[-1]} terms" if level != "trajectory" else "D1 by trajectory"
+        return re.sub(r"pass@\d+", "pass@k", self.what)
 
     @property
     def in_band(self) -> bool:
@@ -98,8 +108,8 @@ def in_blocks(bounds, *rows_PR: np.ndarray, size: int = 250) -> np.ndarray:
 
 
 def carriers(rows: np.ndarray) -> float:
-    """The smallest share of prompts that carries half of the sum of |row|."""
-    sizes = np.sort(np.abs(rows))[::-1]
+    """The smallest share of prompts that carries half of the sum of |row - median|."""
+    sizes = np.sort(np.abs(rows - np.median(rows)))[::-1]
     return float(np.searchsorted(np.cumsum(sizes), sizes.sum() / 2) + 1) / len(rows) if sizes.any() else 1.0
 
 
@@ -115,12 +125,12 @@ def summary(found: list[Cell]) -> list[Finding]:
     """One row per quantity and kind of population, with the range over its cells."""
     rows = []
     for kind, title in (("others", ""), ("few", "carried by few: "), ("exact", "equal to the truth: ")):
-        for what in dict.fromkeys(cell.what for cell in found if cell.kind == kind):
-            of_it = [cell for cell in found if cell.kind == kind and cell.what == what]
+        for row in dict.fromkeys(cell.row for cell in found if cell.kind == kind):
+            of_it = [cell for cell in found if cell.kind == kind and cell.row == row]
             for null in (True, False) if kind == "others" else (None,):
                 chosen = [cell for cell in of_it if null is None or cell.population.startswith("null") == null]
                 where = {True: "; nothing changed", False: "; changed", None: ""}[null]
-                rows += [band(f"{title}{what}{where}", chosen, kind)] if chosen else []
+                rows += [band(f"{title}{row}{where}", chosen, kind)] if chosen else []
     exact = [cell for cell in found if cell.kind == "exact"]
     rows.append(
         Finding(what="equal to the truth: samples of zeros with an interval of some width",
@@ -138,14 +148,16 @@ def summary(found: list[Cell]) -> list[Finding]:
 
 
 def band(what: str, chosen: list[Cell], kind: str) -> Finding:
-    covered = [cell.covered for cell in chosen]
-    inside = "" if kind == "exact" else f", {sum(cell.in_band for cell in chosen)} in the band"
+    covered, inside = [cell.covered for cell in chosen], sum(cell.in_band for cell in chosen)
+    lowest = min(chosen, key=lambda cell: cell.covered)
+    of = f"{len(chosen)} cells" if kind == "exact" else f"{inside} of {len(chosen)} cells in the band"
+    of += f"; width {width(chosen)}; lowest: {lowest.what}, {lowest.population}, {lowest.prompts} x {lowest.samples}"
     return Finding(
-        what=what, value=min(covered), upto=max(covered), relation=">=", bound=LOW,
-        high=None if kind == "exact" else HIGH, of=f"{len(chosen)} cells{inside}; width {width(chosen)}",
-        cells=tuple(asdict(cell) for cell in chosen),
+        what=what, value=min(covered), upto=max(covered), relation=">=", bound=LOW, of=of,
+        high=None if kind == "exact" else HIGH, cells=tuple(asdict(cell) for cell in chosen),
     )  # fmt: skip
 
 
 def width(chosen: list[Cell]) -> str:
-    return " to ".join(f"{bound:.2f}" for bound in np.quantile([cell.width for cell in chosen], [0.1, 0.5, 0.9]))
+    """Tenth, half and nine tenths of the cells' widths."""
+    return "/".join(f"{bound:.2f}" for bound in np.quantile([cell.width for cell in chosen], [0.1, 0.5, 0.9]))

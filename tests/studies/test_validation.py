@@ -61,9 +61,10 @@ def test_intervals_cover_as_they_say():
         assert max(wrong) <= 0.1
 
 
-def test_carriers_are_the_prompts_that_make_half_of_a_sum():
+def test_carriers_are_the_prompts_that_make_half_of_the_distance():
     assert coverage.carriers(np.array([0, 0, 0, -4.0])) == 0.25
-    assert coverage.carriers(np.array([1.0, 1, 1, 1])) == 0.5
+    assert coverage.carriers(np.array([1, 1, 1, 0.5])) == 0.25
+    assert coverage.carriers(np.array([-1.0, 1, -1, 1, 0])) == 0.4
 
 
 def test_roles_of_planted_changes():

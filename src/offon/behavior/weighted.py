@@ -14,6 +14,7 @@ UNSEEN = 0.5  # prompts nobody saw, on either side: Jeffreys' half success and h
 BEYOND = 4.0  # how far out they lie, in gaps: chosen on five populations, tried on six others (docs/validation.md)
 CERTAIN = 40.0  # stands for the normal quantile of probability 1
 TINY = 1e-300
+ROUNDING = 1e-12  # values that differ by less, relatively, are equal
 
 
 def mean_bounds(rows_PQ: np.ndarray, *, level: float = 0.95) -> np.ndarray:
@@ -30,7 +31,7 @@ def mean_bounds(rows_PQ: np.ndarray, *, level: float = 0.95) -> np.ndarray:
     which `tail` gives. At its saddlepoint prompts weigh a_i / (1 - s x_i) and m is their mean: m follows from s without
     a search, and one search over s finds the wanted probability.
     """
-    center_Q, spread_Q = rows_PQ.mean(axis=0), np.ptp(rows_PQ, axis=0) > 0
+    center_Q, spread_Q = rows_PQ.mean(axis=0), np.ptp(rows_PQ, axis=0) > ROUNDING * np.abs(rows_PQ).max(axis=0)
     found_2Q = np.stack([center_Q, center_Q])
     if not spread_Q.any():
         return found_2Q
