@@ -267,10 +267,12 @@ class Handover:
         return found
 
     def tokens_per_success(self, groups: Sequence[Group]) -> dict[str, float] | None:
-        """Response tokens spent per success, after the stage: what a right answer costs at deployment."""
+        """Response tokens spent per success, after the stage: what a right answer costs at deployment. None where there
+        may be no success at all, and the cost no bound."""
         tokens_P = [np.mean([len(m) for m in group.members]) for group in groups]
         rate_P = np.nan_to_num(count(outcomes(groups)).rate)
-        return ratio(tokens_P, rate_P)._asdict() if rate_P.any() else None
+        found = ratio(tokens_P, rate_P) if rate_P.any() else None
+        return found._asdict() if found and np.isfinite(found).all() else None
 
     def drift(self) -> dict[str, Any]:
         pair = self.pair(*self.models)
