@@ -66,8 +66,6 @@ class Bench:
         self.asked = np.zeros(len(self.groups), bool)
         self.tries: Counter = Counter()
 
-    # --- what `spend` reads --------------------------------------------------------------------------------------
-
     @property
     def measured(self) -> Measured:
         others = {name: self._counts(name) for name in ("content", "scaffold", "placed", "finished", "placebo")}
@@ -106,8 +104,6 @@ class Bench:
             if any(self.failures[other] for other in self.failures if other != prompt):
                 found["placebo"] = ("placebo",)
         return found
-
-    # --- what was found besides ----------------------------------------------------------------------------------
 
     @property
     def controls(self) -> Controls:
@@ -148,8 +144,6 @@ class Bench:
         return [
             {y: logp for y, logp in self.known[p].items() if False not in self.verdicts[p].get(y, ())} for p in everyone
         ]
-
-    # --- measuring -----------------------------------------------------------------------------------------------
 
     def ask_teacher(self, prompts: np.ndarray) -> None:
         """Find a right answer for each prompt, and cut it where it gives itself away (`offon.loops.placing`)."""
