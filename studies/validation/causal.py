@@ -33,6 +33,7 @@ from studies.validation.world import World
 SEEDS = (1, 2, 3)
 TUNING = 0  # the seed whose student the learning rates are chosen on
 RATES = (1e-4, 3e-4, 1e-3)
+HELPED = 0.5  # gain of success
 BUDGET = 10_000.0  # of the price vector, a cell
 HELD_OUT = 12  # prompts of a family
 DIAGNOSED = 3
@@ -65,8 +66,8 @@ class Study:
 
 
 def rates(study: Study) -> dict[str, float]:
-    """A learning rate per intervention, of RATES: the one that gains most where it gains at all (the sum of classes'
-    gains above 0), trained on all classes mixed, with twice a cell's budget, on a seed of its own."""
+    """A learning rate per intervention, of RATES: the one with which the classes it helps (by HELPED at some rate)
+    gain most, trained on all classes mixed, with twice a cell's budget, on a seed of its own."""
     models, mixed = study.models(TUNING), students.practice(students.CLASSES, study.per_class)
     held = {kind: study.held(kind, max(1, study.held_out // 2)) for kind in students.CLASSES}
 
@@ -83,8 +84,8 @@ def rates(study: Study) -> dict[str, float]:
     chosen = {}
     for name in (each for each in acts.NAMES if each != "nothing"):
         trials = {rate: study.kept(f"rates/{name}-{rate:g}", lambda n=name, r=rate: tried(n, r)) for rate in RATES}
-        gains = {rate: sum(max(found[kind] - start[kind], 0) for kind in start) for rate, found in trials.items()}
-        chosen[name] = max(gains, key=gains.get)
+        helped = [kind for kind in start if max(found[kind] for found in trials.values()) - start[kind] >= HELPED]
+        chosen[name] = max(trials, key=lambda rate: sum(trials[rate][kind] for kind in helped or start))
     return chosen
 
 
@@ -137,8 +138,10 @@ def matrix(study: Study, seeds: Sequence[int]) -> Matrix:
         for kind in students.CLASSES:
             found.before[seed, kind] = study.kept(f"{seed}/{kind}", lambda s=seed, c=kind: before(study, s, c))
             for name in acts.NAMES:
+                rate = chosen.get(name, 0.0)
                 found.cells[seed, kind, name] = study.kept(
-                    f"{seed}/{kind}-{name}", lambda s=seed, c=kind, n=name: cell(study, s, c, n, chosen.get(n, 0.0))
+                    f"{seed}/{kind}-{name}-{rate:g}",
+                    lambda s=seed, c=kind, n=name, r=rate: cell(study, s, c, n, r),
                 )
     return found
 

@@ -1,11 +1,13 @@
 """Interventions as recipes of offon's public rows, each sized to one budget under a declared price vector.
 
     format             sft on the format token alone, after the student's own traces
+    format, whole      sft on the student's own responses with that token put right
     rl                 grpo on own rollouts
     route              sft on the right route followed by what the student itself goes on with
     trained prefix     uft: rollouts that begin with part of a demonstration, which is learned too
     shown prefix       grpo with expert_prefix: the same, never learned
-    teacher on own     on_policy_distill from the teacher
+    teacher on own     on_policy_distill from the teacher, reverse KL as it comes
+    teacher on own, forward     the same with kind: forward
     demonstrations     sft on whole right answers
     teacher's traces   sequence_kd from the teacher
     scaffolded self    context_distill: the student with the hint teaches the student without
@@ -31,13 +33,20 @@ from offon.testbed.task import TestbedTask
 from offon.types import Item, Verdict
 
 PRICES = {"tokens_generated": 1.0, "tokens_scored": 1.0, "tokens_trained": 3.0, "demonstrated": 30.0}
+MAX_TOKENS = RESPONSE_TOKENS + 2
 SEQUENCES = 32  # of an optimizer step, in every intervention
 GROUP = 8
 PASSES = 10  # over data that were paid for or made
+ROLLOUT, SCORED, TRAINED = (
+    RESPONSE_TOKENS * PRICES[what] for what in ("tokens_generated", "tokens_scored", "tokens_trained")
+)  # of a response
+SPAN = 2 * PRICES["tokens_trained"]  # of the format and its end
+DEMONSTRATION = RESPONSE_TOKENS * PRICES["demonstrated"]
 ROWS = Path(__file__).parent / "rows.py"
+REWRITTEN = {"format": "formatted", "format, whole": "reformatted", "route": "begun"}
 NAMES = (
-    "format", "rl", "route", "trained prefix", "shown prefix", "teacher on own", "demonstrations", "teacher's traces",
-    "scaffolded self", "earlier self", "nothing",
+    "format", "format, whole", "rl", "route", "trained prefix", "shown prefix", "teacher on own",
+    "teacher on own, forward", "demonstrations", "teacher's traces", "scaffolded self", "earlier self", "nothing",
 )  # fmt: skip
 Spent = dict[str, float]
 
@@ -84,80 +93,67 @@ class Sized:
 
 
 def sized(name: str, practice: Practice, models: Models, budget: float, rate: float, scratch: Path) -> Sized:
-    """The intervention's recipe for a budget. Rows that are paid for are trained PASSES times; where prompts are fewer
-    than the budget would pay for, more passes are made of it."""
-    per = _prices_of_a_sequence()
-    online = {"task": practice, "max_tokens": RESPONSE_TOKENS + 2}
-    common = {"learning_rate": rate}
+    """The intervention's recipe for a budget: rows that are bought are trained PASSES times, or more often where there
+    are fewer prompts than the budget would buy; the rest is steps."""
+    single = {"task": practice, "max_tokens": MAX_TOKENS, "prompts_per_step": SEQUENCES}
+    grouped = {**single, "group_size": GROUP, "prompts_per_step": SEQUENCES // GROUP}
 
-    def trained(row: Mapping[str, Any], price: float, left: float = budget, sequences: int = SEQUENCES) -> dict:
-        return {**row, **common, "steps": max(1, round(left / (price * sequences)))}
+    def steps(left: float, of_a_sequence: float) -> dict[str, float]:
+        return {"learning_rate": rate, "steps": max(1, round(left / (of_a_sequence * SEQUENCES)))}
 
-    def from_rows(make: Mapping[str, Any], bought: float, shown: float) -> tuple[dict, int]:
-        """bought: the price of a row; shown: of one pass over it."""
-        n = min(len(practice.train), int(budget / (bought + PASSES * shown)))
-        sft = {"method": "sft", "prompts_per_step": SEQUENCES}
-        return trained(sft, shown, budget - n * bought), n
+    def from_rows(row: float, shown: float) -> tuple[Practice, dict[str, Any]]:
+        """The prompts that are bought, and the sft on them. row: the price of one; shown: of a pass over it."""
+        n = min(len(practice.train), int(budget / (row + PASSES * shown)))
+        return practice.first(n), {"method": "sft", "prompts_per_step": SEQUENCES, **steps(budget - n * row, shown)}
 
-    own = {"method": "best_of_n", "n": 1, "at_least": 0.0, "max_tokens": RESPONSE_TOKENS + 2}
-    grouped = {**online, "group_size": GROUP, "prompts_per_step": SEQUENCES // GROUP}
-    single = {**online, "prompts_per_step": SEQUENCES}
     match name:
-        case "format":
-            sft, n = from_rows(own, per["rollout"] + per["demonstrated"], 2 * PRICES["tokens_trained"])
+        case "format" | "format, whole" | "route":
+            bought, sft = from_rows(ROLLOUT + PRICES["demonstrated"], SPAN if name == "format" else TRAINED)
+            asked = bought.begun() if name == "route" else bought
             nodes = {
-                "own": {**own, "task": practice.first(n)},
-                "rows": {"make": f"{ROWS}:formatted", "source": "$own"},
+                "own": {
+                    "method": "best_of_n",
+                    "n": 1,
+                    "at_least": 0.0,
+                    "task": asked,
+                    "max_tokens": MAX_TOKENS,
+                },
+                "rows": {"make": f"{ROWS}:{REWRITTEN[name]}", "source": "$own"},
                 "train": {**sft, "data": "$rows"},
             }
-            return Sized(nodes=nodes, demonstrated=n)
-        case "route":
-            sft, n = from_rows(own, per["rollout"] + per["demonstrated"], per["trained"])
-            nodes = {
-                "own": {**own, "task": practice.first(n).begun()},
-                "rows": {"make": f"{ROWS}:begun", "source": "$own"},
-                "train": {**sft, "data": "$rows"},
-            }
-            return Sized(nodes=nodes, demonstrated=n)
+            return Sized(nodes=nodes, demonstrated=len(bought.train))
         case "demonstrations":
-            sft, n = from_rows({}, per["demonstration"], per["trained"])
-            nodes = {"train": {**sft, "data": demonstrated(practice.first(n), scratch)}}
-            return Sized(nodes=nodes, demonstrated=n * RESPONSE_TOKENS)
+            bought, sft = from_rows(DEMONSTRATION, TRAINED)
+            data = demonstrated(bought, scratch)
+            return Sized(nodes={"train": {**sft, "data": data}}, demonstrated=len(bought.train) * RESPONSE_TOKENS)
         case "trained prefix" | "shown prefix":
-            n = min(len(practice.train), int(budget / 4 / per["demonstration"]))
-            demos, asked = demonstrated(practice.first(n), scratch), {**grouped, "task": practice.first(n)}
+            bought = practice.first(min(len(practice.train), int(budget / 4 / DEMONSTRATION)))
+            data, left = demonstrated(bought, scratch), budget - len(bought.train) * DEMONSTRATION
             row = (
-                {"method": "uft", "data": demos, "sft": 0.1, **asked}
+                {"method": "uft", "data": data, "sft": 0.1}
                 if name == "trained prefix"
-                else {"method": "grpo", "with": [{"expert_prefix": {"demos": demos}}], **asked}
+                else {"method": "grpo", "with": [{"expert_prefix": {"demos": data}}]}
             )
-            left = budget - n * per["demonstration"]
-            return Sized(
-                nodes={"train": trained(row, per["rollout"] + per["trained"], left)}, demonstrated=n * RESPONSE_TOKENS
-            )
+            row = {**row, **grouped, "task": bought, **steps(left, ROLLOUT + TRAINED)}
+            return Sized(nodes={"train": row}, demonstrated=len(bought.train) * RESPONSE_TOKENS)
         case "rl":
-            return Sized(nodes={"train": trained({"method": "grpo", **grouped}, per["rollout"] + per["trained"])})
-        case "teacher on own":
-            row = {"method": "on_policy_distill", "teacher": str(models.teacher), **single}
-            return Sized(nodes={"train": trained(row, per["rollout"] + per["scored"] + per["trained"])})
-        case "scaffolded self":
-            row = {"method": "context_distill", "template": f"{HINT} {{prompt}}", **single}
-            return Sized(nodes={"train": trained(row, per["rollout"] + per["scored"] + per["trained"])})
+            return Sized(nodes={"train": {"method": "grpo", **grouped, **steps(budget, ROLLOUT + TRAINED)}})
         case "teacher's traces" | "earlier self":
             source = models.teacher if name == "teacher's traces" else models.earlier
-            row = {"method": "sequence_kd", "teacher": str(source), **single}
-            return Sized(nodes={"train": trained(row, per["rollout"] + per["trained"])})
+            row = {"method": "sequence_kd", "teacher": str(source), **single, **steps(budget, ROLLOUT + TRAINED)}
+            return Sized(nodes={"train": row})
+        case "teacher on own" | "teacher on own, forward" | "scaffolded self":
+            row = {
+                "teacher on own": {"method": "on_policy_distill", "teacher": str(models.teacher)},
+                "teacher on own, forward": {
+                    "method": "on_policy_distill",
+                    "teacher": str(models.teacher),
+                    "kind": "forward",
+                },
+                "scaffolded self": {"method": "context_distill", "template": f"{HINT} {{prompt}}"},
+            }[name]
+            return Sized(nodes={"train": {**row, **single, **steps(budget, ROLLOUT + SCORED + TRAINED)}})
     raise ValueError(f"no intervention {name!r}")
-
-
-def _prices_of_a_sequence() -> dict[str, float]:
-    return {
-        "rollout": RESPONSE_TOKENS * PRICES["tokens_generated"],
-        "scored": RESPONSE_TOKENS * PRICES["tokens_scored"],
-        "trained": RESPONSE_TOKENS * PRICES["tokens_trained"],
-        "demonstrated": PRICES["demonstrated"],
-        "demonstration": RESPONSE_TOKENS * PRICES["demonstrated"],
-    }
 
 
 def demonstrated(practice: Practice, scratch: Path) -> str:

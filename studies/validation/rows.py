@@ -18,6 +18,15 @@ def formatted(directory: Path, *, source: str) -> None:
     _rewrite(directory, source, row)
 
 
+def reformatted(directory: Path, *, source: str) -> None:
+    """The student's response with the right format after its third state, all of it trained."""
+
+    def row(prompt: str, words: list[str]) -> dict[str, str]:
+        return {"prompt": prompt, "completion": " ".join([*words[:4], RIGHT_FORMAT])}
+
+    _rewrite(directory, source, row)
+
+
 def begun(directory: Path, *, source: str) -> None:
     """The prompts of `source` end in the right route: it moves into the response, before what the student wrote."""
 
