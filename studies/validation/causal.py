@@ -4,7 +4,7 @@ A student with all bottlenecks (`students`) is given one intervention (`interven
 class; success on held-out prompts of that class, and of solved families, is exact. The mapped intervention is the one
 `offon.behavior.diagnose.REMEDIES` names first. It is best, tied, or worse:
 
-    tied    the 95% interval of (best other - mapped), paired by prompt, prompts of all seeds, begins at MARGIN or below
+    tied    the 95% interval of (best other - mapped), paired by prompt and seed, begins at MARGIN or below
 
 Cells are kept one by one: a stopped study goes on where it was.
 """

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from offon.behavior.intervals import mean_over_prompts
+from offon.behavior.intervals import Est, mean_over_prompts
 from offon.models.model import Model
 from offon.testbed import TestbedTask
 from offon.testbed.grammar import RIGHT_FORMAT, Program, content_hash
@@ -123,9 +123,8 @@ def crossover(before: np.ndarray, after: np.ndarray) -> float:
 def findings(seeds: Sequence[Mapping[str, Mapping[str, Sequence[float]]]]) -> list[Finding]:
     found = []
     for arm, relations in {"grpo": (">=", "<="), "control, grpo": (">=", ">=")}.items():
-        before, after = _stacked(seeds, arm, "before"), _stacked(seeds, arm, "after")
         for k, relation in zip((1, 4096), relations, strict=True):
-            est = mean_over_prompts(within(after, k) - within(before, k))[0]
+            est = change(seeds, arm, k)
             side = est.low if relation == ">=" else est.high
             found.append(
                 Finding(what=f"{arm}: change of pass@{k}, the end of its interval nearer 0", value=float(side) + 0.0,
@@ -135,19 +134,19 @@ def findings(seeds: Sequence[Mapping[str, Mapping[str, Sequence[float]]]]) -> li
 
 
 def table(seeds: Sequence[Mapping[str, Mapping[str, Sequence[float]]]]) -> str:
-    """Change of pass@k by arm, intervals over prompts x seeds, and where it turns."""
+    """Change of pass@k by arm, and where it turns."""
     lines = [
         f"| change of pass@k, k = | {' | '.join(map(str, KS))} | first k with a fall, by seed | minority, success |",
         "|---" * (len(KS) + 3) + "|",
     ]
-    first = _stacked(seeds, "grpo", "before")
+    first = _by_seed(seeds, "grpo", "before")
     lines.append(
         f"| before (pass@k) | {' | '.join(f'{within(first, k).mean():.3f}' for k in KS)} | | "
-        f"{first[_stacked(seeds, 'grpo', 'few') > 0].mean():.3f} |"
+        f"{first[_by_seed(seeds, 'grpo', 'few') > 0].mean():.3f} |"
     )
     for arm in ARMS:
-        before, after, few = (_stacked(seeds, arm, what) for what in ("before", "after", "few"))
-        changes = [mean_over_prompts(within(after, k) - within(before, k))[0] for k in KS]
+        after, few = (_by_seed(seeds, arm, what) for what in ("after", "few"))
+        changes = [change(seeds, arm, k) for k in KS]
         turns = [crossover(np.array(seed[arm]["before"]), np.array(seed[arm]["after"])) for seed in seeds]
         told = ", ".join("never" if np.isinf(k) else f"{k:.0f}" for k in turns)
         left = f"{np.exp(np.log(after[few > 0]).mean()):.2g} (geometric mean)" if few.any() else "none"
@@ -156,5 +155,12 @@ def table(seeds: Sequence[Mapping[str, Mapping[str, Sequence[float]]]]) -> str:
     return "\n".join(lines)
 
 
-def _stacked(seeds, arm: str, what: str) -> np.ndarray:
-    return np.concatenate([seed[arm][what] for seed in seeds])
+def change(seeds, arm: str, k: int) -> Est:
+    """Of pass@k; a prompt's mean over seeds is a row of the interval, since all seeds ask the same prompts."""
+    before, after = (within(_by_seed(seeds, arm, what), k) for what in ("before", "after"))
+    return mean_over_prompts((after - before).mean(axis=0))[0]
+
+
+def _by_seed(seeds, arm: str, what: str) -> np.ndarray:
+    """[seeds, prompts]"""
+    return np.array([seed[arm][what] for seed in seeds])

@@ -1,4 +1,8 @@
-"""The causal matrix: what is in its cells, which intervention did best in each class, and the signatures."""
+"""The causal matrix: what is in its cells, which intervention did best in each class, and the signatures.
+
+Axes: S seeds, P prompts. The prompts of all seeds are the same: a prompt's mean over seeds is one row of an interval,
+and what single seeds say stands beside it.
+"""
 
 from __future__ import annotations
 
@@ -53,27 +57,25 @@ class Matrix:
         return sorted(self.calls)
 
     def after(self, kind: str, name: str, what: str = "success", seeds: Sequence[int] | None = None) -> np.ndarray:
-        """[prompts of all seeds, ...]"""
-        return np.concatenate([self.cells[seed, kind, name]["after"][what] for seed in seeds or self.seeds])
+        """[S, P, ...]"""
+        return np.array([self.cells[seed, kind, name]["after"][what] for seed in seeds or self.seeds])
 
     def guard(self, kind: str, name: str) -> np.ndarray:
-        """Change of success on solved families, [prompts of all seeds]."""
-        return np.concatenate([
-            np.subtract(self.cells[seed, kind, name]["guard"], self.before[seed, "solved"]["student"]["success"])
-            for seed in self.seeds
-        ])  # fmt: skip
+        """Change of success on solved families, [S, P]."""
+        before = [self.before[seed, "solved"]["student"]["success"] for seed in self.seeds]
+        return np.array([self.cells[seed, kind, name]["guard"] for seed in self.seeds]) - np.array(before)
 
     def start(self, kind: str, what: str = "success") -> np.ndarray:
-        return np.concatenate([self.before[seed, kind]["student"][what] for seed in self.seeds])
+        return np.array([self.before[seed, kind]["student"][what] for seed in self.seeds])
 
     def other(self, kind: str, what: str) -> np.ndarray:
-        return np.concatenate([self.before[seed, kind][what] for seed in self.seeds])
+        return np.array([self.before[seed, kind][what] for seed in self.seeds])
 
     def verdict(self, kind: str, name: str, seeds: Sequence[int] | None = None) -> Verdict:
         means = {other: self.after(kind, other, seeds=seeds).mean() for other in self.names if other != name}
         rival = max(means, key=means.get)
         here, there = (self.after(kind, each, seeds=seeds) for each in (name, rival))
-        behind = mean_over_prompts(there - here)[0]
+        behind = over_prompts(there - here)
         word = "best" if behind.estimate <= 0 else "tied" if behind.low <= MARGIN else "worse"
         return Verdict(word, rival, behind)
 
@@ -86,13 +88,13 @@ class Matrix:
     # --- signatures ----------------------------------------------------------------------------------------------
 
     def parts(self, kind: str, name: str) -> dict[str, np.ndarray]:
-        """Exact terms of the change of each prompt: D1 by prompt at k, and D3 cut after the route word."""
+        """Exact terms of the change of each prompt, [S, P]: D1 by prompt at k, and D3 cut after the route word."""
         p0, p1 = self.start(kind), self.after(kind, name)
         eps = support_threshold(self.k)
         change = p1 - p0
         routes = [self.start(kind, "routes"), self.after(kind, name, "routes")]
         rest = [self.start(kind, "rest"), self.after(kind, name, "rest")]
-        v = {(a, b): (routes[a] * rest[b]).sum(axis=1) for a in (0, 1) for b in (0, 1)}
+        v = {(a, b): (routes[a] * rest[b]).sum(axis=-1) for a in (0, 1) for b in (0, 1)}
         return {
             "total": change,
             "expansion": change * ((p0 < eps) & (p1 >= eps)),
@@ -107,21 +109,21 @@ class Matrix:
         p0, p1, parts = self.start(kind), self.after(kind, name), self.parts(kind, name)
 
         def share(part: str) -> Est:
-            return ratio(parts[part], parts["total"])
+            return share_of(parts[part], parts["total"])
 
         match kind:
             case "format":
-                content = mean_over_prompts(self.after(kind, name, "content") - self.start(kind, "content"))[0]
+                content = self.after(kind, name, "content")
                 return [
-                    ("strict success over content", ratio(p1, self.after(kind, name, "content")), ">=", 0.8),
-                    ("fall of content", Est(-content.estimate, -content.high, -content.low), "<=", 0.05),
+                    ("strict success over content", share_of(p1, content), ">=", 0.8),
+                    ("fall of content", over_prompts(self.start(kind, "content") - content), "<=", 0.05),
                 ]
             case "scaffold":
                 hinted = self.other(kind, "hinted")
-                return [("amortisation", ratio(p1 - p0, hinted - p0), ">=", 0.8)]
+                return [("amortisation", share_of(p1 - p0, hinted - p0), ">=", 0.8)]
             case "lost":
                 earlier = self.other(kind, "earlier")
-                lost = ratio(np.maximum(earlier - p1, 0), earlier)
+                lost = share_of(np.maximum(earlier - p1, 0), earlier)
                 return [("retention of the earlier checkpoint", Est(1 - lost[0], 1 - lost[2], 1 - lost[1]), ">=", 0.8)]
             case "ranking":
                 return [("expansion of the change", share("expansion"), "<=", 0.1),
@@ -159,6 +161,10 @@ class Matrix:
             Finding(what="the intervention of the student's own diagnosis is best or tied, share of classes x seeds",
                     value=float(np.mean(own)), relation=">=", bound=0.8, of=f"{len(own)}, judged seed by seed"),
         ]  # fmt: skip
+        seconds = sum(cell["seconds"] for cell in self.cells.values())
+        prices = [cell["spent"]["price"] for cell in self.cells.values() if cell["spent"]["price"]]
+        found.append(Finding(what="the cheapest cell's price over the dearest's", value=min(prices) / max(prices),
+                             told=True, of=f"{len(self.cells)} cells, {seconds:.0f} CPU seconds"))  # fmt: skip
         for kind in self.classes:
             for what, est, relation, bound in self.signature(kind):
                 of = f"[{est.low:.3f}, {est.high:.3f}] after {MAPPED[kind]}"
@@ -170,13 +176,13 @@ class Matrix:
         """Rows interventions, columns classes; the mapped one in bold."""
         return _grid(
             "success on held-out prompts after", self.names, self.classes,
-            lambda name, kind: mean_over_prompts(self.after(kind, name))[0], bold=lambda n, kind: MAPPED[kind] == n,
+            lambda name, kind: over_prompts(self.after(kind, name)), bold=lambda n, kind: MAPPED[kind] == n,
         )  # fmt: skip
 
     def guards(self) -> str:
         return _grid(
             "change on solved families", [name for name in self.names if name != "nothing"], self.classes,
-            lambda name, kind: mean_over_prompts(self.guard(kind, name))[0], bold=lambda n, kind: MAPPED[kind] == n,
+            lambda name, kind: over_prompts(self.guard(kind, name)), bold=lambda n, kind: MAPPED[kind] == n,
             sign="+",
         )  # fmt: skip
 
@@ -198,18 +204,28 @@ class Matrix:
         return "\n".join(lines)
 
     def costs(self) -> str:
-        """What an intervention cost in its cells: the least and the most."""
+        """What an intervention cost in its cells, the least and the most, and where it did well."""
         lines = [
-            "| intervention | learning rate | steps | demonstrated tokens | price | seconds |",
-            "|---|---|---|---|---|---|",
+            "| intervention | learning rate | steps | demonstrated tokens | price | CPU seconds | best or tied in |",
+            "|---|---|---|---|---|---|---|",
         ]
         for name in self.names:
             cells = [self.cells[seed, kind, name] for seed in self.seeds for kind in self.classes]
             columns = [
                 _span([cell["spent"].get(key, 0) for cell in cells]) for key in ("steps", "demonstrated", "price")
             ] + [_span([cell["seconds"] for cell in cells])]
+            well = [kind for kind in self.classes if self.verdict(kind, name).holds]
+            columns.append(f"{len(well)}: {', '.join(well)}" if well else "0")
             lines.append(f"| {name} | {cells[0]['rate']:g} | {' | '.join(columns)} |")
         return "\n".join(lines)
+
+
+def over_prompts(rows_SP: np.ndarray) -> Est:
+    return mean_over_prompts(rows_SP.mean(axis=0))[0]
+
+
+def share_of(top_SP: np.ndarray, bottom_SP: np.ndarray) -> Est:
+    return ratio(top_SP.mean(axis=0), bottom_SP.mean(axis=0))
 
 
 def _span(values: Sequence[float]) -> str:

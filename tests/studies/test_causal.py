@@ -48,7 +48,7 @@ def test_a_route_that_is_taken_is_credited_to_the_prefix():
     Prefix .72, suffix 0; both sides are above eps(64) = .046: all of it is shared."""
     before = {"success": [0.09], "routes": [[0.1, 0.9, 0.0]], "rest": [[0.9, 0.0, 0.0]]}
     parts = one_class("ranking", before, rl=cell([0.81], [[0.9, 0.1, 0.0]], [[0.9, 0.0, 0.0]])).parts("ranking", "rl")
-    assert {name: pytest.approx(each[0]) for name, each in parts.items()} == {
+    assert {name: pytest.approx(each[0, 0]) for name, each in parts.items()} == {
         "total": 0.72, "expansion": 0.0, "shared": 0.72, "prefix": 0.72, "suffix": 0.0,
     }  # fmt: skip
 
@@ -57,12 +57,12 @@ def test_a_step_that_is_learned_is_credited_to_the_suffix():
     """The right route always, the rest in .01 and then in .91: suffix .9, prefix 0, from below eps to above."""
     before = {"success": [0.01], "routes": [[1.0, 0.0, 0.0]], "rest": [[0.01, 0.0, 0.0]]}
     parts = one_class("local", before, rl=cell([0.91], [[1.0, 0.0, 0.0]], [[0.91, 0.0, 0.0]])).parts("local", "rl")
-    assert [parts[name][0] for name in ("prefix", "suffix", "expansion")] == pytest.approx([0.0, 0.9, 0.9])
+    assert [parts[name][0, 0] for name in ("prefix", "suffix", "expansion")] == pytest.approx([0.0, 0.9, 0.9])
 
 
 def test_recipes_spend_the_budget_they_are_given():
-    """What nodes counted, at the declared prices, is within a step of the budget. Format targets teach the format; the
-    base, as its own teacher, teaches nothing."""
+    """What nodes counted, at the declared prices, is within a step of the budget. The format, put right
+    in the base's own responses, is learned; the base, as its own teacher, teaches nothing."""
     base, held = model_path("base"), TestbedTask("format").items("heldout")[:8]
     models = interventions.Models(student=base, earlier=base, teacher=base)
     practice = interventions.Practice("format", TestbedTask("format").items("train"))
@@ -72,9 +72,9 @@ def test_recipes_spend_the_budget_they_are_given():
         return np.mean([row.success for row in exact(model.hf, model.tokenizer, held)])
 
     start = success(base)
-    for name, learned in {"format": True, "teacher on own": False}.items():
-        after, spent = interventions.run(name, practice, models, budget=4_000, rate=1e-3, seed=0, then=success)
-        assert spent["price"] == pytest.approx(4_000, rel=0.15), name
+    for name, learned in {"format, whole": True, "teacher on own": False}.items():
+        after, spent = interventions.run(name, practice, models, budget=3_000, rate=1e-3, seed=0, then=success)
+        assert spent["price"] == pytest.approx(3_000, rel=0.2), name
         assert (after > start + 0.2) == learned, (name, start, after)
 
 
