@@ -9,7 +9,6 @@ import json
 import os
 import platform
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy
@@ -17,7 +16,7 @@ import scipy
 import torch
 import transformers
 
-from studies.validation.findings import Finding, table
+from studies.validation.findings import Finding, Section, table
 
 DOCS = Path(__file__).parents[2] / "docs" / "validation.md"
 FOUND = Path(__file__).parent / "found"  # NAME.json: what a section last found
@@ -28,8 +27,10 @@ SECTIONS = {
     "trained": "Diagnosis of trained models",
     "stress": "Diagnosis of trained models where something is amiss",
     "cost": "Cost",
+    "causal": "Causal validity: classes and interventions",
     "effects": "Published effects",
 }
+RESUMED = ("causal", "effects")  # long: what is finished is kept part by part
 
 
 def machine() -> str:
@@ -53,7 +54,7 @@ def page() -> str:
                 parts.append(notes.read_text().rstrip())
             made = f"{section['date']}, {section['seconds']:.0f} s; {section['machine']}"
             parts.append(f"{met} of {len(judged)} met. {made}.")
-            parts.append(table(findings))
+            parts += [table(findings), *section.get("tables", ())]
     return "\n\n".join(parts) + "\n"
 
 
@@ -61,6 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m studies.validation")
     parser.add_argument("sections", nargs="*", metavar="section", help=", ".join(SECTIONS))
     parser.add_argument("--quick", action="store_true", help="reduced sizes; prints, writes nothing")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help=f"where {' and '.join(RESUMED)} keep finished parts")
     parser.add_argument("--page", action="store_true", help="write the page from what was last found, run nothing")
     asked = parser.parse_args()
     if unknown := set(asked.sections) - set(SECTIONS):
@@ -71,18 +73,20 @@ def main() -> None:
     torch.set_num_threads(1)
     for name in asked.sections or SECTIONS:
         started = time.monotonic()
-        findings = importlib.import_module(f"studies.validation.{name}").run(asked.quick)
+        options = {"keep": asked.keep / name} if asked.keep and name in RESUMED else {}
+        found = importlib.import_module(f"studies.validation.{name}").run(asked.quick, **options)
+        section = found if isinstance(found, Section) else Section(found)
         seconds = time.monotonic() - started
-        print(f"{name}, {seconds:.0f} s\n{table(findings)}", flush=True)
+        print("\n\n".join([f"{name}, {seconds:.0f} s\n{table(section.findings)}", *section.tables]), flush=True)
         if not asked.quick:
-            record(name, findings, seconds)
+            record(name, section, seconds)
 
 
-def record(name: str, findings: Sequence[Finding], seconds: float) -> None:
+def record(name: str, section: Section, seconds: float) -> None:
     """Keep a section, and write the page of all that are kept."""
     found = {
         "date": datetime.date.today().isoformat(), "seconds": seconds, "machine": machine(),
-        "findings": [vars(finding) for finding in findings],
+        "findings": [vars(finding) for finding in section.findings], "tables": list(section.tables),
     }  # fmt: skip
     FOUND.mkdir(exist_ok=True)
     (FOUND / f"{name}.json").write_text(json.dumps(found, indent=1, default=float) + "\n")

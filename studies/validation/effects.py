@@ -1,85 +1,106 @@
 """Published effects, asked of the instruments on the testbed: exact probabilities before and after a stage.
 
-RLVR      GRPO on three families at once: pass@1 rises while pass@k at large k falls (arXiv:2504.13837)
-placebo   SFT on one unfiltered sample per prompt of the model itself: what drift looks like where nothing is taught
+RLVR         pass@1 rises while pass@k at large k falls, where prompts compete (arXiv:2504.13837): `compete`
+forgetting   follows KL(before || after) on the new task (arXiv:2509.04259): `forgetting`
+placebo      SFT on one unfiltered sample per prompt of the model itself: what drift looks like where nothing is taught
+
+Each seed's run is kept when it is finished.
 """
 
 from __future__ import annotations
 
+import json
 import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-
-import numpy as np
-import yaml
+from typing import Any
 
 from offon.loops.compare import compare_models
 from offon.loops.pipeline import run_recipe
-from offon.models.model import Model
-from offon.recipe import parse, resolve
-from offon.testbed import TestbedTask, model_path
-from offon.testbed.oracle import exact
-from studies.validation.findings import Finding
+from offon.recipe import resolve
+from offon.testbed import model_path
+from studies.validation import compete, forgetting
+from studies.validation.findings import Finding, Section
 
-FAMILIES = ["rare", "format", "scaffold"]
-TASK = "testbed:" + ",".join(FAMILIES)
-STAGE = {"learning_rate": 1e-4, "prompts_per_step": 16}
-LARGE = 1024
-RECIPE = {
-    "model": "testbed:base",
-    "probe": False,
-    "pipeline": {
-        "rlvr": {"method": "grpo", "task": TASK, "group_size": 8, "max_tokens": 8, "init": "testbed:base"} | STAGE,
-        "own": {"method": "best_of_n", "task": TASK, "n": 1, "at_least": 0.0, "prompts": 256, "max_tokens": 8},
-        "placebo": {"method": "sft", "init": "testbed:base", "data": "$own"} | STAGE,
-    },
-}
+SEEDS = (1, 2, 3)
+STEPS = 60
+FLOOR = 0.01
+DRIFT = {"prompts": 40, "samples": 32, "k": 32, "max_tokens": 8}
 
 
-def success(path: Path, family: str) -> np.ndarray:
-    model = Model.load(path)
-    return np.array([row.success for row in exact(model.hf, model.tokenizer, TestbedTask(family).items("heldout"))])
-
-
-def within(p: np.ndarray, k: int) -> float:
-    """pass@k from exact probabilities."""
-    return float(-np.expm1(k * np.log1p(-np.minimum(p, 1 - 1e-12))).mean())
-
-
-def run(quick: bool) -> list[Finding]:
-    recipe = {**RECIPE, "pipeline": {name: dict(node) for name, node in RECIPE["pipeline"].items()}}
-    for name in ("rlvr", "placebo"):
-        recipe["pipeline"][name]["steps"] = 2 if quick else 60
-    found = []
-    with tempfile.TemporaryDirectory() as scratch:
-        output = Path(scratch) / "run"
-        run_recipe(resolve(parse(yaml.safe_dump(recipe, sort_keys=False), folder=Path(scratch))), output)
-        after = {name: output / "nodes" / name / "final" for name in ("rlvr", "placebo")}
-        both = {family: [success(path, family) for path in (model_path("base"), after["rlvr"])] for family in FAMILIES}
-        for k, relation in ((1, ">="), (LARGE, "<=")):
-            changes = {family: within(late, k) - within(early, k) for family, (early, late) in both.items()}
-            told = ", ".join(f"{family} {change:+.4f}" for family, change in changes.items())
-            found.append(
-                Finding(
-                    what=f"RLVR: change of pass@{k}, mean over families",
-                    value=float(np.mean(list(changes.values()))),
-                    relation=relation,
-                    bound=0.0,
-                    of=told,
-                )
-            )
-        terms = {}
-        for name in ("placebo", "rlvr"):
-            entry = compare_models("testbed:base", str(after[name]), {"testbed": FAMILIES}, prompts=6 if quick else 60,
-                                   samples=32, k=32, max_tokens=8)  # fmt: skip
-            terms[name] = {term: est["estimate"] for term, est in entry["trajectories"]["d1"].items()}
-        for term in ("expansion", "attrition"):
-            found.append(
-                Finding(
-                    what=f"drift floor: trajectory {term} after SFT on own samples",
-                    value=abs(terms["placebo"][term]),
-                    relation="<=",
-                    bound=0.01,
-                    of=f"after RLVR: {terms['rlvr'][term]:.4f} of a change of {terms['rlvr']['total']:+.3f}",
-                )
-            )
+def drift(run: Path, seed: int, options: Mapping[str, int]) -> dict[str, dict[str, float]]:
+    """Trajectory terms of D1 after the placebo, and after RL on the same prompts."""
+    found = {}
+    for name in ("placebo", "rl"):
+        after = str(run / "nodes" / name / "final")
+        entry = compare_models("testbed:base", after, compete.Competing(), seed=seed, **options)
+        found[name] = {term: est["estimate"] for term, est in entry["trajectories"]["d1"].items()}
     return found
+
+
+def placebo(steps: int) -> dict[str, Any]:
+    task, stage = compete.Competing(), {**compete.STAGE, "steps": steps}
+    sft = {name: stage[name] for name in ("learning_rate", "prompts_per_step", "steps")}
+    return {
+        "own": {"method": "best_of_n", "task": task, "n": 1, "at_least": 0.0, "prompts": 256, "max_tokens": 8},
+        "placebo": {"method": "sft", "init": "testbed:base", "data": "$own", **sft},
+        "rl": {**stage, "init": "testbed:base", "task": task},
+    }
+
+
+def parts(seed: int, steps: int, options: Mapping[str, int]) -> dict[str, Callable[[Path], tuple[dict, Callable]]]:
+    """name -> (scratch folder) -> nodes of a recipe, and what is measured of its run."""
+    base = model_path("base")
+
+    def razor(at: Path):
+        nodes = forgetting.nodes(at, steps)
+        return nodes, lambda run: forgetting.measured(run, list(nodes))
+
+    return {
+        "compete": lambda at: (compete.nodes(steps), lambda run: compete.measured(run, base)),
+        "forgetting": razor,
+        "drift": lambda at: (placebo(steps), lambda run: drift(run, seed, options)),
+    }
+
+
+def one(seed: int, keep: Path, *, steps: int, options: Mapping[str, int]) -> dict[str, Any]:
+    """Everything of one seed; what is kept is read."""
+    found = {}
+    for name, prepare in parts(seed, steps, options).items():
+        at = keep / f"{name}-{seed}.json"
+        if not at.exists():
+            with tempfile.TemporaryDirectory() as scratch:
+                nodes, measure = prepare(Path(scratch))
+                recipe = {"model": "testbed:base", "seed": seed, "probe": False, "pipeline": nodes}
+                told = json.dumps(measure(run_recipe(resolve(recipe), Path(scratch) / "run")), default=float)
+            at.parent.mkdir(parents=True, exist_ok=True)
+            at.write_text(told)
+        found[name] = json.loads(at.read_text())
+    return found
+
+
+def floor(seeds: Sequence[Mapping[str, Mapping[str, float]]]) -> list[Finding]:
+    found = []
+    for term in ("expansion", "attrition"):
+        worst = max(abs(seed["placebo"][term]) for seed in seeds)
+        rl = ", ".join(f"{seed['rl'][term]:.3f} of a change of {seed['rl']['total']:+.3f}" for seed in seeds)
+        found.append(
+            Finding(what=f"drift floor: trajectory {term} after SFT on own samples, the largest of {len(seeds)} seeds",
+                    value=worst, relation="<=", bound=FLOOR, of=f"after RL on the same prompts: {rl}")
+        )  # fmt: skip
+    return found
+
+
+def section(seeds: Sequence[Mapping[str, Any]]) -> Section:
+    rlvr, razor, drifted = ([seed[name] for seed in seeds] for name in ("compete", "forgetting", "drift"))
+    return Section(
+        [*compete.findings(rlvr), *forgetting.findings(razor), *floor(drifted)],
+        tables=(compete.table(rlvr), forgetting.table(razor)),
+    )
+
+
+def run(quick: bool, keep: Path | None = None) -> Section:
+    with tempfile.TemporaryDirectory() as scratch:
+        if quick:
+            return section([one(1, Path(scratch), steps=2, options={**DRIFT, "prompts": 6})])
+        return section([one(seed, keep or Path(scratch), steps=STEPS, options=DRIFT) for seed in SEEDS])

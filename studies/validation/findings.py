@@ -37,6 +37,14 @@ class Finding:
         return f"| {self.what} | {measured} | {wanted} | {'met' if self.met else '**missed**'} | {self.of} |"
 
 
+@dataclass(frozen=True)
+class Section:
+    """What a section found: rows with thresholds, and tables of its own, in markdown."""
+
+    findings: Sequence[Finding]
+    tables: Sequence[str] = ()
+
+
 def table(findings: Sequence[Finding]) -> str:
     head = ["| what | measured | wanted | | of |", "|---|---|---|---|---|"]
     return "\n".join(head + [finding.row() for finding in findings])

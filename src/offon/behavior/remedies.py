@@ -39,8 +39,9 @@ REMEDIES = {
     "format": Remedy(
         words="right but in the wrong format",
         methods=("sft",),
-        reason="the content is right and the form is rejected: look at the checker first, then show the form in a few "
-        "demonstrations",
+        reason="the content is right and the form is rejected: look at the checker first, then show the form in whole "
+        "responses, a few demonstrations or the model's own put right; trained alone, its tokens are written where "
+        "they do not belong",
         signature="strict success rises to content success, which stays; the change is reshaping",
         avoid="RL on a checker that rejects right answers",
     ),
@@ -61,17 +62,18 @@ REMEDIES = {
     ),
     "local": Remedy(
         words="blocked at a step",
-        methods=("on_policy_distill",),
+        methods=("on_policy_distill", "sequence_kd"),
         reason="the model gets to states from which a teacher succeeds, and fails at a later step: a teacher's targets "
-        "or step rewards on its own states",
+        "or step rewards on its own states, or the teacher's traces; the reverse KL starts slowly where the model "
+        "hardly ever takes the right step",
         signature="the gain lies in the suffix; the step's probability rises; its own states stay as alive as before",
         avoid="rewards for the outcome alone",
     ),
     "unreachable": Remedy(
         words="seldom on the right route",
-        methods=("sft", "grpo with hints"),
+        methods=("sft", "uft"),
         reason="placed on the route the model finishes, but it does not take it: demonstrations of the beginning, or "
-        "hints and prefixes that fade",
+        "prefixes that fade and are learned; a prefix that is only shown does not teach its first step",
         signature="expansion at the first steps; the gain lies in the prefix",
         avoid="plain RL, which has few successes or none to reinforce, and a teacher on its own dead states",
     ),
@@ -85,9 +87,10 @@ REMEDIES = {
     ),
     UNSUPPORTED: Remedy(
         words="not reached at {k} rollouts",
-        methods=("sft", "sequence_kd", "grpo with hints"),
+        methods=("sft", "sequence_kd", "uft"),
         reason="{k} rollouts rarely hold a success, so rewards have nothing to reinforce: demonstrations, teacher "
-        "traces or hints first; a teacher (--teacher) tells a missing skill from a route not taken or a blocked step",
+        "traces or prefixes first; a teacher (--teacher) tells a missing skill from a route not taken or a blocked "
+        "step",
         signature="expansion",
         avoid="plain RL",
     ),
@@ -104,7 +107,8 @@ KINDS = {
     ("format", MODELS_FORMAT): Remedy(
         words="right but in the wrong format",
         methods=("sft",),
-        reason="the form is the model's mistake: a few demonstrations that show it",
+        reason="the form is the model's mistake: a few demonstrations, or its own responses put right, that show it in "
+        "whole responses",
         signature="strict success rises to content success, which stays; the change is reshaping",
         avoid="long demonstrations of the content, which is right already",
     ),
