@@ -22,6 +22,7 @@ WRITTEN = {  # what an argument that has to be given says, where its annotation 
     "top": 4,
     "models": ["testbed:base", "testbed:base"],
 }
+TOLD = "{prompt} hint {reference}"  # in words of the testbed, which has no others
 OF_A_ROW = {  # what a row wants of its task or data, which the testbed does not bring
     "multi_teacher_opd": {"teachers": {"scaffold": "testbed:base"}},
     "context_distill": {"view": "hint"},
@@ -29,6 +30,16 @@ OF_A_ROW = {  # what a row wants of its task or data, which the testbed does not
     "spin": {"max_tokens": 8},
     "spin_pairs": {"max_tokens": 8},
     "reward_weights": {"weights": {"verifier": 1.0}},
+    "rationales": {"template": TOLD},
+    "star": {"template": TOLD},
+    "opsd": {"template": TOLD},
+    "sdpo": {"template": "{prompt} hint {sibling}"},
+    "rubrics": {"text": "{prompt} hint {rubric}"},
+    "ewc": {"fisher": "$importance"},
+}
+MADE = {  # nodes that others name
+    "scorer": {"method": "train_reward_model", "data": "./pairs.jsonl", "steps": 2},
+    "importance": {"method": "fisher", "max_tokens": 8},
 }
 TASKS = {"rubrics": {"jsonl": "./criteria.jsonl", "verifier": "exact"}}  # items with criteria
 
@@ -43,7 +54,7 @@ def folder(tmp_path_factory):
         "pairs": lambda i: {"chosen": i.reference, "rejected": "backward 1 2 3 #"},
         "labelled": lambda i: {"completion": i.reference, "label": len(i.id) % 2 == 0},
         "rankings": lambda i: {"completions": [i.reference, "backward 1 2 3 #"]},
-        "criteria": lambda i: {"answer": i.reference, "rubric": ["it is right", "it is short"]},
+        "criteria": lambda i: {"answer": i.reference, "rubric": ["forward", "#"]},
         "steps": lambda i: {"completions": i.reference.split(), "labels": [True] * 5},
     }
     for form, row in rows.items():
@@ -81,8 +92,8 @@ def recipe(name: str, form: str | None) -> str:
         node["with"] = [{name: arguments}] if arguments else [name]
     else:
         node = written(name, form)
-    scorer = {"method": "train_reward_model", "data": "./pairs.jsonl", "steps": 2}
-    nodes = {"scorer": scorer, "node": {"init": "testbed:base", **node}} if "$scorer" in str(node) else {"node": node}
+    made = {name: keys for name, keys in MADE.items() if f"${name}" in str(node)}
+    nodes = {**made, "node": {"init": "testbed:base", **node} if made else node}
     parts = {"model": "testbed:base", "task": TASKS.get(name, "testbed:scaffold"), "probe": False, "pipeline": nodes}
     return yaml.safe_dump(parts, sort_keys=False)
 

@@ -181,7 +181,9 @@ class Rubric(Guide):
                 why=f"columns of the first: {', '.join(sorted(prompts[0].item.columns)) or 'none'}",
                 fix='rows with {"' + self.column + '": ["first criterion", ...]}, or column: NAME',
             )
-        check_template(self.text, self.column, prompts, render, rubric="")
+        for group in prompts:
+            rubric = "\n".join(group.item.columns.get(self.column) or ())
+            check_template(self.text, self.column, [group], render, rubric=rubric)
 
     def __str__(self) -> str:
         return f"rubric{' dropped' if self.drop else ''}"
