@@ -147,7 +147,8 @@ def _often(lost: Sequence[Family], kept: Sequence[Family]) -> list[Family]:
     return [*list(lost) * max(1, len(kept) // max(len(lost), 1)), *kept]
 
 
-NO_DECISION = "teacher starts over"  # what cannot be told is not decided
+NO_DECISION = "teacher starts over"
+UNTOLD = (DECIDED, "calibration error", "error of the shares (L1)")  # there: what cannot be told is not decided
 
 
 def run(quick: bool) -> list[Finding]:
@@ -180,10 +181,14 @@ def settings(bench: Bench) -> dict[str, list[dict]]:
 def findings(name: str, rows: Sequence[dict]) -> list[Finding]:
     if name == "checker rejects 20%":
         return [row for row in scored(name, rows, told=("accuracy of decided calls",)) if row.told]
-    found = scored(name, rows, told=(DECIDED,) if name == NO_DECISION else ())
+    found = scored(name, rows, told=UNTOLD if name == NO_DECISION else ())
     match name:
         case "teacher starts over":
-            found += [_share(name, rows, call, lambda row, call=call: row["call"] == call, "<=", 0) for call in PLACED]
+            hidden = [row for row in rows if row["true"] == "unreachable" and row["rates"]["placebo"] > 0.6]
+            found.append(_share(name, hidden, "dead or alive not to be told, called one of them",
+                                lambda row: row["call"] in PLACED, "<=", 0.05))  # fmt: skip
+            alive = [row for row in rows if row["true"] == "local"]
+            found.append(_share(name, alive, "truly local, called so", lambda row: row["call"] == "local", ">=", 0.8))
         case "checker rejects a right format":
             blamed = [row for row in rows if row["true"] == "format" and _even(row["family"])]
             other = [row for row in rows if row["true"] == "format" and not _even(row["family"])]

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from offon.engines.sampling import Columns, log_distribution
-from offon.testbed.grammar import HINT, RIGHT_FORMAT, ROUTES, WRONG_FORMAT
+from offon.testbed.grammar import HINT, RIGHT_FORMAT, ROUTES, WRONG_FORMAT, Program
 from offon.types import Item, Sampling
 
 Rates = dict[str, np.ndarray]
@@ -74,7 +74,8 @@ def true_rates(student, teacher, tokenizer, items: Sequence[Item], sampling: Sam
 
 
 def starting_over(student, teacher, tokenizer, items: Sequence[Item], sampling: Sampling = FULL) -> Rates:
-    """finished and placebo where a right response may follow a wrong beginning: the teacher goes on, or starts over."""
+    """finished and placebo where a right response may follow a wrong beginning: the teacher goes on, or starts over.
+    The placebo of a prompt begins with other prompts' states along the route its own responses begin with."""
     prompts, traces = [item.prompt for item in items], [item.columns["trace"] for item in items]
     end = f"{RIGHT_FORMAT} {tokenizer.eos_token}"
     anew = [f"forward {trace} {end}" for trace in traces]
@@ -83,13 +84,18 @@ def starting_over(student, teacher, tokenizer, items: Sequence[Item], sampling: 
         pairs = [(f"{p} {b}", rest) for p, b, rest in zip(prompts, begun, anew, strict=True)]
         return probability(teacher, tokenizer, pairs, sampling)
 
-    finished = np.zeros(len(items))
+    finished, placebo = np.zeros(len(items)), np.zeros(len(items))
     for route in ROUTES:
         share = probability(student, tokenizer, [(prompt, route) for prompt in prompts], sampling)
         onward = [(f"{p} {route}", f"{trace} {end}") for p, trace in zip(prompts, traces, strict=True)]
         finished += share * (probability(teacher, tokenizer, onward, sampling) + over([route] * len(items)))
-    halves = [" ".join(["backward", *trace.split()[:2]]) for trace in traces]
-    placebo = np.mean(
-        [over([halves[(i + shift) % len(items)] for i in range(len(items))]) for shift in (5, 9, 14)], axis=0
-    )
+        halves = [" ".join((route, *_program(item).trace(route)[:2])) for item in items]
+        others = [halves[shift:] + halves[:shift] for shift in (5, 9, 14)]
+        placebo += share * np.mean([over(begun) for begun in others], axis=0)
     return {"finished": finished, "placebo": placebo}
+
+
+def _program(item: Item) -> Program:
+    """What a prompt without hint asks: family x0 o1 o2 o3 ="""
+    _, start, *ops, _ = item.prompt.split()
+    return Program(start, tuple(ops))

@@ -40,7 +40,11 @@ def measured(strict, content=None, n=MANY, **others) -> Measured:
         ({"strict": 0.0}, "unsupported"),
         ({"strict": 0.0, "placed": 0.9, "finished": 0.9, "placebo": 0.0}, "local"),
         ({"strict": 0.0, "placed": 0.9, "finished": 0.0, "placebo": 0.0}, "unreachable"),
-        ({"strict": 0.0, "placed": 0.9, "finished": 0.9, "placebo": 0.9}, "unreachable"),  # it starts over
+        ({"strict": 0.0, "placed": 0.9, "finished": 0.9, "placebo": 0.9}, "unsupported"),  # it starts over: no telling
+        (
+            {"strict": 0.0, "placed": 0.9, "finished": 0.5, "placebo": 0.4},
+            "unreachable",
+        ),  # no better than starting over
         ({"strict": 0.0, "placed": 0.1, "finished": 0.9, "placebo": 0.0}, "missing"),
     ],
 )
@@ -80,8 +84,8 @@ def test_a_prompt_is_judged_on_its_own_counts():
     np.testing.assert_allclose(shares.sum(axis=1), 1)
 
 
-def truth(p_content, ratio, scaffold, placed, finished, placebo, eps):
-    """The rule, written once more for numbers."""
+def truth(p_content, ratio, scaffold, placed, finished, placebo, eps, coin):
+    """The rule, written once more for numbers; what it cannot tell is as good as either."""
     if p_content * ratio >= 0.8:
         return "solved"
     if p_content >= 0.25 and ratio < 0.5:
@@ -92,6 +96,8 @@ def truth(p_content, ratio, scaffold, placed, finished, placebo, eps):
         return "ranking"
     if placed < 0.5:
         return "missing"
+    if placebo > 0.6:
+        return "local" if coin else "unreachable"
     return "local" if finished >= 0.5 and finished - placebo >= 0.2 else "unreachable"
 
 
@@ -102,7 +108,7 @@ def test_probabilities_are_calibrated_under_the_prior(n):
     rng = np.random.default_rng(n)
     size, eps = 2000, support_threshold(64)
     rates = rng.beta(0.5, 0.5, (6, size))
-    names = [truth(*row, eps) for row in rates.T]
+    names = [truth(*row, eps, rng.random() < 0.5) for row in rates.T]
     content = rng.binomial(n, rates[0])
     scaffold, placed, finished, placebo = (Counts.of(rng.binomial(n, rate), n) for rate in rates[2:])
     found = posterior(

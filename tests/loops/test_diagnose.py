@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from offon.engines.api import Request
 from offon.engines.native import NativeEngine
 from offon.errors import DataError
+from offon.loops.bench import Bench
 from offon.loops.diagnose import diagnose_model
 from offon.loops.handoff import diagnosis as diagnosis_of
 from offon.loops.known import logps
@@ -289,3 +290,19 @@ def test_a_run_says_what_a_stage_lost():
     assert entry["prompts"][1]["previous"] == [32, 32] and "1 lost since sft" in entry["sentence"]
     assert entry["prompts"][3]["k_to_solve"][1] == pytest.approx(8)
     assert [p["call"] for p in diagnosis_of(NoEntries(), "rl", after, 32)[0]["prompts"]][1] == "unsupported"
+
+
+def test_a_placebo_begins_as_the_model_does():
+    """What a teacher does after a wrong beginning depends on the beginning: prompt 0 fails by way of `backward`, and so
+    do the halves of other prompts' failures that it is compared with; prompt 3 has no like, and takes any."""
+    model = Model.load(model_path("base"))
+    ids = model.tokenizer.convert_tokens_to_ids
+    groups = [Group(item=Item(id=str(i), prompt=str(i)), views={"prompt": (i + 1,)}) for i in range(4)]
+    bench = Bench(model, model, None, groups, Sampling(), salt=0, progress=None)
+    for p, words in enumerate(("backward 1 2 3 #", "backward 4 5 6 #", "forward 7 8 9 #", "rotate 1 1 1 #")):
+        bench.failures[p].append(tuple(ids(words.split())))
+    asked = []
+    bench._record = lambda name, requests: asked.extend(requests)
+    bench.measure("placebo", np.array([0, 3]), 2)
+    begun = [" ".join(model.tokenizer.convert_ids_to_tokens(given)) for _, _, given in asked]
+    assert begun == ["backward 4 5", "backward 4 5", "backward 1 2", "backward 4 5"]

@@ -13,7 +13,8 @@ First match, on the model's success p_strict <= p_content (content: the verdict 
 
 placed well: after as many steps of a teacher's answer as do not give the answer away, it succeeds with A >= .5. What
 the model begins is alive if a teacher finishes its first step with B >= .5, and at least .2 more often than half of a
-wrong response to another prompt (a teacher that starts over finishes anything).
+wrong response to another prompt (a teacher that starts over finishes anything). Where that succeeds in more than .6 it
+cannot be told: what is alive would not stand out.
 Without a teacher the last three cannot be told apart; together they are `unsupported`.
 
 Axes: P prompts, D posterior draws, C classes.
@@ -72,7 +73,8 @@ class Measured:
     previous            earlier checkpoints on the plain prompt, by name
     placed              the model after a teacher's steps, as far as they do not give the answer away
     finished            a teacher after the model's first step
-    placebo             a teacher after the first half of the model's wrong response to another prompt
+    placebo             a teacher after the first half of the model's wrong response to another prompt, one that begins
+                        with the same step where there is one
     at_least            [P] what success is known to reach: the probability of right responses already seen, exact
     """
 
@@ -155,14 +157,15 @@ def posterior(measured: Measured, k: int, rule: Rule = Rule(), *, checker: Check
     p_strict = draws["content"] * np.where(knows_P, draws["ratio"], 1.0)
     better = np.maximum.reduce([np.zeros_like(p_strict), *known.values()])
     draws["strict"] = p_strict
-    classes = classify({**draws, "better": better}, k, rule)
+    coin_D1 = np.random.default_rng(0).random((DRAWS, 1)) < 0.5
+    classes = classify({**draws, "better": better, "coin": coin_D1}, k, rule)
     alone = rate_quantiles(rates["content"], lattice(1)[:, 0], checker=checker, at_least_P=at_least)
     return Posterior(draws, classes, (alone < support_threshold(k, zeta=rule.zeta)).mean(axis=0))
 
 
 def classify(rates: Mapping[str, np.ndarray], k: int, rule: Rule = Rule()) -> np.ndarray:
     """The rule on success probabilities, elementwise: indices into CLASSES. rates: strict, content, better (the best
-    other condition), placed, finished, placebo."""
+    other condition), placed, finished, placebo; coin: stands for alive where that cannot be told (without: dead)."""
     strict, content, better = (rates[name] for name in ("strict", "content", "better"))
     competent = rates["placed"] >= rule.competent
     conditions = {
@@ -179,7 +182,14 @@ def classify(rates: Mapping[str, np.ndarray], k: int, rule: Rule = Rule()) -> np
 def alive(rates: Mapping[str, np.ndarray], rule: Rule = Rule()) -> np.ndarray:
     """Whether a teacher finishes what the model begins, and not because it starts over."""
     finished, placebo = rates["finished"], rates["placebo"]
-    return (finished >= rule.alive) & (finished - placebo >= rule.over_placebo)
+    seen = (finished >= rule.alive) & (finished - placebo >= rule.over_placebo)
+    return np.where(starts_over(rates, rule), rates.get("coin", False), seen)
+
+
+def starts_over(rates: Mapping[str, np.ndarray], rule: Rule = Rule()) -> np.ndarray:
+    """Where a teacher succeeds after what is surely wrong so often that what is alive would not stand out: a beginning
+    that is alive with probability a makes of placebo q  q + a (1 - q), at a = .5 less than .2 more if q > .6."""
+    return rates["placebo"] > 1 - rule.over_placebo / rule.alive
 
 
 @cache

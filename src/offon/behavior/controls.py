@@ -1,9 +1,8 @@
 """Controls of a diagnosis: does a placement help because it is the right one, and a teacher because it goes on?
 
     shuffled   the model after another prompt's prefix. A prefix that helps whatever it says places nobody.
-    restart    a teacher after half of a wrong response to another prompt. One that starts over finishes anything, and
-               what the model begins is never what it finished: with the rule's limits nothing can be told from a rate
-               of 1 - over_placebo / alive (.6) on.
+    restart    a teacher after half of a wrong response to another prompt. One that starts over finishes anything: from
+               a rate of .6 on (`offon.behavior.bottleneck.starts_over`) nothing can be told of what the model begins.
     leaks      prefixes that give the answer away, which were not used
 
 Intervals are Wilson's on pooled samples. A control fails where its interval leaves no doubt; the calls that rest on it

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from offon.behavior.bottleneck import CLASSES, Measured, Posterior, Rule, alive, earlier
+from offon.behavior.bottleneck import CLASSES, Measured, Posterior, Rule, alive, earlier, starts_over
 from offon.behavior.counts import Counts
 from offon.behavior.intervals import jeffreys_above
 
@@ -48,6 +48,7 @@ def kinds(
     teacher_goes_on: False where a control says that what a teacher finishes tells nothing.
     """
     alive_DP = alive(found.rates, rule)
+    dead_DP = ~alive_DP & ~starts_over(found.rates, rule)
     competent_DP = found.rates["placed"] >= rule.competent
 
     def kind(index: int, call: str) -> Kind:
@@ -60,7 +61,8 @@ def kinds(
             case "fragile":
                 return _better(found, index, measured)
             case "ranking" if teacher_goes_on:
-                return Kind(_sure(competent_DP[draws_D, index], alive_DP[draws_D, index], rule))
+                states = (competent_DP[draws_D, index] & which[draws_D, index] for which in (alive_DP, dead_DP))
+                return Kind(_sure(*(state_D.mean() for state_D in states), rule))
             case "missing" if teacher_goes_on and alive_DP[draws_D, index].mean() >= rule.confidence:
                 return Kind(LIVE)
         return Kind()
@@ -81,7 +83,5 @@ def _better(found: Posterior, index: int, measured: Measured) -> Kind:
     return Kind(SCAFFOLD) if since is None else Kind(LOST, since)
 
 
-def _sure(competent_D: np.ndarray, alive_D: np.ndarray, rule: Rule) -> str | None:
-    if (competent_D & alive_D).mean() >= rule.confidence:
-        return STEPS
-    return ROUTE if (competent_D & ~alive_D).mean() >= rule.confidence else None
+def _sure(lives: float, dies: float, rule: Rule) -> str | None:
+    return STEPS if lives >= rule.confidence else ROUTE if dies >= rule.confidence else None

@@ -170,7 +170,7 @@ class Bench:
 
     def measure(self, name: str, prompts: np.ndarray, samples: int) -> None:
         """More outcomes of one kind on some prompts."""
-        requests, others = [], [p for p in self.failures if self.failures[p]]
+        requests, failed = [], self._failed_by_step() if name == "placebo" else {}
         for p in prompts:
             group, at = self.groups[p], int(self._of(self.scored, name)[p])
             for sample in range(at, at + samples):
@@ -183,12 +183,23 @@ class Bench:
                         own = self.failures[p]
                         requests.append((p, group.prompt, prefixes(own[sample % len(own)], self._text)[0]))
                     case "placebo":
-                        other = self.failures[next(q for q in others[sample % len(others) :] + others if q != p)]
-                        requests.append((p, group.prompt, half(other[sample % len(other)], self._text)))
+                        own = self.failures[p]
+                        same = failed[prefixes(own[sample % len(own)], self._text)[0]]
+                        others = [tokens for q, tokens in same if q != p]
+                        others = others or [y for part in failed.values() for q, y in part if q != p]
+                        requests.append((p, group.prompt, half(others[sample % len(others)], self._text)))
                     case _:  # plain rollouts, of this model or of an earlier one
                         requests.append((p, group.prompt, ()))
         self._record(name, requests)
         self.spent[prompts] += samples
+
+    def _failed_by_step(self) -> dict[Tokens, list[tuple[int, Tokens]]]:
+        """The model's failures with their prompts, by their first step; each prompt's first, second, ... in turn."""
+        found = defaultdict(list)
+        turns = ((turn, p, tokens) for p, failures in self.failures.items() for turn, tokens in enumerate(failures))
+        for _, p, tokens in sorted(turns):
+            found[prefixes(tokens, self._text)[0]].append((p, tokens))
+        return found
 
     def _counts(self, name: str) -> Counts | None:
         return Counts.of(self.successes[name], self.scored[name]) if name in self.scored else None
