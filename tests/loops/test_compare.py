@@ -159,7 +159,7 @@ def test_the_padded_path_measures_the_same():
     padded = dataclasses.replace(model, why="asked for")
     probe = Probe(prompts=2, samples=16, k=2, max_tokens=3)
     before, after = (run_probe(model, task, probe, key) for key in ("a1", "b2"))
-    d1 = by_trajectory(pool([model, padded], before, after), 2, 0)["d1"]
+    d1 = by_trajectory(pool([model, padded], before, after), 2)["d1"]
     assert d1["expansion"] == d1["attrition"] == ZERO
     sampling = before[0].members[0].producer.sampling
     told = [support_of(pair, task, before, sampling, 0.05, whole=True) for pair in ([model, model], [model, padded])]

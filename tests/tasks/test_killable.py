@@ -148,8 +148,9 @@ def test_workers_die_with_their_parent_even_while_they_hang(factory, number):
         "pool.map([('loop in C',)])"
     )
     parent = subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored by what a shell runs behind
+    )  # fmt: skip
     worker = psutil.Process(int(parent.stdout.readline()))
     time.sleep(0.3)
     parent.send_signal(number)
