@@ -117,7 +117,7 @@ def log_next(model: Model, prefixes: Sequence[tuple[int, ...]]) -> np.ndarray:
 
 def rank_correlation(seeds: Sequence[Mapping[str, Mapping[str, float]]], of: str = "kl", only: str = "") -> Est:
     """Spearman's rho between forgetting and a divergence over stages that learned, all seeds together. Interval: stages
-    resampled, each with all its seeds."""
+    resampled, each with all its seeds. NaN where fewer than three stages learned."""
     names = [name for name in seeds[0] if name.startswith(only)]
     points = {
         name: [(seed[name][of], seed[name]["forgot"]) for seed in seeds if seed[name]["success"] >= LEARNED]
@@ -125,6 +125,8 @@ def rank_correlation(seeds: Sequence[Mapping[str, Mapping[str, float]]], of: str
     }
     points = {name: pairs for name, pairs in points.items() if pairs}
     rng, clusters = np.random.default_rng(0), list(points.values())
+    if len(clusters) < 3:
+        return Est(np.nan, np.nan, np.nan)
 
     def rho(chosen) -> float:
         x, y = np.array([pair for pairs in chosen for pair in pairs]).T
