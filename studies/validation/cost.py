@@ -30,7 +30,7 @@ def run(quick: bool) -> list[Finding]:
     The diagnosis spends what it likes of 64 rollouts a prompt; the plain sampling draws as many rollouts of each
     prompt, in one go.
     """
-    prompts, repeats, ratios = (20, 1, []) if quick else (200, 5, [])
+    prompts, repeats, ratios = (20, 1, []) if quick else (200, 11, [])
     for repeat in range(repeats):
         diagnosed, plain = bench(prompts, 2 * repeat), bench(prompts, 2 * repeat + 1)
         started = time.process_time()
