@@ -172,6 +172,20 @@ class Matrix:
                 found.append(Finding(what=what, value=est.estimate, relation=relation, bound=bound, of=of))
         return found
 
+    def confirmation(self) -> list[Finding]:
+        """The corrected map, on seeds it was not chosen on."""
+        verdicts = {kind: self.verdict(kind, CORRECTED[kind]) for kind in self.classes}
+        held = [kind for kind, verdict in verdicts.items() if verdict.holds]
+        told = ", ".join(
+            f"{kind} {over_prompts(self.after(kind, CORRECTED[kind])).estimate:.3f} {verdict.word}"
+            for kind, verdict in verdicts.items()
+        )
+        return [
+            Finding(what="the corrected map on students it was not chosen on: best or tied, share of classes",
+                    value=len(held) / len(self.classes), relation=">=", bound=0.8,
+                    of=f"{len(self.seeds)} seeds; {told}")
+        ]  # fmt: skip
+
     def successes(self) -> str:
         """Rows interventions, columns classes; the mapped one in bold."""
         return _grid(

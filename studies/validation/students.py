@@ -19,7 +19,8 @@ from offon.testbed.oracle import exact
 from offon.testbed.train import fit, make_tokenizer, one_thread_deterministic, settle_head
 from offon.types import Item
 from studies.validation.interventions import Models, Practice
-from studies.validation.trained import from_base, kept, plan, probability
+from studies.validation.trained import from_base, plan, saved
+from studies.validation.truth import probability
 from studies.validation.world import DECOYS, RIGHT, Documents, Family, families, item, teacher_families, vocabulary
 
 CLASSES = ("solved", "format", "scaffold", "lost", "ranking", "local", "unreachable", "missing")
@@ -76,10 +77,10 @@ def train_models(seed: int, per_class: int, at: Path, steps: dict[str, int] = ST
     first, second, guide = (plan(steps[name], seed) for name in ("first", "second", "teacher"))
     with one_thread_deterministic():
         knowing = Documents(guide, teacher_families(late), words)
-        kept(fit(from_base(guide, words), knowing, guide), tokenizer, paths.teacher)
+        saved(fit(from_base(guide, words), knowing, guide), tokenizer, paths.teacher)
         model = fit(from_base(first, words), Hinted(first, early, words), first)
-        kept(settled(model), tokenizer, paths.earlier)
-        kept(settled(fit(model, Hinted(second, late, words), second)), tokenizer, paths.student)
+        saved(settled(model), tokenizer, paths.earlier)
+        saved(settled(fit(model, Hinted(second, late, words), second)), tokenizer, paths.student)
     return paths
 
 
@@ -97,7 +98,7 @@ def measured(path: Path, items: Sequence[Item], *, view: str = "prompt") -> dict
     rows = exact(model.hf, model.tokenizer, items, view=view)
     shown = [each.prompt if view == "prompt" else each.views[view] for each in items]
     pairs = [
-        (f"{text} {route}", f"{each.columns['trace']} {RIGHT_FORMAT}")
+        (f"{text} {route}", f"{each.columns['trace']} {RIGHT_FORMAT} {model.tokenizer.eos_token}")
         for text, each in zip(shown, items, strict=True)
         for route in ROUTES
     ]

@@ -68,6 +68,12 @@ class Made:
     path: Path
 
 
+def saved(model, tokenizer, at: Path) -> Made:
+    model.save_pretrained(at)
+    tokenizer.save_pretrained(at)
+    return Made(model, at)
+
+
 @dataclass(frozen=True)
 class Setting:
     """Families of one seed, their words, and where models are kept."""
@@ -93,10 +99,7 @@ class Setting:
         with one_thread_deterministic():
             model = start or from_base(training, self.words)
             model = fit(model, Documents(training, world, self.words), training).eval()
-        path = self.at / name.replace(" ", "-")
-        model.save_pretrained(path)
-        self.tokenizer.save_pretrained(path)
-        return Made(model, path)
+        return saved(model, self.tokenizer, self.at / name.replace(" ", "-"))
 
     def teacher(self, steps: int) -> Made:
         return self.train("teacher", teacher_families(self.world), steps)

@@ -1,8 +1,11 @@
 """The reduced form of docs/validation.md: the same code, smaller numbers."""
 
+import importlib
+
 import numpy as np
 import pytest
 from studies.validation import coverage, events, exactness, labels, stress, truth
+from studies.validation.__main__ import SECTIONS
 from studies.validation.scores import ACCURACY, BELOW, DECIDED, calibration_error
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -22,6 +25,10 @@ def test_instruments_are_exact():
 
 def test_unchanged_prompts_are_not_certified_as_gained():
     assert not missed([finding for k in (32, 64) for finding in exactness.false_expansion(2_000, k)])
+
+
+def test_every_section_of_the_page_is_there_to_run():
+    assert all(callable(importlib.import_module(f"studies.validation.{name}").run) for name in SECTIONS)
 
 
 def test_planted_bottlenecks_are_found_within_budget():
