@@ -40,10 +40,16 @@ def locate(source: str) -> Path:
 
 
 def external(source: str) -> Artefact:
-    """An artefact the recipe did not make. A hub id that is not a local path is known by its name."""
+    """An artefact the recipe did not make."""
     path = locate(source)
-    label = source if source.startswith(TESTBED) else path.name
-    return Artefact(path, label, content_hash(path) if path.exists() else digest(source))
+    return Artefact(path, label_of(source), content_hash(path) if path.exists() else digest(source))
+
+
+def label_of(source: str) -> str:
+    """What tables and pictures call it: the folder, of what a node of another run made (nodes/NAME/final) the node."""
+    path = Path(source)
+    name = path.parent.name if path.name == "final" and path.parent.name else path.name
+    return source if source.startswith(TESTBED) else name
 
 
 def content_hash(path: Path) -> str:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from offon.loops.artefacts import TESTBED
+from offon.loops.artefacts import label_of
 from offon.methods import registry
 from offon.recipe import MethodNode, ResolvedRecipe, TrainNode
 
@@ -31,7 +30,3 @@ def graph(recipe: ResolvedRecipe, states: Mapping[str, Mapping[str, Any]]) -> di
     probe = recipe.probe
     measured = {"k": probe.k, "prompts": probe.prompts, "samples": probe.samples} if probe else None
     return {"nodes": [*roots.values(), *nodes], "probe": measured}
-
-
-def label_of(source: str) -> str:
-    return source if source.startswith(TESTBED) else Path(source).name
