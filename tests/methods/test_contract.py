@@ -52,10 +52,10 @@ def test_gradient_is_finite_and_not_zero(index):
 
 @every_case
 def test_gradient_does_not_depend_on_micro_batches_and_order(index):
-    """Every group a micro-batch (its members too, where their unit allows it), and groups turned round."""
+    """Every group a micro-batch (its members too, where their unit allows it), and groups turned round. How several
+    share a micro-batch is asked of two processes below."""
     for learner, expected in zip(ready(index), whole(index), strict=True):
-        assert difference(gradient_of(learner, max_tokens=1), expected) < 1e-5
-        assert difference(gradient_of(learner, learner.groups[::-1], max_tokens=40), expected) < 1e-5
+        assert difference(gradient_of(learner, learner.groups[::-1], max_tokens=1), expected) < 1e-5
 
 
 @every_case
@@ -92,10 +92,15 @@ def by_two_processes(request, tmp_path_factory):
     return torch.load(directory / "0.pt", weights_only=False)
 
 
+def a_third(learner: Ready) -> int:
+    """Of a step's tokens, some of which no term trains: in few micro-batches, each of two processes has one."""
+    return sum(len(m.prefix()) + len(m) for group in learner.groups for m in group.members) // 3
+
+
 def one_of_two(rank: int, directory: str, chosen: list[int]) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{directory}/meet", rank=rank, world_size=2)
-    found = {index: [gradient_of(learner, max_tokens=60) for learner in ready(index)] for index in chosen}
+    found = {index: [gradient_of(learner, max_tokens=a_third(learner)) for learner in ready(index)] for index in chosen}
     if rank == 0:
         torch.save(found, f"{directory}/0.pt")
     distributed.destroy_process_group()
