@@ -31,7 +31,7 @@ from studies.validation.matrix import Matrix
 from studies.validation.world import World
 
 SEEDS = (1, 2, 3)
-FRESH = (4, 5)  # students on which the map as corrected after SEEDS is tried
+FRESH = (4,)  # a student on which the map as corrected after SEEDS is tried
 TUNING = 0  # the seed whose student the learning rates are chosen on
 RATES = (1e-4, 3e-4, 1e-3)
 HELPED = 0.5  # gain of success

@@ -181,7 +181,7 @@ class Matrix:
             for kind, verdict in verdicts.items()
         )
         return [
-            Finding(what="the corrected map on students it was not chosen on: best or tied, share of classes",
+            Finding(what="the corrected map on a student it was not chosen on: best or tied, share of classes",
                     value=len(held) / len(self.classes), relation=">=", bound=0.8,
                     of=f"{len(self.seeds)} seeds; {told}")
         ]  # fmt: skip

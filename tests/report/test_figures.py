@@ -172,7 +172,8 @@ def test_a_loss_turned_into_a_change_turns_its_interval_too():
 
 def test_the_sentence_about_a_stage_follows_the_intervals_only():
     def family(name, low, high):
-        return {"family": name, "task": "t", "success": {"change": {"estimate": 0.0, "low": low, "high": high}}}
+        change = {"estimate": (low + high) / 2, "low": low, "high": high}
+        return {"family": name, "task": "t", "success": {"change": change}}
 
-    rows = [family("a", 0.1, 0.2), family("b", -0.2, -0.1), family("c", -0.1, 0.1)]
-    assert words.outcome(rows) == "Success rose on a; fell on b; did not move beyond its interval on c."
+    rows = [family("a", 0.1, 0.2), family("b", -0.2, -0.1), family("c", -0.1, 0.1), family("d", -0.0006, -0.0001)]
+    assert words.outcome(rows) == "Success rose on a; fell on b; did not move beyond its interval on c and d."

@@ -16,6 +16,7 @@ TERMS = ("expansion", "reshaping", "attrition", "ambiguous", "diffuse")
 CALLS = ("gained", "lost", "kept", "undecided", "never")
 FINER = ("trajectories", "classes", "where", "exact", "tree")  # of a task, where they were measured
 COSTS = ("tokens_generated", "tokens_trained", "tokens_scored", "verifier_calls", "seconds")
+WORTH_A_WORD = 0.005  # of success; a smaller change may be certain and is still not worth a warning
 MOSTLY_DIFFUSE = 0.25  # of the change: beyond it, the budget k is too small to say what kind of change it was
 
 
@@ -167,7 +168,7 @@ def _about_ending(status: Mapping[str, Any]) -> list[str]:
 def _about_measurement(stage: Mapping[str, Any]) -> list[str]:
     for row in stage["results"]:
         change, diffuse = row["success"]["change"], row["certified"].get("diffuse")
-        clear = change and (change["low"] > 0 or change["high"] < 0)
+        clear = change and (change["low"] > 0 or change["high"] < 0) and abs(change["estimate"]) >= WORTH_A_WORD
         if clear and diffuse and abs(diffuse["estimate"]) > MOSTLY_DIFFUSE * abs(change["estimate"]):
             share = abs(diffuse["estimate"] / change["estimate"])
             yield (

@@ -180,10 +180,15 @@ def listed(names: Sequence[str], most: int = 6) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else ""
 
 
+SHOWN = 0.0005  # of success: less reads as 0.0 points
+
+
 def direction(change: Est | None) -> str:
-    """Which way a number moved, where its interval leaves no doubt."""
+    """Which way a number moved, where its interval leaves no doubt and its first decimal is not 0."""
     if change is None:
         return "unknown"
+    if abs(change.get("estimate", 1.0)) < SHOWN:
+        return "unclear"
     return "rose" if change["low"] > 0 else "fell" if change["high"] < 0 else "unclear"
 
 
