@@ -32,11 +32,11 @@ import torch
 import yaml
 from transformers import AutoTokenizer
 
-from offon.behavior.intervals import Est, mean_over_prompts, paired_change
-from offon.loops.artefacts import locate
-from offon.loops.pipeline import run_recipe
+from offon.behavior.statistics.intervals import Est, mean_over_prompts, paired_change
 from offon.models.model import Model
+from offon.pipeline.run import run_recipe
 from offon.recipe import parse, resolve
+from offon.runs.artefacts import locate
 from offon.testbed import TestbedTask
 from offon.testbed.oracle import exact
 

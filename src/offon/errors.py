@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from pathlib import Path
+
 
 class OffonError(Exception):
     """A mistake offon can explain. `str(error)` is the text a user reads, without a traceback.
@@ -71,3 +74,18 @@ class Problems(OffonError):
 
     def __str__(self) -> str:
         return "\n".join(str(error) for error in self.errors)
+
+
+def nearest_path(path: Path) -> str:
+    """Where a misspelt path goes wrong, and the entry there that it may have meant."""
+    parts = [path, *path.parents]
+    depth = next((i for i, parent in enumerate(parts) if parent.is_dir()), None)
+    if not depth:
+        return ""
+    folder, missing = parts[depth], parts[depth - 1].name
+    entries = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+    close = difflib.get_close_matches(missing, entries, n=1, cutoff=0.5)
+    if close:
+        return f"closest: {folder / close[0]}"
+    listed = ", ".join(entries[:6]) + (", ..." if len(entries) > 6 else "")
+    return f"{folder} holds {listed}" if entries else f"{folder} is empty"

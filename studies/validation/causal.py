@@ -2,7 +2,7 @@
 
 A student with all bottlenecks (`students`) is given one intervention (`interventions`) on the training prompts of one
 class; success on held-out prompts of that class, and of solved families, is exact. The mapped intervention is the one
-`offon.behavior.diagnose.REMEDIES` names first. It is best, tied, or worse:
+`offon.behavior.diagnosis.diagnose.REMEDIES` names first. It is best, tied, or worse:
 
     tied    the 95% interval of (best other - mapped), paired by prompt and seed, begins at MARGIN or below
 
@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from offon.loops.diagnose import diagnose_model
+from offon.diagnosis.run import diagnose_model
 from studies.validation import interventions as acts
 from studies.validation import students
 from studies.validation.findings import Section

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from offon.behavior.intervals import Est, mean_over_prompts
+from offon.behavior.statistics.intervals import Est, mean_over_prompts
 from offon.models.model import Model
 from offon.testbed import TestbedTask
 from offon.testbed.grammar import RIGHT_FORMAT, Program, content_hash

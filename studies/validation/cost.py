@@ -7,8 +7,8 @@ import time
 import numpy as np
 
 from offon.data import prompt_groups
-from offon.loops.bench import Bench
-from offon.loops.spend import spend
+from offon.diagnosis.allocation import spend
+from offon.diagnosis.measurements import Bench
 from offon.models.model import Model
 from offon.tasks import open_task
 from offon.testbed import model_path

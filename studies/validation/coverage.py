@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from offon.behavior.weighted import mean_bounds, ratio_bounds
+from offon.behavior.statistics.bayesian_bootstrap import mean_bounds, ratio_bounds
 from studies.validation.findings import Finding
 from studies.validation.labels import limits, roles
 from studies.validation.populations import CHOSEN, HELD_OUT, RATIOS, Rates, measured

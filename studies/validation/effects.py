@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from offon.loops.compare import compare_models
-from offon.loops.pipeline import run_recipe
+from offon.measure.compare import compare_models
+from offon.pipeline.run import run_recipe
 from offon.recipe import resolve
 from offon.testbed import model_path
 from studies.validation import compete, forgetting

@@ -7,7 +7,7 @@
     finished  from the model's own route, by the teacher:       route * teacher
     placebo   from a wrong response to another prompt:          0 (or what a teacher that starts over gets)
 
-The spender is `offon.loops.diagnose.spend`, as it runs on models.
+The spender is `offon.diagnosis.run.spend`, as it runs on models.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from offon.behavior.bottleneck import CLASSES, Measured, Rule, class_calls, classify, posterior
-from offon.behavior.counts import Counts
-from offon.behavior.solve import k_to_solve
-from offon.behavior.verifier import Checker
-from offon.loops.bench import TEACHER_TRIES
-from offon.loops.spend import spend
+from offon.behavior.change.k_to_solve import k_to_solve
+from offon.behavior.diagnosis.bottleneck import CLASSES, Measured, Rule, class_calls, classify, posterior
+from offon.behavior.statistics.checker_errors import Checker
+from offon.behavior.statistics.counts import Counts
+from offon.diagnosis.allocation import spend
+from offon.diagnosis.measurements import TEACHER_TRIES
 from studies.validation.findings import Finding
 from studies.validation.scores import ACCURACY, DECIDED, WANTED, over_seeds, scores
 

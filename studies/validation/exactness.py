@@ -8,15 +8,15 @@ import numpy as np
 from scipy import stats
 from tests.behavior.tabular import STOP, Table
 
-from offon.behavior.counts import Counts
-from offon.behavior.decompose import SIGNS, prompt_terms
-from offon.behavior.enumeration import enumerate_support
-from offon.behavior.path import path_table, shapley
-from offon.behavior.relative import TRAJECTORY_SIGNS, Scored, bits, decompose_trajectories
-from offon.behavior.states import decompose_states, prefix_suffix, values
-from offon.behavior.support import IN, OUT, prompt_changes, support_calls, support_threshold
-from offon.behavior.tree import mass_by_cell, support
-from offon.loops.compare import compare_models
+from offon.behavior.change.enumeration import enumerate_support
+from offon.behavior.change.prefix_tree import mass_by_cell, support
+from offon.behavior.change.relative_support import TRAJECTORY_SIGNS, Scored, bits, decompose_trajectories
+from offon.behavior.change.state_action import decompose_states, prefix_suffix, values
+from offon.behavior.change.success_decomposition import SIGNS, prompt_terms
+from offon.behavior.change.support import IN, OUT, prompt_changes, support_calls, support_threshold
+from offon.behavior.stage.chain import path_table, shapley
+from offon.behavior.statistics.counts import Counts
+from offon.measure.compare import compare_models
 from studies.validation.findings import Finding
 
 SHAPES = ((3, 4), (4, 4), (5, 3), (6, 3))  # vocabulary, horizon

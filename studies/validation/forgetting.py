@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from offon.behavior.intervals import Est
+from offon.behavior.statistics.intervals import Est
 from offon.engines.expansion import expand
 from offon.models.model import Model
 from offon.testbed import TestbedTask, model_path

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from offon.loops.pipeline import run_recipe
+from offon.pipeline.run import run_recipe
 from offon.recipe import resolve
 from offon.testbed.grammar import HINT, RESPONSE_TOKENS, RIGHT_ROUTE
 from offon.testbed.task import TestbedTask

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from offon.behavior.counts import Counts
-from offon.behavior.role import stage_role
+from offon.behavior.stage.role import stage_role
+from offon.behavior.statistics.counts import Counts
 from studies.validation.findings import Finding
 from studies.validation.populations import CHOSEN, HELD_OUT, Rates, budget
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from offon.behavior.intervals import Est, mean_over_prompts
-from offon.behavior.retention import ratio
-from offon.behavior.support import support_threshold
+from offon.behavior.change.support import support_threshold
+from offon.behavior.stage.retention import ratio
+from offon.behavior.statistics.intervals import Est, mean_over_prompts
 from studies.validation.findings import Finding, Section
 
 MARGIN = 0.02  # success; a difference that does not matter

@@ -10,12 +10,12 @@ from functools import cache
 
 import numpy as np
 
-from offon.behavior.counts import Counts
-from offon.behavior.decompose import prompt_terms
-from offon.behavior.intervals import clopper_pearson_lower, clopper_pearson_upper
-from offon.behavior.passk import mixed_group_probability, pass_at_k
-from offon.behavior.retention import split_product
-from offon.behavior.support import support_threshold
+from offon.behavior.change.success_decomposition import prompt_terms
+from offon.behavior.change.support import support_threshold
+from offon.behavior.stage.retention import split_product
+from offon.behavior.statistics.counts import Counts
+from offon.behavior.statistics.intervals import clopper_pearson_lower, clopper_pearson_upper
+from offon.behavior.statistics.pass_at_k import mixed_group_probability, pass_at_k
 
 Rates = Callable[[int, np.random.Generator], tuple[np.ndarray, np.ndarray, np.ndarray]]  # start, one stage, the next
 CLASSES = 3

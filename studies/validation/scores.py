@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from offon.behavior.bottleneck import BELOW_SUPPORT, CLASSES, UNDECIDED, UNSUPPORTED
+from offon.behavior.diagnosis.bottleneck import BELOW_SUPPORT, CLASSES, UNDECIDED, UNSUPPORTED
 from studies.validation.findings import Finding
 
 BINS = 10

@@ -22,9 +22,9 @@ from pathlib import Path
 
 import numpy as np
 
-from offon.behavior.controls import PLACED
-from offon.behavior.subtypes import CHECKER_REJECTS
-from offon.loops.diagnose import diagnose_model
+from offon.behavior.diagnosis.controls import PLACED
+from offon.behavior.diagnosis.subtypes import CHECKER_REJECTS
+from offon.diagnosis.run import diagnose_model
 from offon.testbed.grammar import ROUTES
 from offon.testbed.task import TestbedTask
 from offon.types import Item, Sampling, Verdict

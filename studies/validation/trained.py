@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
-from offon.behavior.bottleneck import CLASSES, UNDECIDED, UNSUPPORTED, classify
-from offon.loops.bench import TEACHER_TRIES
-from offon.loops.diagnose import diagnose_model
+from offon.behavior.diagnosis.bottleneck import CLASSES, UNDECIDED, UNSUPPORTED, classify
+from offon.diagnosis.measurements import TEACHER_TRIES
+from offon.diagnosis.run import diagnose_model
 from offon.testbed import model_path
 from offon.testbed.grammar import VOCABULARY
 from offon.testbed.train import HEAD_GAIN, PLANS, Plan, fit, make_model, make_tokenizer, one_thread_deterministic

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from offon.behavior.bottleneck import (
+from offon.behavior.change.support import support_threshold
+from offon.behavior.diagnosis.bottleneck import (
     BELOW_SUPPORT,
     CLASSES,
     Measured,
@@ -11,10 +12,9 @@ from offon.behavior.bottleneck import (
     lattice,
     posterior,
 )
-from offon.behavior.counts import Counts
-from offon.behavior.intervals import jeffreys_above
-from offon.behavior.promise import entropy_drop, most_telling, samples_to_call_unsupported
-from offon.behavior.support import support_threshold
+from offon.behavior.diagnosis.information_gain import entropy_drop, most_telling, samples_to_call_unsupported
+from offon.behavior.statistics.counts import Counts
+from offon.behavior.statistics.intervals import jeffreys_above
 
 MANY = 4000
 

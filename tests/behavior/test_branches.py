@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from offon.behavior.branches import branches
-from offon.behavior.enumeration import enumerate_support
+from offon.behavior.change.branches import branches
+from offon.behavior.change.enumeration import enumerate_support
 from tests.behavior.tabular import STOP, Table
 
 

@@ -4,15 +4,15 @@ import json
 
 import pytest
 
-from offon.behavior.bottleneck import CALLS, Measured
-from offon.behavior.controls import Controls
-from offon.behavior.counts import Counts
-from offon.behavior.diagnose import diagnose, measured_outcomes, sentence
-from offon.behavior.remedies import KINDS, REMEDIES
-from offon.behavior.subtypes import LOST, Kind
-from offon.behavior.verifier import Checker
+from offon.behavior.diagnosis.bottleneck import CALLS, Measured
+from offon.behavior.diagnosis.controls import Controls
+from offon.behavior.diagnosis.diagnose import diagnose, measured_outcomes, sentence
+from offon.behavior.diagnosis.remedies import KINDS, REMEDIES
+from offon.behavior.diagnosis.subtypes import LOST, Kind
+from offon.behavior.statistics.checker_errors import Checker
+from offon.behavior.statistics.counts import Counts
+from offon.catalogue import registry
 from offon.errors import DataError
-from offon.methods import registry
 
 
 def outcomes(successes, n):

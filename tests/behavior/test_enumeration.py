@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from offon.behavior.enumeration import enumerate_support, most_evaluations
+from offon.behavior.change.enumeration import enumerate_support, most_evaluations
 from tests.behavior.tabular import STOP, Table, Tables
 
 BEFORE = [Table(seed, 4, 5) for seed in range(12)]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from offon.behavior.gates import METRICS, Limit, in_words, judge, policy_metrics, sentence, vacuous
-from offon.behavior.handoff import task_handoff
-from offon.behavior.intervals import Est
+from offon.behavior.stage.gates import METRICS, Limit, in_words, judge, policy_metrics, sentence, vacuous
+from offon.behavior.stage.task_entry import task_handoff
+from offon.behavior.statistics.intervals import Est
 
 VALUE = Est(0.5, 0.4, 0.7)
 

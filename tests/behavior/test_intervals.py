@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from offon.behavior.counts import Counts, count
-from offon.behavior.intervals import (
+from offon.behavior.statistics.counts import Counts, count
+from offon.behavior.statistics.intervals import (
     FEW_PROMPTS,
     bootstrap_means,
     clopper_pearson,
@@ -19,7 +19,7 @@ from offon.behavior.intervals import (
     ratio,
     wilson,
 )
-from offon.behavior.passk import mean_pass_at_k
+from offon.behavior.statistics.pass_at_k import mean_pass_at_k
 from offon.errors import DataError
 
 RATES = np.linspace(0.001, 0.999, 499)

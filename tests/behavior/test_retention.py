@@ -3,9 +3,7 @@
 import numpy as np
 import pytest
 
-from offon.behavior.counts import Counts
-from offon.behavior.intervals import Est
-from offon.behavior.retention import (
+from offon.behavior.stage.retention import (
     amortisation,
     attrition_rate,
     cost_per_point,
@@ -19,6 +17,8 @@ from offon.behavior.retention import (
     support_sets,
     trainability,
 )
+from offon.behavior.statistics.counts import Counts
+from offon.behavior.statistics.intervals import Est
 from offon.errors import DataError
 
 N = 64

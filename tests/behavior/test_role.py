@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from offon.behavior.counts import Counts
-from offon.behavior.role import stage_role
+from offon.behavior.stage.role import stage_role
+from offon.behavior.statistics.counts import Counts
 
 N, K = 256, 64
 

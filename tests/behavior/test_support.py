@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from offon.behavior.counts import Counts
-from offon.behavior.support import (
+from offon.behavior.change.support import (
     IN,
     OUT,
     can_certify,
@@ -16,6 +15,7 @@ from offon.behavior.support import (
     support_calls,
     support_threshold,
 )
+from offon.behavior.statistics.counts import Counts
 from offon.errors import ConfigError, DataError
 
 

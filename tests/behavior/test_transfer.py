@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from offon.behavior.transfer import answer_distances, answer_fidelity, mean_of_ratios
+from offon.behavior.stage.transfer import answer_distances, answer_fidelity, mean_of_ratios
 
 
 def test_equal_samples_are_at_distance_0():

@@ -3,7 +3,7 @@
 import pytest
 from benchmarks.learning.__main__ import HERE, cells, run_cell
 
-from offon.loops.check import check_recipe
+from offon.pipeline.check import check_recipe
 from offon.recipe import parse, resolve
 from offon.testbed.grammar import FAMILIES
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from offon.behavior.bottleneck import CALLS
+from offon.behavior.diagnosis.bottleneck import CALLS
 from offon.cli.folder import make_way
 from offon.cli.main import main
 from offon.errors import ConfigError, DataError, NumericsError, StorageError
@@ -29,11 +29,11 @@ def recipe(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def loops(monkeypatch):
-    """Replace a function of the loops: loops("pipeline", run_recipe=function)."""
+def replaced(monkeypatch):
+    """Replace a function of the loops: replaced("pipeline.run", run_recipe=function)."""
 
     def replace(module: str, **functions):
-        monkeypatch.setitem(sys.modules, f"offon.loops.{module}", SimpleNamespace(**functions))
+        monkeypatch.setitem(sys.modules, f"offon.{module}", SimpleNamespace(**functions))
 
     return replace
 
@@ -82,7 +82,7 @@ def test_a_check_imports_no_model_class_no_adapters_and_no_statistics():
         "transformers.modeling_utils",
         "transformers.masking_utils",
     )
-    code = f"import sys, offon.loops.check; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, offon.pipeline.check; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
@@ -112,33 +112,33 @@ def test_a_usage_error_ends_with_2_and_says_so_on_stderr(arguments, capsys):
     ("error", "code"),
     [(DataError("rows 3, 7"), 3), (NumericsError("loss is nan"), 5), (KeyboardInterrupt(), 130), (KeyError("x"), 1)],
 )
-def test_an_error_ends_with_its_code_and_a_message_without_a_traceback(recipe, loops, capsys, error, code):
+def test_an_error_ends_with_its_code_and_a_message_without_a_traceback(recipe, replaced, capsys, error, code):
     def fails(*_, **__):
         raise error
 
-    loops("pipeline", run_recipe=fails)
+    replaced("pipeline.run", run_recipe=fails)
     assert main(["run", str(recipe), "--quiet"]) == code
     captured = capsys.readouterr()
     assert "Traceback" not in captured.err and not captured.out
     assert code == 130 or captured.err.count("\n") <= 8
 
 
-def test_debug_shows_the_traceback_wherever_it_is_written(recipe, loops, capsys):
+def test_debug_shows_the_traceback_wherever_it_is_written(recipe, replaced, capsys):
     def fails(*_, **__):
         raise KeyError("x")
 
-    loops("pipeline", run_recipe=fails)
+    replaced("pipeline.run", run_recipe=fails)
     for arguments in (["--debug", "run", str(recipe)], ["run", str(recipe), "--debug"]):
         assert main(arguments) == 1
         assert "Traceback" in capsys.readouterr().err
 
 
-def test_the_traceback_is_kept_in_the_runs_folder(recipe, loops, capsys):
+def test_the_traceback_is_kept_in_the_runs_folder(recipe, replaced, capsys):
     def fails(resolved, output, **_):
         Path(output).mkdir(parents=True)
         raise ZeroDivisionError("by 0")
 
-    loops("pipeline", run_recipe=fails)
+    replaced("pipeline.run", run_recipe=fails)
     assert main(["run", str(recipe)]) == 1
     message = capsys.readouterr().err
     assert "error[bug]: ZeroDivisionError: by 0" in message and "runs/tiny/error.log" in message
@@ -155,16 +155,16 @@ def test_a_misspelt_key_on_the_command_line_is_refused_like_one_in_the_file(reci
 # ---- run
 
 
-def test_run_resolves_and_hands_over(recipe, loops, capsys, monkeypatch):
+def test_run_resolves_and_hands_over(recipe, replaced, capsys, monkeypatch):
     seen = {}
-    monkeypatch.setattr("offon.report.show", lambda run: print("the table"))
+    monkeypatch.setattr("offon.reporting.show", lambda run: print("the table"))
 
     def run_recipe(resolved, output, *, resume, progress, command):
         print("a library's chatter")
         progress({"note": "noted"})
         seen.update(steps=resolved.node("sft").settings.steps, output=output, resume=resume)
 
-    loops("pipeline", run_recipe=run_recipe)
+    replaced("pipeline.run", run_recipe=run_recipe)
     assert main(["run", str(recipe), "--set", "sft.steps=7"]) == 0
     assert seen == {"steps": 7, "output": Path("runs/tiny"), "resume": False}
     captured = capsys.readouterr()
@@ -209,7 +209,7 @@ def test_overwrite_leaves_a_living_run_alone(tmp_path):
 # ---- results
 
 
-def test_check_prints_one_json_document_or_the_resolved_recipe_and_the_plan(recipe, loops, capsys):
+def test_check_prints_one_json_document_or_the_resolved_recipe_and_the_plan(recipe, replaced, capsys):
     held = {"model": "self", "role": "learner", "when": "always", "parameters": 1_456_000, "size_bytes": 23_296_000}
     nodes = [{"node": "sft", "method": "sft", "batches": "3 steps", "held": [held], "supervised_tokens": 12}]
 
@@ -217,7 +217,7 @@ def test_check_prints_one_json_document_or_the_resolved_recipe_and_the_plan(reci
         print("a library's chatter")
         return {"recipe": resolved.name, "nodes": nodes, "probes": [{"task": "sums", "heldout": 9}], "notes": ["n"]}
 
-    loops("check", check_recipe=check_recipe)
+    replaced("pipeline.check", check_recipe=check_recipe)
     assert main(["check", str(recipe), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["nodes"] == nodes
     assert main(["check", str(recipe)]) == 0
@@ -226,7 +226,7 @@ def test_check_prints_one_json_document_or_the_resolved_recipe_and_the_plan(reci
     assert "self   learner  always" in shown and "1.5M" in shown and "23.3MB" in shown
 
 
-def test_diagnose_prints_the_summary_and_the_sentence(tmp_path, loops, monkeypatch, capsys):
+def test_diagnose_prints_the_summary_and_the_sentence(tmp_path, replaced, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "base").mkdir()
     seen = {}
@@ -254,7 +254,7 @@ def test_diagnose_prints_the_summary_and_the_sentence(tmp_path, loops, monkeypat
             "x": float("nan"),
         }
 
-    loops("diagnose", diagnose_model=diagnose_model)
+    replaced("diagnosis.run", diagnose_model=diagnose_model)
     arguments = ["diagnose", "base", "--task", "{gym: chain_sum, max_terms: 2}", "--budget", "8", "--k", "4"]
     arguments += ["--max-tokens", "9", "--teacher", "base"]
     assert main(arguments) == 0
@@ -305,13 +305,13 @@ def test_diagnose_tells_shares_kinds_controls_the_checker_and_the_cost_with_thei
     assert "missing" not in shown and max(map(len, shown.splitlines())) <= 110
 
 
-def test_pages_are_written_beside_what_is_printed(tmp_path, loops, monkeypatch, capsys):
-    from tests.report import shapes
+def test_pages_are_written_beside_what_is_printed(tmp_path, replaced, monkeypatch, capsys):
+    from tests.reporting import shapes
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "base").mkdir()
-    loops("diagnose", diagnose_model=lambda model, task, **options: shapes.diagnosis())
-    loops("compare", compare_models=lambda one, other, task, **options: shapes.comparison())
+    replaced("diagnosis.run", diagnose_model=lambda model, task, **options: shapes.diagnosis())
+    replaced("measure.compare", compare_models=lambda one, other, task, **options: shapes.comparison())
     for command in (["diagnose", "base"], ["compare", "base", "base"]):
         assert main([*command, "--task", "gym:chain_sum", "--json", "--page", "pages/page.html"]) == 0
         told = capsys.readouterr()
@@ -327,7 +327,7 @@ def test_diagnose_refuses_before_loading(tmp_path, monkeypatch, capsys):
     assert "closest" in capsys.readouterr().err
 
 
-def test_attribute_hands_its_options_over_and_prints_shares_subsets_and_what_was_not_run(recipe, loops, capsys):
+def test_attribute_hands_its_options_over_and_prints_shares_subsets_and_what_was_not_run(recipe, replaced, capsys):
     seen = {}
 
     def share(value):
@@ -344,7 +344,7 @@ def test_attribute_hands_its_options_over_and_prints_shares_subsets_and_what_was
             "infeasible": [{"stages": ["rl"], "why": "rl reads $sft (teacher)"}], "notes": ["mind the seeds"],
         }  # fmt: skip
 
-    loops("attribute", attribute=attribute)
+    replaced("pipeline.attribution", attribute=attribute)
     options = ["--task", "gym:lcm", "--stages", "sft", "--seeds", "2"]
     assert main(["attribute", str(recipe), *options]) == 0
     assert seen["tasks"] == {"gym:lcm": "gym:lcm"} and (seen["stages"], seen["seeds"]) == (["sft"], 2)
@@ -422,8 +422,8 @@ def test_methods_of_a_name_shows_formula_arguments_parts_and_paper(capsys):
     ],
 )
 def test_methods_of_a_name_shows_how_a_recipe_writes_it(name, written):
+    from offon.catalogue import registry
     from offon.cli.pages import in_a_recipe
-    from offon.methods import registry
 
     assert written in in_a_recipe(registry.get(name))
 
@@ -445,7 +445,7 @@ def test_ledger_answers_in_a_table_or_json(tmp_path, capsys):
 
 
 def test_report_writes_a_page_or_prints_its_numbers(tmp_path, monkeypatch, capsys):
-    from offon import report
+    from offon import reporting as report
 
     monkeypatch.setattr(report, "write", lambda run, out: out or run / "report.html")
     monkeypatch.setattr(report, "summarise", lambda run: {"run": str(run)})

@@ -3,7 +3,7 @@
 import pytest
 
 from offon import behavior
-from offon.behavior.role import stage_role
+from offon.behavior.stage.role import stage_role
 from offon.cli.comparison import comparison_page, points
 
 ZERO = {"estimate": 0.0, "low": 0.0, "high": 0.0}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from offon.collect.context import Context, Prompted, Step
 from offon.data import Renderer
 from offon.engines.api import Request
 from offon.engines.native import NativeEngine
 from offon.models.model import Model
+from offon.parts.context import Context, Prompted, Step
 from offon.parts.models import SELF, SELF_START
 from offon.types import Producer, Source, Trajectory
 

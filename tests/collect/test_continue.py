@@ -12,7 +12,7 @@ from offon.parts.models import SELF
 from offon.types import Sampling, Source, Span, Trajectory
 from tests import support
 from tests.collect.support import Sampler
-from tests.collect.test_flow import MODEL, TASK, prompts
+from tests.collect.test_combinators import MODEL, TASK, prompts
 
 CHAT = (
     "{% for m in messages %}{% if m.role == 'assistant' %}{{ m.content }} <eos> {% else %}w10 {{ m.content }} w11 "

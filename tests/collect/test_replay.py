@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from offon.collect import add_demo, add_replay, experience, queue_hardest, rollouts, verify
-from offon.loops.calls import Memory
 from offon.runs import RunDirectory
+from offon.train.context import Memory
 from offon.types import Sampling, Source, Verdict
 from tests import support
 from tests.collect.support import Sampler
-from tests.collect.test_flow import MODEL, TASK, prompts, short
+from tests.collect.test_combinators import MODEL, TASK, prompts, short
 from tests.support import ParityTask
 
 

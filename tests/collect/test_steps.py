@@ -3,9 +3,9 @@
 import pytest
 
 from offon.collect import steps
-from offon.collect.context import Context, Step
-from offon.collect.steps import steps_of
+from offon.collect.shape.steps import steps_of
 from offon.data.render import Renderer
+from offon.parts.context import Context, Step
 from offon.types import Group, Item, Source, Span, Trajectory
 from tests.support import tokenizer
 

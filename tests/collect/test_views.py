@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from offon.collect import drawn_from, shown, sibling_shown
-from offon.collect.context import Context, Step
-from offon.collect.views import around
+from offon.collect.shape.views import around
 from offon.data.render import Renderer
 from offon.errors import ConfigError, DataError
+from offon.parts.context import Context, Step
 from offon.types import Item, Source, Trajectory
 from tests.support import ParityTask, demonstrations, prompt_group, tokenizer
 

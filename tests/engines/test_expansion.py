@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from offon.behavior.enumeration import enumerate_support
-from offon.behavior.tree import support
+from offon.behavior.change.enumeration import enumerate_support
+from offon.behavior.change.prefix_tree import support
 from offon.engines.api import Request
 from offon.engines.expansion import Expansion, expand
 from offon.engines.native import NativeEngine

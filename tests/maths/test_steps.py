@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from offon.maths import steps
-from offon.maths.credit import group_mean_std
+from offon.maths.advantage import group_mean_std
 
 RNG = np.random.default_rng(0)
 

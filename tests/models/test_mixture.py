@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from offon.errors import ConfigError, DataError
-from offon.loops.scoring import score_buffer
 from offon.models.layout import Layout
 from offon.models.mixture import Mixture, Routed
 from offon.parts.models import SELF, Artefact, Ema, Live, Mix, Need, Route, Start
+from offon.train.scoring import score_buffer
 from offon.types import Group, Item, Source, Trajectory
 from tests.support import model
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tests.methods.cases import Case, Ready, difference, gradient_of, ready_case
+from tests.catalogue.cases import Case, Ready, difference, gradient_of, ready_case
 from tests.parity import trl as peer
 
 PAGE = Path(__file__).parents[2] / "docs" / "parity.md"

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import Qwen3ForSequenceClassification
 
 from offon.parts.models import SELF, SELF_START, Artefact
-from tests.methods.cases import Ready
+from tests.catalogue.cases import Ready
 from tests.support import qwen3, tokenizer
 
 COMMON = {"use_cpu": True, "bf16": False, "report_to": "none", "disable_tqdm": True}

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from offon.errors import DataError
-from offon.loops.stage import assign_credit
 from offon.parts import SELF, Artefact, policy
-from offon.parts.credit.base import token_rewards
-from offon.parts.credit.group import (
+from offon.parts.credits.base import token_rewards
+from offon.parts.credits.group import (
     against_member,
     batch_mean,
     group_mean,
@@ -24,7 +23,8 @@ from offon.parts.credit.group import (
     pass_at_k,
     per_reward_mean_std,
 )
-from offon.parts.credit.tokens import gae, kl_penalty, overlong_penalty, return_to_go, whiten
+from offon.parts.credits.tokens import gae, kl_penalty, overlong_penalty, return_to_go, whiten
+from offon.train.loop import assign_credit
 from offon.types import Group, Item, Producer, Sampling, Source, Trajectory
 
 ITEM = Item(id="x", prompt="x")

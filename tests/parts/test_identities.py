@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from offon.loops.scoring import score, score_buffer, step_loss, weigh
-from offon.loops.stage import assign_credit
-from offon.loops.update import accumulate
-from offon.methods import registry
+from offon.catalogue import registry
 from offon.parts import Artefact, behavior, credit, one, per_sequence, policy, policy_gradient, proximal
-from offon.parts.divergence import Divergence, Jsd, Skew
 from offon.parts.models import SELF, Need
 from offon.parts.terms import PROXIMAL, Contrast
+from offon.parts.terms.divergence import Divergence, Jsd, Skew
+from offon.train.loop import assign_credit
+from offon.train.optimizer_step import accumulate
+from offon.train.scoring import score, score_buffer, step_loss, weigh
 from offon.types import Producer, Sampling, Source, Trajectory
 from offon.types.batch import Batch
-from tests.methods.test_contract import difference, gradient
+from tests.catalogue.test_contract import difference, gradient
 from tests.support import ParityTask, World, demonstrations, gpt2_in_double, model, preference_pairs, prompt_group
 
 world = functools.cache(lambda: World(model(0), {"start": model(0), "teacher": model(2)}))

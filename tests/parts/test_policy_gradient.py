@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from offon.errors import ConfigError
-from offon.loops.scoring import prepare, weigh
 from offon.parts import (
     SELF,
     SELF_START,
@@ -38,8 +37,9 @@ from offon.parts import (
     per_token,
     policy_gradient,
     proximal,
-)  # fmt: skip
+)
 from offon.parts.terms import PROXIMAL
+from offon.train.scoring import prepare, weigh
 from offon.types import Group, Item, Source, Trajectory
 from offon.types.batch import Batch
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from offon.catalogue import registry
 from offon.collect import demonstrations as from_data
 from offon.collect import keep_best, rollouts, verify
 from offon.errors import ConfigError
-from offon.methods import registry
 from offon.parts import Stage, Updates, behavior, credit, group_mean_std, one, policy, policy_gradient
 from offon.parts.select import both, either, select
 from offon.types import Comparison, Group, Item, Source, Trajectory
@@ -41,7 +41,7 @@ def test_filtering_before_verifying_is_refused():
 
 
 def test_a_truncated_sampler_cannot_feed_a_ratio():
-    from offon.loops.build import build_stage
+    from offon.train.build import build_stage
     from offon.types import Sampling
 
     with pytest.raises(ConfigError, match="behavior_logp"):

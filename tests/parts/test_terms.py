@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from offon.errors import ModelError
-from offon.loops.scoring import step_loss, weigh
 from offon.parts import (
     SELF,
     SELF_START,
@@ -27,6 +26,7 @@ from offon.parts import (
     policy_gradient,
 )
 from offon.parts.select import select
+from offon.train.scoring import step_loss, weigh
 from offon.types import Comparison, Group, Item, Source, Span, Trajectory
 from offon.types.batch import Batch
 
@@ -160,8 +160,8 @@ def test_a_penalty_is_nothing_where_it_starts_and_says_which_parameter_is_missin
 
 
 def test_a_penalty_is_added_once_however_the_batch_is_split():
-    from offon.loops.update import accumulate
     from offon.parts import policy
+    from offon.train.optimizer_step import accumulate
     from tests.support import World, demonstrations, model
 
     world = World(model(0), {"start": model(3)})

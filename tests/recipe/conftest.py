@@ -80,7 +80,7 @@ class FakeRegistry:
 
     def get(self, name):
         if ":" in name:
-            from offon.recipe.functions import function_at
+            from offon.catalogue.user_function import function_at
 
             return FakeInfo(name.rpartition(":")[2], "stage", function_at(name))
         return self.infos[name]

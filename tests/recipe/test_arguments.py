@@ -7,10 +7,10 @@ from typing import Literal
 
 import pytest
 
+from offon.catalogue.arguments import ArtefactArg, DataArg, ModelArg, RewardArg, TeacherArg, names_of, visited
 from offon.data.rows import read_rows
 from offon.errors import DataError, ModelError
 from offon.recipe import parse, resolve
-from offon.recipe.arguments import ArtefactArg, DataArg, ModelArg, RewardArg, TeacherArg, names_of, visited
 
 from .conftest import FakeInfo, FakeRegistry, FakeStage
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from offon import errors
-from offon.behavior.gates import METRICS
+from offon.behavior.stage.gates import METRICS
 from offon.recipe import parse, resolve
 from offon.recipe.fields import (
     RECIPE,

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from offon.loops.pipeline import run_recipe
+from offon.catalogue.user_function import function_at
+from offon.pipeline.run import run_recipe
 from offon.recipe import resolve
-from offon.recipe.functions import function_at
 from offon.tasks import open_task
 
 pytest.importorskip("reasoning_gym")

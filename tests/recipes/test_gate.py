@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from offon.loops.check import check_recipe
+from offon.pipeline.check import check_recipe
 from offon.recipe import resolve
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "gate.yaml"

@@ -1,16 +1,16 @@
 """Measuring behaviour: support, decomposition, diagnosis, handoff. Outcomes in, numbers with intervals out."""
 
-from offon.behavior.bottleneck import Measured, Rule
-from offon.behavior.controls import Controls
-from offon.behavior.counts import Counts, count
-from offon.behavior.decompose import Decomposition, decompose
-from offon.behavior.diagnose import diagnose, measured_outcomes
-from offon.behavior.explain import Alarm, StageStatistics, explain
-from offon.behavior.handoff import task_handoff
-from offon.behavior.intervals import Est, mean_over_prompts, paired_change, wilson
-from offon.behavior.passk import curve, mean_pass_at_k, pass_at_k
-from offon.behavior.support import largest_certifiable_k, prompt_changes, support_calls, support_threshold
-from offon.behavior.verifier import Checker
+from offon.behavior.change.success_decomposition import Decomposition, decompose
+from offon.behavior.change.support import largest_certifiable_k, prompt_changes, support_calls, support_threshold
+from offon.behavior.diagnosis.bottleneck import Measured, Rule
+from offon.behavior.diagnosis.controls import Controls
+from offon.behavior.diagnosis.diagnose import diagnose, measured_outcomes
+from offon.behavior.stage.task_entry import task_handoff
+from offon.behavior.stage.training_health import Alarm, StageStatistics, explain
+from offon.behavior.statistics.checker_errors import Checker
+from offon.behavior.statistics.counts import Counts, count
+from offon.behavior.statistics.intervals import Est, mean_over_prompts, paired_change, wilson
+from offon.behavior.statistics.pass_at_k import curve, mean_pass_at_k, pass_at_k
 
 __all__ = [
     "Alarm",

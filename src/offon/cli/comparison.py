@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from offon.behavior.instruments import said
+from offon.behavior.change.applicability import said
 from offon.cli.output import table
-from offon.report.words import is_nothing, negated, percent
+from offon.reporting.words import is_nothing, negated, percent
 
 WIDTH = 110
 PROMPTS = 8  # gained or lost prompts shown

@@ -66,7 +66,7 @@ def demo(
     make_way(output, resume=resume, overwrite=overwrite)
     progress = Progress(quiet=quiet)
     with recorded(output), only_results_on_stdout():
-        from offon.loops.demo import run_demo
+        from offon.pipeline.demo import run_demo
 
         text = run_demo(output, resume=resume, progress=progress)
     progress.close()
@@ -95,7 +95,7 @@ def run(
     for node in resolved.nodes:
         progress.say(f"{node.name}: {node.summary}")
     with recorded(output), only_results_on_stdout():
-        from offon.loops.pipeline import run_recipe
+        from offon.pipeline.run import run_recipe
 
         run_recipe(resolved, output, resume=resume, progress=progress, command=" ".join(sys.argv))
     progress.close()
@@ -104,7 +104,7 @@ def run(
 
 def _show(output: Path) -> None:
     """The table of what each stage did, and where the rest is."""
-    from offon import report as reports
+    from offon import reporting as reports
 
     reports.show(output)
     print(f"report: {output / 'report.html'}")
@@ -117,7 +117,7 @@ def check(recipe: RecipeFile, set_: Set = None, json: Json = False) -> None:
 
     resolved = resolve(recipe, overrides=set_ or ())
     with only_results_on_stdout():
-        from offon.loops.check import check_recipe
+        from offon.pipeline.check import check_recipe
 
         plan = check_recipe(resolved)
     if json:
@@ -159,7 +159,7 @@ def diagnose(
     before = [located_model(one) for one in earlier or ()]
     progress = Progress(quiet=quiet)
     with only_results_on_stdout():
-        from offon.loops.diagnose import diagnose_model
+        from offon.diagnosis.run import diagnose_model
 
         diagnosis = diagnose_model(
             place,
@@ -203,7 +203,7 @@ def compare(
     places, what = [located_model(model) for model in (before, after)], located_task(task)
     progress = Progress(quiet=quiet)
     with only_results_on_stdout():
-        from offon.loops.compare import compare_models
+        from offon.measure.compare import compare_models
 
         compared = compare_models(
             *places,
@@ -226,7 +226,7 @@ def compare(
 def _write_page(how: str, result: dict[str, Any], path: Path | None) -> None:
     """A page beside what was printed; where it is goes to stderr, so that stdout holds the results alone."""
     if path is not None:
-        from offon import report as reports
+        from offon import reporting as reports
 
         print(f"page: {getattr(reports, how)(plain(result), path)}", file=sys.stderr)
 
@@ -254,7 +254,7 @@ def attribute(
     make_way(output, resume=resume, overwrite=overwrite)
     progress = Progress(quiet=quiet)
     with recorded(output), only_results_on_stdout():
-        from offon.loops.attribute import attribute as study
+        from offon.pipeline.attribution import attribute as study
 
         found = study(
             resolved,
@@ -278,7 +278,7 @@ def report(
 ) -> None:
     """Write a run's report: what each stage did."""
     with only_results_on_stdout():
-        from offon import report as reports
+        from offon import reporting as reports
 
         result = reports.summarise(run) if json else reports.write(run, output)
     print_json(result) if json else print(result)
@@ -288,7 +288,7 @@ def report(
 def methods(name: Annotated[str | None, typer.Argument(metavar="[NAME]")] = None, json: Json = False) -> None:
     """The catalogue of methods, or one in full."""
     with only_results_on_stdout():
-        from offon.methods import registry
+        from offon.catalogue import registry
 
         described = in_full(registry.get(name)) if name else [info.describe() for info in registry.catalogue()]
     if json:

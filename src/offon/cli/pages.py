@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from offon.cli.output import table
 from offon.cli.progress import brief
-from offon.report import rests_on
+from offon.reporting import rests_on
 
 WIDTH = 110  # letters of a line of text
 SMALLEST_SHARE = 0.005  # a share that is surely below is not worth a word
 CALLS = ("solved", "format", "fragile", "ranking", "local", "unreachable", "missing", "unsupported", "undecided")
 
 if TYPE_CHECKING:
-    from offon.methods.registry import MethodInfo
+    from offon.catalogue.registry import MethodInfo
 
 
 HOW = {
@@ -73,7 +73,7 @@ def _stand_in(annotation: Any) -> str:
     """Something of the right kind for an argument that has to be given: a node, several of them, or dots."""
     from typing import get_args
 
-    from offon.recipe.arguments import names_of
+    from offon.catalogue.arguments import names_of
     from offon.recipe.values import described
 
     if named := names_of(annotation):

@@ -1,8 +1,14 @@
 """Collectors: functions (context, groups) -> groups, joined by `|`. They may call models; credit may not."""
 
-from offon.collect.base import Collector, Pipe
-from offon.collect.continuation import ContinuationValue, continuation_value
-from offon.collect.data import (
+from offon.collect.shape.combinators import Gate, Mixture, Refill, gate, mixture, refill
+from offon.collect.shape.filter import Condition, Drop, KeepBest, drop, keep_best, mixed, rate, right, tagged
+from offon.collect.shape.judged import AgainstOpponents, Judged, against_opponents, judged
+from offon.collect.shape.pairs import BestAgainstWorst, best_against_worst
+from offon.collect.shape.steps import LabelledSteps, Steps, labelled_steps, steps
+from offon.collect.shape.views import Shown, SiblingShown, shown, sibling_shown
+from offon.collect.signals.monte_carlo_value import ContinuationValue, continuation_value
+from offon.collect.signals.verify import Score, Verify, score, verify
+from offon.collect.sources.dataset import (
     AddDemo,
     Demonstrations,
     DrawnFrom,
@@ -14,18 +20,12 @@ from offon.collect.data import (
     preferences,
     tagged_by,
 )
-from offon.collect.flow import Gate, Mixture, Refill, gate, mixture, refill
-from offon.collect.guides import ExpertPrefix, Hint, Rubric, Template
-from offon.collect.judged import AgainstOpponents, Judged, against_opponents, judged
-from offon.collect.labelled import Labelled, Mismatched, Rankings, labelled, mismatched, rankings
-from offon.collect.pairs import BestAgainstWorst, best_against_worst
-from offon.collect.refine import Again, Refine, again, refine
-from offon.collect.replay import AddReplay, Experience, QueueHardest, add_replay, experience, queue_hardest
-from offon.collect.sampling import Asked, Guidance, Guide, Rollouts, rollouts, sample
-from offon.collect.select import Condition, Drop, KeepBest, drop, keep_best, mixed, rate, right, tagged
-from offon.collect.signals import Score, Verify, score, verify
-from offon.collect.steps import LabelledSteps, Steps, labelled_steps, steps
-from offon.collect.views import Shown, SiblingShown, shown, sibling_shown
+from offon.collect.sources.hints import ExpertPrefix, Hint, Rubric, Template
+from offon.collect.sources.labelled import Labelled, Mismatched, Rankings, labelled, mismatched, rankings
+from offon.collect.sources.refinement import Again, Refine, again, refine
+from offon.collect.sources.replay import AddReplay, Experience, QueueHardest, add_replay, experience, queue_hardest
+from offon.collect.sources.rollouts import Asked, Guidance, Guide, Rollouts, rollouts, sample
+from offon.parts.collector import Collector, Pipe
 
 __all__ = [
     "AddDemo", "AddReplay", "Again", "AgainstOpponents", "Asked", "BestAgainstWorst", "Collector", "Condition",

@@ -1,4 +1,4 @@
-"""Next-token distributions level by level: what `offon.behavior.enumeration` asks of a policy, from a model.
+"""Next-token distributions level by level: what `offon.behavior.change.enumeration` asks of a policy, from a model.
 
 Axes: n rows of a level, V vocabulary.
 """
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 
-from offon.behavior.enumeration import Enumeration, enumerate_support
+from offon.behavior.change.enumeration import Enumeration, enumerate_support
 from offon.engines.decoders import CachedDecoder, ReplayDecoder
 from offon.engines.native import evaluating
 from offon.engines.sampling import Columns, log_distribution

@@ -1,7 +1,6 @@
 """Frozen declarations: what a method is made of. Nothing here runs."""
 
-from offon.parts.credit import group_mean_std, per_remaining, teacher_logratio
-from offon.parts.divergence import Divergence, Jsd, Skew, TopK, jsd
+from offon.parts.credits import group_mean_std, per_remaining, teacher_logratio
 from offon.parts.loop import BASE, LAST, Loop, Ref
 from offon.parts.models import SELF, SELF_START, Artefact, Ema, Live, Mix, ModelRef, Need, Route, Start
 from offon.parts.schedules import Each, Fade, Growth, Sigmoid
@@ -57,6 +56,7 @@ from offon.parts.terms import (
     per_token,
     proximal,
 )  # fmt: skip
+from offon.parts.terms.divergence import Divergence, Jsd, Skew, TopK, jsd
 
 contrast, divergence, policy_gradient = Contrast, Divergence, PolicyGradient
 listwise, unpaired = Listwise, Unpaired

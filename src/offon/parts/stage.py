@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from offon.errors import ConfigError
-from offon.parts.credit.base import Credit
+from offon.parts.credits.base import Credit
 from offon.parts.models import SELF, SELF_START, Artefact, Ema, Live, ModelRef, Need, Route, Start
 from offon.parts.terms import Term
 

@@ -1,8 +1,7 @@
 """Recipes: names, values and artefacts in YAML or plain Python values, checked and resolved before anything loads."""
 
-from offon.recipe.functions import function_at
-from offon.recipe.load import Document, override, parse, read
-from offon.recipe.reader import located_model, located_task
+from offon.catalogue.user_function import function_at
+from offon.recipe.problems import located_model, located_task
 from offon.recipe.resolve import resolve
 from offon.recipe.resolved import (
     FunctionNode,
@@ -14,6 +13,7 @@ from offon.recipe.resolved import (
     ResolvedRecipe,
     TrainNode,
 )
+from offon.recipe.yaml_reader import Document, override, parse, read
 
 __all__ = [
     "Document", "FunctionNode", "GateNode", "Input", "MakeNode", "MethodNode", "Modifier", "ResolvedRecipe",

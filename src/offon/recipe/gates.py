@@ -12,9 +12,9 @@ from typing import Any
 
 from offon.errors import DataError, ModelError
 from offon.recipe.fields import Gate, Limit, Probe
-from offon.recipe.load import Keys
-from offon.recipe.reader import BAD, DATA_FILES, Reader, did_you_mean
+from offon.recipe.problems import BAD, DATA_FILES, Reader, did_you_mean
 from offon.recipe.resolved import GateNode, MethodNode, Node, TrainNode
+from offon.recipe.yaml_reader import Keys
 
 EXAMPLE = "limits: {success: {min: 0.3}}"
 RETENTION, PROTECTED_ATTRITION, ERS_DROP = 0.8, 0.05, 0.03  # what a handoff should keep: docs/recipe.md, Gates
@@ -168,7 +168,7 @@ class _Completion:
             yield self.on_tasks(limit, metric, place)
 
     def on_tasks(self, limit: Limit, metric: str, place: tuple) -> Limit:
-        from offon.behavior.gates import PER_TASK
+        from offon.behavior.stage.gates import PER_TASK
 
         known = list(self.probe.tasks) if self.probe else []
         if metric not in PER_TASK:
@@ -202,8 +202,8 @@ class _Completion:
 
     def refuse_unmeasurable(self, gate: GateNode, metric: str) -> None:
         """What no run of this recipe could judge."""
-        from offon.behavior.gates import COMPARING, PER_TASK
-        from offon.behavior.handoff import GROUP_SIZE
+        from offon.behavior.stage.gates import COMPARING, PER_TASK
+        from offon.behavior.stage.task_entry import GROUP_SIZE
 
         if metric in PER_TASK and self.probe is None:
             self.problem(
@@ -230,7 +230,7 @@ class _Completion:
 
 def _metrics() -> Mapping[str, tuple[str, ...]]:
     """Imported when a gate is read: it brings scipy with it."""
-    from offon.behavior.gates import METRICS
+    from offon.behavior.stage.gates import METRICS
 
     return METRICS
 

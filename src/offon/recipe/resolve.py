@@ -14,14 +14,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from offon.catalogue.arguments import names_of
+from offon.catalogue.user_function import function_at
 from offon.errors import DataError, ModelError, OffonError
 from offon.recipe import fields
-from offon.recipe.arguments import names_of
 from offon.recipe.fields import MakeSettings, NodeSettings, Probe, Settings
-from offon.recipe.functions import function_at
 from offon.recipe.gates import completed, read_gate
-from offon.recipe.load import Document, Keys, override, read
-from offon.recipe.reader import BAD, Reader, did_you_mean
+from offon.recipe.problems import BAD, Reader, did_you_mean
 from offon.recipe.resolved import (
     LIBRARY,
     RECIPE,
@@ -38,6 +37,7 @@ from offon.recipe.resolved import (
 )  # fmt: skip
 from offon.recipe.trl import RENAMED
 from offon.recipe.values import annotation_of
+from offon.recipe.yaml_reader import Document, Keys, override, read
 
 KEYS = {"stage": fields.keys_of(NodeSettings), "make": fields.keys_of(MakeSettings)}  # of a node, by its method's kind
 SECTIONS = {"stage": NodeSettings, "make": MakeSettings}
@@ -71,7 +71,7 @@ class _Resolver(Reader):
     def registry(self) -> Any:
         """The catalogue, imported only once a recipe names a method: it brings torch with it."""
         if self._registry is None:
-            from offon.methods import registry
+            from offon.catalogue import registry
 
             self._registry = registry
         return self._registry

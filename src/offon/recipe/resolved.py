@@ -9,10 +9,10 @@ from typing import Any, ClassVar, Literal
 
 import yaml
 
-from offon import __version__
-from offon.recipe.arguments import Edge
+from offon.catalogue.arguments import Edge
 from offon.recipe.fields import Limit, MakeSettings, NodeSettings, Probe, Settings
-from offon.recipe.load import flow
+from offon.recipe.yaml_reader import flow
+from offon.version import __version__
 
 Makes = Literal["policy", "reward model", "process model", "data", "weights"]
 

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Union
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from offon.recipe.arguments import names_of
+from offon.catalogue.arguments import names_of
 
 _CONFIG = ConfigDict(allow_inf_nan=False, arbitrary_types_allowed=True)
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import torch
 
-from offon.behavior.enumeration import Enumeration
+from offon.behavior.change.enumeration import Enumeration
 from offon.engines.expansion import expand
 from offon.models.model import Model
 from offon.testbed.grammar import FAMILIES, RESPONSE_TOKENS, ROUTES

@@ -8,8 +8,7 @@ unit; the loop binds it to tensors.
     ParameterPenalty                    on the parameters themselves
 """
 
-from offon.parts.terms.contrast import MISMATCHED, Contrast, Listwise, Unpaired
-from offon.parts.terms.gains import (
+from offon.parts.terms.coefficients import (
     AbsoluteLogRatio,
     EntropyWeight,
     Gain,
@@ -21,8 +20,8 @@ from offon.parts.terms.gains import (
     Shaped,
     Uncertainty,
 )  # fmt: skip
+from offon.parts.terms.contrast import MISMATCHED, Contrast, Listwise, Unpaired
 from offon.parts.terms.heads import LabelCrossEntropy, SquaredError
-from offon.parts.terms.keep import ClipCovariance, HighEntropy, Keep, TopCovariance
 from offon.parts.terms.links import (
     Exponential,
     Hinge,
@@ -63,6 +62,7 @@ from offon.parts.terms.ratio import (
     proximal,
 )  # fmt: skip
 from offon.parts.terms.scores import Head, LogProb, LogRatio, Odds, SequenceScore
+from offon.parts.terms.token_mask import ClipCovariance, HighEntropy, Keep, TopCovariance
 from offon.parts.terms.unlikelihood import Unlikelihood
 
 __all__ = [

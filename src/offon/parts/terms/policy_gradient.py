@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 from offon.errors import ConfigError
 from offon.lazy import Tensor, torch
-from offon.maths import terms as maths
+from offon.maths import policy_gradient as maths
 from offon.parts.models import Need
 from offon.parts.schedules import Schedule
 from offon.parts.select import select
-from offon.parts.terms.gains import LOGP, Gain
-from offon.parts.terms.keep import STEP_LOGP, Keep
+from offon.parts.terms.coefficients import LOGP, Gain
 from offon.parts.terms.protocol import Metrics, Reading, Reduce, Scores, Term, per_token
 from offon.parts.terms.ratio import Correction, Ratio, Trust
+from offon.parts.terms.token_mask import STEP_LOGP, Keep
 from offon.types.batch import Batch
 
 

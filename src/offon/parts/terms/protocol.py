@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from offon.lazy import Tensor, torch
-from offon.maths.terms import sum_by_sequence
+from offon.maths.policy_gradient import sum_by_sequence
 from offon.maths.weights import token_weights
 from offon.parts.models import Need
 from offon.parts.schedules import Schedule

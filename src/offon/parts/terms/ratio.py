@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from offon.lazy import Tensor, torch
-from offon.maths import terms as maths
+from offon.maths import policy_gradient as maths
 from offon.parts.models import SELF, Need
 from offon.parts.terms.protocol import Reading
 from offon.types.batch import Batch

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from offon.lazy import Tensor
-from offon.maths.terms import sum_by_sequence
+from offon.maths.policy_gradient import sum_by_sequence
 from offon.maths.vocabulary import log1mexp
 from offon.parts.models import SELF, SELF_START, ModelRef, Need
-from offon.parts.terms.gains import LOGP
+from offon.parts.terms.coefficients import LOGP
 from offon.parts.terms.protocol import Reading
 
 Normalise = Literal["none", "length"]

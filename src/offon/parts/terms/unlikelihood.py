@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from offon.lazy import Tensor, torch
-from offon.maths.terms import unlikelihood
+from offon.maths.policy_gradient import unlikelihood
 from offon.parts.models import SELF, Need
 from offon.parts.schedules import Schedule
 from offon.parts.select import select

@@ -1,0 +1,254 @@
+"""What is measured for a diagnosis: rollouts of a model, its earlier checkpoints and a teacher, and their verdicts."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from offon.behavior.change.k_to_solve import known_mass
+from offon.behavior.diagnosis.bottleneck import Measured, earlier
+from offon.behavior.diagnosis.controls import Controls
+from offon.behavior.statistics.counts import Counts
+from offon.diagnosis.allocation import FIRST
+from offon.diagnosis.exact_successes import logps
+from offon.diagnosis.prefixes import half, placements, prefixes
+from offon.engines.api import Request
+from offon.engines.native import NativeEngine
+from offon.models.model import Model
+from offon.runs import artefacts as art
+from offon.types import RIGHT, Group, Sampling
+from offon.types.trajectory import Tokens
+
+TEACHER_TRIES = 4
+SCAFFOLD = "hint"  # the view of an item that counts as its scaffold
+TAUGHT = ("teacher", "finished", "placebo")  # what the teacher generates
+Asked = Sequence[tuple[int, Tokens, Tokens]]  # prompt, its tokens, the beginning of a response that is given
+
+
+@dataclass
+class Bench:
+    """What was measured of each prompt so far, and how to measure more. P prompts.
+
+    What is measured has the names of `Measured` ("previous NAME" for an earlier checkpoint), and "rollouts" (strict and
+    content), and "shuffled" (a control). An earlier checkpoint is loaded when it is first needed.
+    """
+
+    learner: Model
+    teacher: Model | None
+    task: Any
+    groups: Sequence[Group]
+    sampling: Sampling
+    salt: int
+    progress: Callable[[int, int], None]
+    earlier: Mapping[str, Callable[[], Model]] = field(default_factory=dict)
+    engine: NativeEngine = field(default_factory=NativeEngine)
+    successes: dict[str, np.ndarray] = field(default_factory=dict)
+    scored: dict[str, np.ndarray] = field(default_factory=dict)
+    answers: dict[int, Tokens] = field(default_factory=dict)  # a right answer, up to where it gives itself away
+    right: dict[int, list[Tokens]] = field(
+        default_factory=lambda: defaultdict(list)
+    )  # the teacher's whole right answers
+    leaks: Counter = field(default_factory=Counter)  # prefixes looked at, by whether they give the answer away
+    failures: dict[int, list[Tokens]] = field(default_factory=lambda: defaultdict(list))  # the model's own, by prompt
+    known: dict[int, dict[Tokens, float]] = field(default_factory=lambda: defaultdict(dict))  # right ones, log-probs
+    verdicts: dict[int, dict[Tokens, set[bool]]] = field(default_factory=lambda: defaultdict(dict))  # on its rollouts
+    costs: Counter = field(default_factory=Counter)
+
+    def __post_init__(self):
+        self.spent = np.zeros(len(self.groups), int)
+        self.asked = np.zeros(len(self.groups), bool)
+        self.tries: Counter = Counter()
+
+    @property
+    def measured(self) -> Measured:
+        others = {name: self._counts(name) for name in ("content", "scaffold", "placed", "finished", "placebo")}
+        previous = {name: self._counts(earlier(name)) for name in self.earlier if earlier(name) in self.scored}
+        at_least = np.array([known_mass(responses) for responses in self._known])
+        return Measured(strict=self._counts("rollouts"), **others, previous=previous, at_least=at_least)
+
+    @property
+    def untried(self) -> dict[str, np.ndarray]:
+        """[P] for each other condition: where there is one that was not tried."""
+        everywhere = np.ones(len(self.groups), bool)
+        there = {"scaffold": self.scaffolded} | {earlier(name): everywhere for name in self.earlier}
+        return {name: mask & (self._of(self.scored, name) == 0) for name, mask in there.items()}
+
+    @cached_property
+    def scaffolded(self) -> np.ndarray:
+        return np.array([SCAFFOLD in group.views for group in self.groups])
+
+    @property
+    def placeable(self) -> np.ndarray:
+        """[P] where there is a right answer to place the model on, or may be."""
+        hopeful = [self.teacher is not None or bool(group.item.reference) for group in self.groups]
+        return np.where(self.asked, [p in self.answers for p in range(len(self.groups))], hopeful)
+
+    def candidates(self, prompt: int) -> dict[str, tuple[str, ...]]:
+        """What could be measured next on a prompt, and the rates of the posterior that its outcomes inform."""
+        found = {"rollouts": ("content", "ratio")}
+        if self.scaffolded[prompt]:
+            found["scaffold"] = ("scaffold",)
+        tried = [earlier(name) for name in self.earlier if self._of(self.scored, earlier(name))[prompt]]
+        found |= {name: (name,) for name in tried}
+        if prompt in self.answers:
+            found["placed"] = ("placed",)
+        if self.teacher is not None and self.failures[prompt]:
+            found["finished"] = ("finished",)
+            if any(self.failures[other] for other in self.failures if other != prompt):
+                found["placebo"] = ("placebo",)
+        return found
+
+    @property
+    def controls(self) -> Controls:
+        """The controls' counts, pooled over prompts."""
+
+        def pooled(name: str, where: np.ndarray) -> Counts:
+            return Counts.of(*(int(self._of(side, name)[where].sum()) for side in (self.successes, self.scored)))
+
+        shuffled, placebo = (self._of(self.scored, name) > 0 for name in ("shuffled", "placebo"))
+        return Controls(
+            shuffled=pooled("shuffled", shuffled) if shuffled.any() else None,
+            plain=pooled("rollouts", shuffled) if shuffled.any() else None,
+            placebo=pooled("placebo", placebo) if placebo.any() else None,
+            finished=pooled("finished", placebo) if placebo.any() else None,
+            leaks=Counts.of([self.leaks[True]], self.leaks.total()) if self.leaks else None,
+        )
+
+    @property
+    def notes(self) -> list[str]:
+        unplaced = int((self.asked & ~self.placeable).sum())
+        return [f"{unplaced} prompts without an answer to place the model on: not placed"] if unplaced else []
+
+    def known_successes(self, given: Mapping[int, Tokens]) -> list[dict[Tokens, float]]:
+        """[P] right responses with their log-probs under the sampler: the model's own, and those of the teacher and
+        given ones where a forward pass can tell (full softmax)."""
+        pairs = {*given.items(), *((p, tokens) for p, answers in self.right.items() for tokens in answers)}
+        fresh = sorted((p, tokens) for p, tokens in pairs if tokens not in self.known[p])
+        if self.sampling.full_softmax:
+            for (p, tokens), logp in zip(fresh, logps(self.learner, self.groups, fresh, self.sampling), strict=True):
+                self.known[p][tokens] = logp
+            self.costs["tokens_scored"] += sum(len(tokens) for _, tokens in fresh)
+        return self._known
+
+    @property
+    def _known(self) -> list[dict[Tokens, float]]:
+        """[P] without those that the checker also rejected: it does not always say the same."""
+        everyone = range(len(self.groups))
+        return [
+            {y: logp for y, logp in self.known[p].items() if False not in self.verdicts[p].get(y, ())} for p in everyone
+        ]
+
+    def ask_teacher(self, prompts: np.ndarray) -> None:
+        """Find a right answer for each prompt, and cut it where it gives itself away (`offon.diagnosis.prefixes`)."""
+        self.asked[prompts] = True
+        if self.teacher is not None:
+            requests = [(p, self.groups[p].prompt, ()) for p in prompts for _ in range(TEACHER_TRIES)]
+            for p, tokens, verdict, _ in self._sample("teacher", requests):
+                if verdict.score is not None and verdict.score >= RIGHT and tokens not in self.right[p]:
+                    self.right[p].append(tokens)
+            self.spent[prompts] += TEACHER_TRIES
+        right = {}
+        for p in prompts:
+            if self.right[p]:
+                right[p] = self.right[p][0]
+            elif reference := self.groups[p].item.reference:
+                right[p] = tuple(self.learner.tokenizer(reference, add_special_tokens=False).input_ids)
+        placed, leaks = placements(right, self.groups, self.task, self._text)
+        self.answers |= placed
+        self.leaks.update(leaks)
+        if len(placed) > 1:  # after another prompt's prefix it should succeed no more often than in plain rollouts
+            others = [*list(placed)[1:], next(iter(placed))]
+            pairs = zip(placed, others, strict=True)
+            self._record("shuffled", [(p, self.groups[p].prompt, placed[q]) for p, q in pairs])
+
+    def measure(self, name: str, prompts: np.ndarray, samples: int) -> None:
+        """More outcomes of one kind on some prompts."""
+        requests, failed = [], self._failed_by_step() if name == "placebo" else {}
+        for p in prompts:
+            group, at = self.groups[p], int(self._of(self.scored, name)[p])
+            for sample in range(at, at + samples):
+                match name:
+                    case "scaffold":
+                        requests.append((p, group.views[SCAFFOLD], ()))
+                    case "placed":
+                        requests.append((p, group.prompt, self.answers[p]))
+                    case "finished":
+                        own = self.failures[p]
+                        requests.append((p, group.prompt, prefixes(own[sample % len(own)], self._text)[0]))
+                    case "placebo":
+                        own = self.failures[p]
+                        same = failed[prefixes(own[sample % len(own)], self._text)[0]]
+                        others = [tokens for q, tokens in same if q != p]
+                        others = others or [y for part in failed.values() for q, y in part if q != p]
+                        requests.append((p, group.prompt, half(others[sample % len(others)], self._text)))
+                    case _:  # plain rollouts, of this model or of an earlier one
+                        requests.append((p, group.prompt, ()))
+        self._record(name, requests)
+        self.spent[prompts] += samples
+
+    def _failed_by_step(self) -> dict[Tokens, list[tuple[int, Tokens]]]:
+        """The model's failures with their prompts, by their first step; each prompt's first, second, ... in turn."""
+        found = defaultdict(list)
+        turns = ((turn, p, tokens) for p, failures in self.failures.items() for turn, tokens in enumerate(failures))
+        for _, p, tokens in sorted(turns):
+            found[prefixes(tokens, self._text)[0]].append((p, tokens))
+        return found
+
+    def _counts(self, name: str) -> Counts | None:
+        return Counts.of(self.successes[name], self.scored[name]) if name in self.scored else None
+
+    def _of(self, side: dict[str, np.ndarray], name: str) -> np.ndarray:
+        return side.get(name, np.zeros(len(self.groups), int))
+
+    def _record(self, name: str, requests: Asked) -> None:
+        for each in (name, "content") if name == "rollouts" else (name,):
+            self.successes.setdefault(each, np.zeros(len(self.groups), int))
+            self.scored.setdefault(each, np.zeros(len(self.groups), int))
+        for p, tokens, verdict, logp in self._sample(name, requests):
+            if verdict.score is None:
+                continue
+            right = verdict.score >= RIGHT
+            self.successes[name][p] += right
+            self.scored[name][p] += 1
+            if name == "rollouts":
+                self.verdicts[p].setdefault(tokens, set()).add(right)
+                self.known[p] |= {tokens: logp} if right else {}
+                if not right and len(self.failures[p]) < FIRST:
+                    self.failures[p].append(tokens)
+                if verdict.content is not None:
+                    self.successes["content"][p] += verdict.content >= RIGHT
+                    self.scored["content"][p] += 1
+
+    def _sample(self, name: str, requests: Asked):
+        """(prompt, response tokens with those given, verdict, log-prob of what was sampled) of each request."""
+        started, asked = time.perf_counter(), []
+        for p, prompt, given in requests:
+            key = (self.salt, int(art.digest(name), 16), int(p), self.tries[name, p])
+            self.tries[name, p] += 1
+            left = max(1, self.sampling.max_tokens - len(given))
+            asked.append(Request((*prompt, *given), dataclasses.replace(self.sampling, max_tokens=left), key))
+        completions = self.engine.generate(asked, self._model(name), progress=self.progress)
+        responses = [(*given, *c.tokens) for (_, _, given), c in zip(requests, completions, strict=True)]
+        verdicts = self.task.verify(
+            [(self.groups[p].item, self._text(tokens)) for (p, _, _), tokens in zip(requests, responses, strict=True)]
+        )
+        who = "teacher_tokens" if name in TAUGHT else "tokens_generated"
+        self.costs.update({who: sum(len(c.tokens) for c in completions), "verifier_calls": len(verdicts)})
+        self.costs.update({"rollouts": len(requests), "seconds": time.perf_counter() - started})
+        logps = [sum(c.logp) for c in completions]
+        return zip([p for p, _, _ in requests], responses, verdicts, logps, strict=True)
+
+    def _model(self, name: str) -> Model:
+        if name in TAUGHT:
+            return self.teacher
+        return next((load() for each, load in self.earlier.items() if earlier(each) == name), self.learner)
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        return self.learner.tokenizer.decode(tokens, skip_special_tokens=True)

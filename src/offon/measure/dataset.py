@@ -1,0 +1,119 @@
+"""The probe of a data set that a node made: what artefact.json says of it. The numbers are `behavior.datasets`'."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from offon.behavior.stage import data_quality as datasets
+from offon.data.load import CONVENTIONS, SHAREGPT_ROLES, WRITTEN
+from offon.data.rows import read_rows
+from offon.errors import DataError
+from offon.types import RIGHT
+
+ANSWERS = ("completion", "chosen", "rejected", "completions", "label", "labels", "output", "text")
+UNRECORDED = "not recorded"
+
+
+def data_probe(
+    file: Path,
+    label: str,
+    *,
+    columns: Mapping[str, str] | None = None,
+    heldout: Mapping[str, Iterable[Any]],
+    tokenizer: Any = None,
+    names: Mapping[str, str],
+) -> dict[str, Any] | None:
+    """artefact.json of a data set; None for a file whose columns are no form of training data.
+
+    heldout: probe task -> prompts it measures on (text or messages). names: fingerprint of a model -> its label.
+    tokens: of prompts and answers as `tokenizer` reads them, chat templates not counted; None without one.
+    """
+    try:
+        read = [row for _, row in read_rows(file, columns, *CONVENTIONS)]
+    except DataError:
+        return None
+    rows = [_row(row, names) for row in read]
+    numbers = datasets.describe(rows, {task: map(_asked, prompts) for task, prompts in heldout.items()})
+    found = {"artefact": "data", **numbers, "tokens": None if tokenizer is None else _tokens(rows, tokenizer)}
+    found["warnings"] = [*_warnings(found)]
+    return found | {"sentence": sentence(label, found)}
+
+
+def metrics(found: Mapping[str, Any]) -> dict[tuple[str, str | None], dict[str, float] | None]:
+    """(metric, probe task) -> value, for gates. Counts are exact."""
+
+    def exact(value: float | None) -> dict[str, float] | None:
+        return None if value is None else {"estimate": value, "low": value, "high": value}
+
+    values = {(name, None): exact(found[name]) for name in ("rows", "prompts", "tokens")}
+    values |= {(name, None): exact(found[name]["share"]) for name in ("duplicates", "near_duplicates")}
+    values |= {("contamination", task): exact(entry["share"]) for task, entry in found["contamination"].items()}
+    right = found["right"]
+    return values | {("right", None): right and {name: right[name] for name in ("estimate", "low", "high")}}
+
+
+def sentence(label: str, found: Mapping[str, Any]) -> str:
+    tokens = "" if found["tokens"] is None else f", {found['tokens']:,} tokens"
+    parts = [f"{label}: {found['rows']:,} rows of {found['prompts']:,} prompts{tokens}"]
+    known = [entry for entry in found["producers"] if entry["producer"] != UNRECORDED]
+    parts += [", ".join(f"{entry['share']:.0%} by {entry['producer']}" for entry in known[:3])] if known else []
+    copies = found["duplicates"]["rows"], found["near_duplicates"]["rows"]
+    parts += [f"{copies[0]} duplicates and {copies[1]} near ones" if any(copies) else "no duplicates"]
+    if right := found["right"]:
+        parts.append(f"{right['estimate']:.0%} right of {right['known']:,} judged")
+    return "; ".join([*parts, *(found["warnings"] or ["no held-out prompt"] * bool(found["contamination"]))])
+
+
+def _warnings(found: Mapping[str, Any]) -> Iterable[str]:
+    for task, entry in found["contamination"].items():
+        if entry["rows"]:
+            yield (
+                f"{entry['rows']} rows ask {entry['prompts']} of the {entry['heldout']} held-out prompts of {task}: "
+                "success on those says nothing about what was learned"
+            )
+
+
+def _row(row: Mapping[str, Any], names: Mapping[str, str]) -> datasets.Row:
+    written = row.get(WRITTEN) or {}
+    producer = written.get("producer")
+    reward = (written.get("signals") or {}).get("reward")
+    prompt, answer = _texts(row)
+    who = names.get(producer, producer) if producer else UNRECORDED
+    return datasets.Row(prompt, answer, who, None if reward is None else reward >= RIGHT)
+
+
+def _texts(row: Mapping[str, Any]) -> tuple[str, str]:
+    """(prompt, all that is learned from the row) in any of the forms of data."""
+    turns = row.get("messages") or row.get("conversations")
+    if turns is None and "prompt" not in row and "chosen" in row:
+        turns = [*row["chosen"], {"role": "assistant", "content": _told(row["rejected"][-1:])}]
+    if turns is not None:
+        roles = [SHAREGPT_ROLES.get(role := turn.get("role", turn.get("from")), role) for turn in turns]
+        first = roles.index("assistant") if "assistant" in roles else len(turns)
+        asked = [turn for turn, role in zip(turns[:first], roles, strict=False) if role != "system"]
+        return _told(asked), _told(turns[first:])
+    if "instruction" in row:
+        return " ".join(filter(None, (row["instruction"], row.get("input")))), row["output"]
+    answers = [_told(row[name]) for name in ANSWERS if row.get(name) is not None]
+    return _asked(row["prompt"]) if "prompt" in row else "", " ".join(answers)
+
+
+def _asked(prompt: Any) -> str:
+    """A prompt as text, without what a system message says."""
+    return prompt if isinstance(prompt, str) else _told([turn for turn in prompt if turn.get("role") != "system"])
+
+
+def _told(value: Any) -> str:
+    """Text of text, of a turn, of a number, or of a list of them."""
+    if isinstance(value, Mapping):
+        return str(value.get("content", value.get("value", "")))
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return " ".join(map(_told, value))
+    return str(value)
+
+
+def _tokens(rows: Sequence[datasets.Row], tokenizer: Any) -> int:
+    texts = [text for row in rows for text in (row.prompt, row.answer) if text]
+    return sum(len(ids) for ids in tokenizer(texts, add_special_tokens=False).input_ids)

@@ -1,0 +1,111 @@
+"""Probing a model on a task: n samples of each of P held-out prompts, verified. What every measurement starts from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+from offon.data import prompt_groups
+from offon.engines.api import Request
+from offon.engines.native import NativeEngine
+from offon.errors import DataError
+from offon.models.model import Model
+from offon.parts.context import Prompted
+from offon.recipe.fields import Probe
+from offon.runs.artefacts import described, task_files
+from offon.train.context import trajectory
+from offon.train.state import sampling_of
+from offon.types import RIGHT, Group, Item, Producer, Source
+
+PLAIN = "prompt"  # the view of an item that deployment sees
+
+
+def probe_key(probe: Probe, model_hash: str, task: Any, seed: int, view: str = PLAIN) -> str:
+    """Names a probe by everything it depends on: the same model, task and settings are never sampled twice."""
+    drawn = (probe.prompts, probe.samples, probe.temperature, probe.max_tokens)
+    named = task if isinstance(task, str | Mapping) else described(task)
+    seen = () if view == PLAIN else (view,)
+    return hashlib.sha256(repr((model_hash, named, drawn, seed, *seen, *task_files(task))).encode()).hexdigest()[:16]
+
+
+def probed_items(task: Any, probe: Probe, view: str = PLAIN) -> list[Item]:
+    """The held-out items a probe samples: the first of the task, of them those that have the view."""
+    items = list(task.items("heldout"))[: probe.prompts]
+    return [item for item in items if view == PLAIN or view in item.views]
+
+
+def run_probe(
+    model: Model,
+    task: Any,
+    probe: Probe,
+    key: str,
+    *,
+    view: str = PLAIN,
+    engine: NativeEngine | None = None,
+    progress: Callable[..., None] | None = None,
+) -> list[Group]:
+    """Sample and verify. Members carry the signals "reward" and "content" (None = unscored). view: the prompt sampled
+    under; items without it are left out.
+
+    Randomness is keyed by `key`, so samples of different models are independent and those of one model repeat.
+    """
+    items = probed_items(task, probe, view)
+    if not items:
+        raise DataError(f"task {task.name} has no held-out items to probe", fix="a larger data set, or another split")
+    groups = prompt_groups(items, model.tokenizer)
+    salt, sampling = int(key, 16), sampling_of(probe)
+    asked = [
+        (group, Prompted(group.views[view], sampling, (salt, index, sample)))
+        for index, group in enumerate(groups)
+        for sample in range(probe.samples)
+    ]
+    requests = [Request(prompt.seen, prompt.sampling, prompt.key) for _, prompt in asked]
+    completions = (engine or NativeEngine()).generate(requests, model, progress=progress)
+    producer = Producer(model=model.fingerprint())
+    sampled = [
+        trajectory(prompt, completion, Source.LEARNER, producer, model.tokenizer, _id(key, prompt))
+        for (_, prompt), completion in zip(asked, completions, strict=True)
+    ]
+    verdicts = task.verify([(group.item, member.text) for (group, _), member in zip(asked, sampled, strict=True)])
+    if all(verdict.score is None for verdict in verdicts):
+        raise DataError(
+            f"the checker scored none of {len(verdicts)} responses",
+            where=f"task {task.name}",
+            why=verdicts[0].reason,
+            fix="mend the checker",
+        )
+    judged = iter(
+        member.with_signals(reward=verdict.score, content=verdict.content)
+        for member, verdict in zip(sampled, verdicts, strict=True)
+    )
+    return [
+        group.replace(draw=index, members=tuple(islice(judged, probe.samples))) for index, group in enumerate(groups)
+    ]
+
+
+def _id(key: str, prompt: Prompted) -> str:
+    return "/".join([f"probe-{key}", *map(str, prompt.key[1:])])
+
+
+def outcomes(groups: Sequence[Group], signal: str = "reward") -> list[list[float | None]]:
+    """[P][n]: 1 success, 0 failure, None unscored."""
+
+    def outcome(score: float | None) -> float | None:
+        return None if score is None else float(score >= RIGHT)
+
+    return [[outcome(member.signals.get(signal)) for member in group.members] for group in groups]
+
+
+def content_outcomes(groups: Sequence[Group]) -> list[list[float | None]] | None:
+    """Verdicts with format ignored, or None where the task has no such verdict."""
+    rows = outcomes(groups, "content")
+    return rows if any(value is not None for row in rows for value in row) else None
+
+
+def prompt_infos(groups: Sequence[Group]) -> list[Mapping[str, str]]:
+    def words(prompt) -> str:
+        return prompt if isinstance(prompt, str) else " ".join(str(message.get("content", "")) for message in prompt)
+
+    return [{"id": g.item.id, "family": g.item.family, "prompt": words(g.item.prompt)} for g in groups]

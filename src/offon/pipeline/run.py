@@ -1,0 +1,373 @@
+"""Running a pipeline: nodes over named artefacts, memoised by content, so that resuming is running it again."""
+
+from __future__ import annotations
+
+import inspect
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from offon import reporting as report
+from offon.catalogue import registry
+from offon.catalogue.arguments import Names, visited
+from offon.catalogue.user_function import function_at
+from offon.collect import Rollouts
+from offon.data import prompt_groups
+from offon.engines.native import NativeEngine
+from offon.errors import GateClosed, Interrupted, OffonError
+from offon.measure.probe import probe_key
+from offon.measure.probe_cache import Measure
+from offon.models.loading import load_tokenizer
+from offon.models.model import LoraSpec
+from offon.parts.stage import Stage
+from offon.pipeline import gates
+from offon.pipeline.graph import graph
+from offon.pipeline.inputs import Inputs
+from offon.pipeline.make_node import FrozenModels, Workshop
+from offon.pipeline.stage_report.artefact_report import Findings
+from offon.pipeline.stage_report.build import handed_on
+from offon.pipeline.stage_report.chain import contributions
+from offon.pipeline.stage_report.metrics import changes, diagnosis
+from offon.pipeline.stopping import stopping
+from offon.recipe import FunctionNode, GateNode, MakeNode, MethodNode, ResolvedRecipe, TrainNode
+from offon.recipe.resolved import Node
+from offon.recipe.values import annotation_of
+from offon.runs import NodeDirectory, RunDirectory
+from offon.runs import artefacts as art
+from offon.runs.artefacts import Artefact
+from offon.train.build import check_room
+from offon.train.loop import run_stage
+from offon.train.models import Holdings
+from offon.train.state import Runtime, sampling_of
+from offon.types import Group
+from offon.version import __version__
+
+HOUSEKEEPING = ("save_steps", "save_total_limit")  # change what is kept on the way, never the result
+Progress = Callable[[dict[str, Any]], None]
+
+
+def run_recipe(
+    recipe: ResolvedRecipe,
+    output: str | Path,
+    *,
+    resume: bool = False,
+    progress: Progress = lambda event: None,
+    command: str = "",
+) -> Path:
+    """Run every node of a recipe in order, measure before and after each, and leave a report in the run directory.
+
+    Every mistake that can be found without weights is found first. resume continues a run directory: finished nodes
+    whose inputs have not changed are kept, an interrupted one goes on at its last checkpoint. Whatever ends the run,
+    status.json says so and what is finished stays.
+    """
+    from offon.pipeline.check import check_recipe  # a check is a pipeline that stops short of models
+
+    check_recipe(recipe)
+    output = Path(output)
+    info = {"name": output.name, "seed": recipe.seed, "command": command}
+    with RunDirectory.create(output, recipe_text=recipe.dump(), info=info, resume=resume) as run, stopping() as stop:
+        pipeline = Pipeline(recipe, run, progress, stop)
+        try:
+            pipeline.run_all()
+        except OffonError as error:
+            ends = {Interrupted: "interrupted", GateClosed: "stopped"}
+            pipeline.fail(ends.get(type(error), "failed"), error.exit_code, str(error))
+            raise
+        except BaseException as error:
+            stopped = isinstance(error, KeyboardInterrupt)
+            pipeline.fail("interrupted" if stopped else "failed", 130 if stopped else 1, traceback.format_exc())
+            raise
+        pipeline.status("done", exit_code=0)
+        report.write(run.path)
+    return run.path
+
+
+class Pipeline(Inputs):
+    """The nodes of one run. Nothing here knows a method; rows, tasks and models are asked what they need."""
+
+    def __init__(self, recipe: ResolvedRecipe, run: RunDirectory, progress: Progress, stop: Callable[[], bool]):
+        super().__init__(recipe)
+        self.run, self.progress, self.stop = run, progress, stop
+        self.engine = NativeEngine()
+        self.states = {node.name: {"state": "pending"} for node in recipe.nodes}
+        self.trained = {f"${node.name}" for node in recipe.nodes if isinstance(node, TrainNode)}
+        self.warnings: list[str] = []
+        self.measure = Measure(recipe, run, self.task, self.engine, progress, stop, self.probe_specs)
+        self.findings = Findings(self.measure, self.artefact, self.note)
+
+    def run_all(self) -> None:
+        self.picture()
+        for node in self.recipe.nodes:
+            self.states[node.name]["state"] = "running"
+            self.picture()
+            self.made[f"${node.name}"] = self.result(node)
+            self.run.write_json("path.json", contributions(self))
+            self.states[node.name]["state"] = "done"
+            self.picture()
+
+    def result(self, node: Node) -> Artefact:
+        match node:
+            case TrainNode():
+                return self.train(node)
+            case MakeNode():
+                return self.make(node)
+            case FunctionNode():
+                return self.call(node)
+            case GateNode():
+                return self.gate(node)
+
+    def picture(self) -> None:
+        self.run.write_pipeline(graph(self.recipe, self.states))
+
+    def status(self, state: str, **where: Any) -> None:
+        self.run.write_status(state, warnings=self.warnings, **where)
+
+    def fail(self, state: str, exit_code: int, error: str) -> None:
+        now = self.run.status()
+        for entry in self.states.values():
+            if entry["state"] == "running":
+                entry["state"] = state if state in ("failed", "stopped") else "pending"
+        self.picture()
+        where = {name: now.get(name) for name in ("node", "step", "steps") if now.get(name) is not None}
+        self.status(state, exit_code=exit_code, error=error, **where)
+        try:
+            report.write(self.run.path)
+        except Exception as unwritten:  # what ended the run is the news; a missing page must not hide it
+            self.note(f"the report could not be written: {unwritten}")
+
+    # --- artefacts ---------------------------------------------------------------------------------------------
+
+    def _begin(self, node: Node, settings: Mapping[str, Any]) -> tuple[NodeDirectory, str, bool]:
+        """(directory, hash, whether it is already done). A node whose inputs changed starts afresh."""
+        inputs = {f"{edge.kind}:{edge.source}": self.artefact(edge.source).hash for edge in node.inputs}
+        key = art.node_hash(node.kind, settings, inputs, __version__)
+        directory = self.run.node(node.name)
+        record = directory.read_json("node.json", {})
+        if record and record.get("hash") != key:
+            self.note(f"{node.name}: its settings, inputs or offon's version changed, starts afresh")
+            directory.reset()
+            record = {}
+        self.states[node.name]["hash"] = key
+        whole = isinstance(node, GateNode) or directory.final_path is not None
+        done = record.get("state") == "done" and whole
+        if done:
+            self.states[node.name]["seconds"] = record.get("seconds", 0)
+            self.note(f"{node.name}: already done, kept")
+        else:
+            directory.write_json("node.json", {"hash": key, "kind": node.kind, "state": "running"})
+        return directory, key, done
+
+    def note(self, sentence: str) -> None:
+        self.progress({"note": sentence})
+
+    # --- make --------------------------------------------------------------------------------------------------
+
+    def make(self, node: MakeNode) -> Artefact:
+        """Data or weights made by a row with a toolbox. A model is measured as one that a stage made is."""
+        directory, key, done = self._begin(node, self._described(node))
+        if not done:
+            self.status("running", node=node.name)
+            self.note(f"{node.name}: {node.summary}")
+            started = time.perf_counter()
+            directory.rewind(0, -1)
+            with directory.final() as target:
+                workshop = self.workshop(node, directory, Path(target))
+                arguments = self.loaded(node, node.method, node.arguments, workshop.tokenizer)
+                registry.get(node.method).function(workshop, **self.inputs(node, workshop.tokenizer), **arguments)
+                workshop.finish()
+            cost = {**workshop.cost, "seconds": time.perf_counter() - started}
+            record = {"hash": key, "kind": node.kind, "seconds": cost["seconds"], "cost": cost}
+            record |= {"measured": workshop.measured, "producers": self._labels(node, workshop.models.read)}
+            self._finish(directory, record, node.name)
+        final, record = Artefact(directory.final_path, node.name, key), directory.read_json("node.json")
+        self.findings.names.update(record.get("producers", {}))
+        if record["measured"]:
+            self.measure(final, root=True)
+            self.findings.merge(node.name, final, self._parents(node))
+        elif not final.is_model:
+            self.findings.data(node.name, final)
+        return final
+
+    def _labels(self, node: MakeNode, read: Mapping[str, Path]) -> dict[str, str]:
+        """Fingerprint -> label of the models that wrote its data."""
+        labels = {self.artefact(edge.source).path: self.artefact(edge.source).label for edge in node.inputs}
+        return {fingerprint: labels[path] for fingerprint, path in read.items()}
+
+    def _parents(self, node: MakeNode) -> list[Artefact]:
+        """The models that a node read, each once."""
+        found = [self.artefact(edge.source) for edge in node.inputs if edge.kind != "data"]
+        return list({artefact.hash: artefact for artefact in found if artefact.is_model}.values())
+
+    def workshop(self, node: MakeNode, directory: NodeDirectory, target: Path) -> Workshop:
+        settings = node.settings
+        models = FrozenModels(settings.init and self.artefact(settings.init).path, self._models_of(node))
+        tokenizer = load_tokenizer(models.any_path)
+
+        def prompts() -> list[Group]:
+            found = prompt_groups(self.task(settings.task).items("train"), tokenizer)
+            check_room(found, settings.max_tokens, self.longest(node), node.name)
+            return found
+
+        return Workshop(
+            directory, target, models, settings, sampling_of(settings), prompts, tokenizer,
+            engine=self.engine, progress=self._stepped, interrupted=self.stop,
+        )  # fmt: skip
+
+    def call(self, node: FunctionNode) -> Artefact:
+        """What a function of the user's wrote."""
+        directory, key, done = self._begin(
+            node, {"function": _source_of(node.function), "arguments": dict(node.arguments)}
+        )
+        if not done:
+            self.status("running", node=node.name)
+            self.note(f"{node.name}: {Path(node.function).name}")
+            started = time.perf_counter()
+            with directory.final() as target:
+                function_at(node.function)(Path(target), **self._resolved(node))
+            seconds = time.perf_counter() - started
+            self._finish(directory, {"hash": key, "kind": node.kind, "seconds": seconds}, node.name)
+        made = Artefact(directory.final_path, node.name, key)
+        if not made.is_model:
+            self.findings.data(node.name, made)
+        return made
+
+    def _resolved(self, node: FunctionNode) -> Any:
+        """Arguments with the path of what they name: $node wherever it stands, other sources where annotated."""
+        parameters = inspect.signature(function_at(node.function), eval_str=True).parameters
+
+        def path(names: Names | None, text: str, place: Any) -> str:
+            return str(self.artefact(text).path) if names or text in self.made else text
+
+        return {key: visited(annotation_of(parameters[key]), value, path) for key, value in node.arguments.items()}
+
+    def _finish(self, directory: NodeDirectory, record: dict[str, Any], name: str) -> None:
+        directory.write_json("node.json", {**record, "state": "done"})
+        self.states[name] |= {key: record[key] for key in ("seconds", "cost") if key in record}
+
+    # --- gate --------------------------------------------------------------------------------------------------
+
+    def gate(self, node: GateNode) -> Artefact:
+        """The candidate, or what its gate takes in its place: whoever reads the gate reads that, under its own hash."""
+        candidate = self.artefact(node.gate)
+        against = self.artefact(node.init) if node.init else None
+        directory, key, done = self._begin(node, self._judged_by(node))
+        self.status("running", node=node.name)
+        if not done:
+            started = time.perf_counter()
+            directory.write_json("gate.json", self.judge(node, candidate, against))
+            seconds = time.perf_counter() - started
+            self._finish(directory, {"hash": key, "kind": node.kind, "seconds": seconds}, node.name)
+        result = directory.read_json("gate.json")
+        self.states[node.name] |= {name: result[name] for name in ("passed", "took")}
+        self.note(f"{node.name}: {result['sentence']}")
+        if not result["passed"] and node.on_fail != "stop":
+            self.warnings.append(f"{node.name}: {result['sentence']}")
+        gates.stop_unless_passed(node, result)
+        return candidate if result["took"] == candidate.label else against
+
+    def judge(self, node: GateNode, candidate: Artefact, against: Artefact | None) -> dict[str, Any]:
+        labels = candidate.label, against and against.label
+        if node.judges != "policy":
+            return gates.decided(node, *labels, gates.of_artefact(self.findings.of(candidate)))
+        after = self.measure(candidate)
+        entries = changes(self.measure(against) if against else after, after, self.recipe)
+        values = gates.of_policy(entries, self.recipe.probe.k)
+        return gates.decided(node, *labels, values, entries)
+
+    def _judged_by(self, node: GateNode) -> dict[str, Any]:
+        probe = self.recipe.probe
+        drawn = [probe_key(probe, "", spec, self.recipe.seed) for spec in self.probe_specs.values()]
+        limits = {metric: [vars(limit) for limit in limits] for metric, limits in node.limits.items()}
+        return {"limits": limits, "on_fail": node.on_fail, "probe": [*drawn, probe and probe.k]}
+
+    # --- train -------------------------------------------------------------------------------------------------
+
+    def train(self, node: TrainNode) -> Artefact:
+        settings = node.settings
+        directory, key, done = self._begin(node, self._described(node))
+        init = self.artefact(settings.init)
+        before = self.measure(init, root=self.recipe.past_gates(settings.init) not in self.trained)
+        if not done:
+            record = self._train(node, directory, init)
+            self._finish(directory, {"hash": key, "kind": node.kind, **record}, node.name)
+        final = Artefact(directory.final_path, node.name, key)
+        after = self.measure(final)
+        result = handed_on(self, node, directory, (init, final), (before, after))
+        directory.write_json("handoff.json", result)
+        if after:
+            entries = diagnosis(self.run, final.label, after, self.recipe.probe.k, {init.label: before})
+            self.run.write_diagnosis(entries)
+        for warning in result["warnings"]:
+            self.note(f"{node.name}: {warning}")
+        if node.makes != "policy":
+            self.findings.reward_model(node, final, lambda: self._heldout(node, final))
+        return final
+
+    def _heldout(self, node: TrainNode, final: Artefact) -> list[Group]:
+        if node.name not in self.heldout:  # trained in an earlier session
+            self.training_data(node, load_tokenizer(final.path))
+        return self.heldout[node.name]
+
+    @staticmethod
+    def _described(node: MethodNode) -> dict[str, Any]:
+        """What of a node enters its hash, beside the content of its inputs."""
+        settings = node.settings
+        return {
+            "method": _source_of(node.method),
+            "settings": {
+                field.name: art.described(getattr(settings, field.name))
+                for field in fields(settings)
+                if field.name not in HOUSEKEEPING
+            },
+            **({"task files": files} if (files := art.task_files(settings.task)) else {}),
+            "arguments": dict(node.arguments),
+            "modifiers": [(m.name, dict(m.arguments)) for m in node.modifiers],
+        }
+
+    def _train(self, node: TrainNode, directory: NodeDirectory, init: Artefact) -> dict[str, Any]:
+        started = time.perf_counter()
+        settings = node.settings
+        found = directory.latest_checkpoint()
+        stage, prompts = self.stage(node, load_tokenizer(init.path))
+        holdings = Holdings(
+            stage, init.path, self._models_of(node), lora=lora_of(settings), checkpoint=found.path if found else None,
+            checkpointing=settings.gradient_checkpointing,
+        )  # fmt: skip
+        run_time = Runtime(
+            directory, holdings, prompts, settings, progress=self._stepped, interrupted=self.stop, engine=self.engine
+        )
+        run_stage(stage, run_time)
+        with directory.final() as target:
+            holdings.save_learners(target)
+        state = run_time.state.to_json()
+        return {"seconds": time.perf_counter() - started, "counters": state, "group_size": _group_size(stage)}
+
+    def _models_of(self, node: MethodNode) -> dict[str, Path]:
+        """Models other than the learner by the names the row's parts know them under."""
+        paths = {edge.source: self.artefact(edge.source).path for edge in node.inputs if edge.kind != "data"}
+        if node.settings.teacher:
+            paths["teacher"] = self.artefact(node.settings.teacher).path
+        return paths
+
+    def _stepped(self, event: dict[str, Any]) -> None:
+        if "generated" not in event:
+            self.status("running", node=event["node"], step=event["step"], steps=event["steps"])
+        self.progress(event)
+
+
+def lora_of(settings) -> LoraSpec | None:
+    return None if settings.lora is None else LoraSpec(**asdict(settings.lora), seed=settings.seed)
+
+
+def _source_of(place: str) -> str:
+    """A function in a file counts by the file's content, a method of the catalogue by its name."""
+    file, colon, _ = place.rpartition(":")
+    return f"{place} {art.content_hash(Path(file))}" if colon else place
+
+
+def _group_size(stage: Stage) -> int | None:
+    sizes = [part.n for part in stage.collect.everything if isinstance(part, Rollouts)]
+    return sizes[0] if sizes else None

@@ -1,0 +1,115 @@
+"""Effective support by enumeration against brute force; sampled trees against the truth they were sampled from."""
+
+import math
+
+import numpy as np
+import pytest
+
+from offon.behavior.change.enumeration import enumerate_support, most_evaluations
+from offon.behavior.change.prefix_tree import (
+    Tree,
+    cells,
+    coverage,
+    mass_by_cell,
+    missing_mass,
+    occupancy,
+    samples_to_discover,
+    support,
+)
+from offon.errors import DataError
+from tests.behavior.tabular import STOP, Table
+
+WORLDS = [(3, 4, seed) for seed in range(8)] + [(5, 3, seed) for seed in range(8)] + [(2, 7, seed) for seed in range(8)]
+
+
+def union(eps, *tables):
+    [found] = enumerate_support(tables, eps=eps, stop={STOP}, horizon=tables[0].horizon)
+    return found
+
+
+@pytest.mark.parametrize("eps", [0.3, 0.1, 0.03, 0.01])
+def test_enumeration_equals_brute_force(eps):
+    for vocabulary, horizon, seed in WORLDS:
+        table = Table(seed, vocabulary, horizon)
+        found = union(eps, table)
+        inside = {found.tree.path(edge) for edge in np.flatnonzero(support(found.tree, eps)[:, 0])}
+        assert inside == {prefix for prefix in table.prefixes() if table.probability(prefix) >= eps}
+        assert found.evaluations <= most_evaluations(eps, horizon, vocabulary)
+
+
+def test_what_was_cut_and_what_was_kept_is_everything():
+    for vocabulary, horizon, seed in WORLDS:
+        found = union(0.03, Table(seed, vocabulary, horizon), Table(seed + 100, vocabulary, horizon))
+        responses = found.tree.reach[found.tree.ends].sum(axis=0)
+        assert np.allclose(responses + found.residual, 1, atol=1e-9)
+
+
+def test_reach_of_two_policies_in_one_tree_is_exact_for_both():
+    first, second = Table(0, 3, 4), Table(1, 3, 4)
+    tree = union(0.02, first, second).tree
+    for edge in range(len(tree)):
+        assert tree.reach[edge] == pytest.approx(
+            [first.probability(tree.path(edge)), second.probability(tree.path(edge))]
+        )
+
+
+def test_mass_accounting_over_a_whole_tree():
+    for vocabulary, horizon, seed in WORLDS:
+        tree = union(0.0, Table(seed, vocabulary, horizon), Table(seed + 1, vocabulary, horizon)).tree
+        assert occupancy(tree, horizon).sum(axis=0) == pytest.approx([1, 1])
+        changes = [after - before for before, after in mass_by_cell(tree, 0.05, horizon).values()]
+        assert abs(sum(changes)) < 1e-12 and max(map(abs, changes)) > 0
+
+
+def test_the_same_policy_twice_has_no_expansion_and_no_attrition():
+    tree = union(0.01, Table(3, 4, 4), Table(3, 4, 4)).tree
+    assert set(cells(tree, 0.05)) <= {"shared", "diffuse"}
+
+
+def test_coverage_starts_near_1_and_falls_with_depth():
+    for vocabulary, horizon, seed in WORLDS:
+        whole = union(0.0, Table(seed, vocabulary, horizon)).tree
+        covered = coverage(whole, 0.05, horizon)
+        assert (np.diff(covered) <= 1e-12).all() and covered[0] <= 1 + 1e-12
+        assert np.allclose(coverage(whole, 0.0, horizon), 1)
+
+
+def test_hand_numbers():
+    """Half the responses end at once; the other half continue with 1, then end with probability 1/4.
+
+    Depth 1: edges 0 (ends) and 1, reach 1/2 each. Depth 2: 1,0 (ends) 1/8, and 1,1 3/8 (cut by the horizon).
+    """
+    logp = np.log([0.5, 0.25])
+    tree = Tree.of([((0,), np.log([0.5]), True), ((1, 0), logp, True), ((1, 1), np.log([0.5, 0.75]), True)])
+    assert tree.reach[:, 0] == pytest.approx([0.5, 0.5, 0.125, 0.375])
+    assert coverage(tree, 0.3, 2) == pytest.approx([1.0, 0.5 + 0.375])
+    assert occupancy(tree, 2)[:, 0] == pytest.approx([0.5, 0.25, 0.0625, 0.1875])
+    assert missing_mass(tree, 2) == pytest.approx([0, 0])
+
+
+def test_missing_mass_of_sampled_trees_is_the_chance_of_an_unseen_prefix():
+    table, rng = Table(5, 4, 4), np.random.default_rng(0)
+    seen = [table.sample(rng) for _ in range(20)]
+    tree = Tree.of([(y, table.logp(y)[:, None], True) for y in seen])
+    for depth in range(1, 5):
+        known = {y[:depth] for y in seen}
+        padded = {y if len(y) < depth else y[:depth] for y in table.responses()}
+        truth = sum(table.probability(prefix) for prefix in padded if prefix not in known)
+        assert missing_mass(tree, 4)[depth - 1] == pytest.approx(truth, abs=1e-6)
+
+
+def test_enough_samples_discover_all_of_effective_support():
+    eps, horizon = 0.1, 4
+    n = samples_to_discover(eps, horizon)
+    assert n == math.ceil(math.log(4 / 0.005) / 0.1)
+    missed = 0
+    for seed in range(40):
+        table, rng = Table(seed, 4, horizon), np.random.default_rng(seed)
+        seen = {y[:t] for y in (table.sample(rng) for _ in range(n)) for t in range(1, len(y) + 1)}
+        missed += bool({p for p in table.prefixes() if table.probability(p) >= eps} - seen)
+    assert missed <= 2
+
+
+def test_one_prefix_with_two_probabilities_is_refused():
+    with pytest.raises(DataError, match="two log-probs"):
+        Tree.of([((1, 2), np.log([0.5, 0.5]), True), ((1, 3), np.log([0.4, 0.5]), True)])

@@ -1,0 +1,69 @@
+"""The entry of one task in handoff.json: its numbers agree with each other, and it is plain JSON."""
+
+import json
+
+import numpy as np
+import pytest
+
+from offon.behavior.stage.task_entry import task_handoff
+from offon.errors import DataError
+
+
+def prompts(n):
+    return [{"id": f"p{i}", "family": "easy" if i % 2 else "hard", "prompt": f"question {i}"} for i in range(n)]
+
+
+def drawn(rates, n, seed):
+    rng = np.random.default_rng(seed)
+    return (rng.random((len(rates), n)) < np.asarray(rates)[:, None]).astype(float).tolist()
+
+
+@pytest.fixture(scope="module")
+def entry():
+    before, after = drawn([0.0, 0.9] * 10, 128, 0), drawn([0.5, 0.9] * 10, 128, 1)
+    before[1][:3] = [None, None, float("nan")]
+    after[3] = [None] * 128
+    made = task_handoff(before, after, prompts(20), k=32, sampler=({"temperature": 1.0}, {"temperature": 1.0}))
+    return json.loads(json.dumps(made, allow_nan=False))
+
+
+def test_success_before_and_after_differ_by_the_total_of_d1(entry):
+    change = entry["after"]["success"]["estimate"] - entry["before"]["success"]["estimate"]
+    assert entry["d1"]["total"]["estimate"] == pytest.approx(change, abs=1e-12)
+    for weighting in ("certified", "soft"):
+        terms = {name: term["estimate"] for name, term in entry["d1"][weighting].items()}
+        assert sum(terms.values()) - 2 * terms["attrition"] == pytest.approx(change, abs=1e-12)
+
+
+def test_planted_gain_is_called_on_every_hard_prompt(entry):
+    assert entry["calls"] == {"gained": 10, "lost": 0, "kept": 9, "never": 0, "undecided": 0}
+    assert {p["call"] for p in entry["prompts"] if p["family"] == "hard"} == {"gained"}
+    assert entry["d1"]["certified"]["expansion"]["low"] > 0.1
+    assert entry["d1"]["can_certify_out"]
+
+
+def test_unscored_samples_and_prompts_are_counted_and_left_out(entry):
+    assert (entry["n_prompts"], entry["n_samples"], entry["unmeasured"]) == (20, 128, 1)
+    assert entry["unscored"] == {"before": 3, "after": 128}
+    assert entry["prompts"][1]["before"][1] == 125
+    assert entry["prompts"][3]["after"] == [0, 0] and entry["prompts"][3]["call"] == "undecided"
+
+
+def test_curves_carry_the_declared_budget_and_the_sampler(entry):
+    assert 32 in [point["k"] for point in entry["before"]["pass_at_k"]]
+    assert entry["after"]["sampler"] == {"temperature": 1.0}
+
+
+def test_families_are_measured_apart(entry):
+    easy, hard = entry["families"]["easy"], entry["families"]["hard"]
+    assert easy["calls"]["kept"] == 9 and hard["calls"]["gained"] == 10
+    assert abs(easy["d1"]["total"]["estimate"]) < 0.03
+    shares = (9 * easy["d1"]["total"]["estimate"] + 10 * hard["d1"]["total"]["estimate"]) / 19
+    assert entry["d1"]["total"]["estimate"] == pytest.approx(shares)
+
+
+def test_disagreeing_rows_and_unscored_tasks_are_refused():
+    with pytest.raises(DataError, match="'prompts': 2, 'before': 1, 'after': 1"):
+        task_handoff([[1, 0]], [[1, 0]], prompts(2), k=1)
+    with pytest.raises(DataError, match="no prompt has two scored samples"):
+        task_handoff([[None, None]], [[1, 0]], prompts(1), k=1)
