@@ -7,8 +7,8 @@ import time
 import numpy as np
 
 from offon.data import prompt_groups
-from offon.diagnosis.allocation import spend
-from offon.diagnosis.measurements import Bench
+from offon.diagnosis.allocation import allocate
+from offon.diagnosis.measurements import DiagnosisSampler
 from offon.models.model import Model
 from offon.tasks import open_task
 from offon.testbed import model_path
@@ -18,10 +18,12 @@ from studies.validation.findings import Finding
 BUDGET, K = 64, 16
 
 
-def bench(prompts: int, salt: int) -> Bench:
+def bench(prompts: int, salt: int) -> DiagnosisSampler:
     learner, task = Model.load(model_path("base")), open_task({"testbed": ["rare", "absent", "format", "guard"]})
     groups = prompt_groups(list(task.items("heldout"))[:prompts], learner.tokenizer)
-    return Bench(learner, None, task, groups, Sampling(max_tokens=8), salt=salt, progress=lambda done, total: None)
+    return DiagnosisSampler(
+        learner, None, task, groups, Sampling(max_tokens=8), salt=salt, progress=lambda done, total: None
+    )
 
 
 def run(quick: bool) -> list[Finding]:
@@ -34,7 +36,7 @@ def run(quick: bool) -> list[Finding]:
     for repeat in range(repeats):
         diagnosed, plain = bench(prompts, 2 * repeat), bench(prompts, 2 * repeat + 1)
         started = time.process_time()
-        spend(diagnosed, BUDGET, K)
+        allocate(diagnosed, BUDGET, K)
         middle = time.process_time()
         for samples in np.unique(diagnosed.spent):
             plain.measure("rollouts", np.flatnonzero(diagnosed.spent == samples), int(samples))

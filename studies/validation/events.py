@@ -7,7 +7,7 @@
     finished  from the model's own route, by the teacher:       route * teacher
     placebo   from a wrong response to another prompt:          0 (or what a teacher that starts over gets)
 
-The spender is `offon.diagnosis.run.spend`, as it runs on models.
+The spender is `offon.diagnosis.allocation.allocate`, as it runs on models.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from offon.behavior.change.k_to_solve import k_to_solve
 from offon.behavior.diagnosis.bottleneck import CLASSES, Measured, Rule, class_calls, classify, posterior
 from offon.behavior.statistics.checker_errors import Checker
 from offon.behavior.statistics.counts import Counts
-from offon.diagnosis.allocation import spend
+from offon.diagnosis.allocation import allocate
 from offon.diagnosis.measurements import TEACHER_TRIES
 from studies.validation.findings import Finding
 from studies.validation.scores import ACCURACY, DECIDED, WANTED, over_seeds, scores
@@ -93,7 +93,7 @@ def rates_of(events: dict[str, np.ndarray], restart: float = 0.0) -> dict[str, n
 
 @dataclass
 class Coins:
-    """What `spend` needs of a bench, with known rates in place of models."""
+    """What `allocate` needs of a bench, with known rates in place of models."""
 
     rates: dict[str, np.ndarray]
     rng: np.random.Generator
@@ -173,7 +173,7 @@ class Diagnosed:
         checker: Checker | None = None,
     ) -> Diagnosed:  # fmt: skip
         bench, rule = Coins(rates, rng, accepts=accepts), Rule()
-        spend(bench, budget, k, rule, checker=checker)
+        allocate(bench, budget, k, rule, checker=checker)
         found = posterior(bench.measured, k, rule, checker=checker)
         return Diagnosed(
             class_calls(found, rule), found.probabilities, true_classes(rates, k), bench.spent, bench.measured.strict,

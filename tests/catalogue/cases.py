@@ -37,10 +37,10 @@ from offon.recipe.values import annotation_of
 from offon.runs import RunDirectory
 from offon.train.build import build_stage, prompts_of
 from offon.train.loop import run_stage
-from offon.train.models import Holdings
+from offon.train.models import ModelSet
 from offon.train.optimizer_step import accumulate
 from offon.train.scoring import prepare, score, step_loss, weigh
-from offon.train.state import Runtime, sampling_of
+from offon.train.state import TrainState, sampling_of
 from offon.types import Group, Producer, Source
 from offon.types.batch import Batch
 from tests.catalogue.variants import MODIFIED, VARIANTS
@@ -121,11 +121,11 @@ def copied(path: str | Path, *, head: str | None = None, **options: Any) -> Mode
     return dataclasses.replace(model, hf=copy.deepcopy(model.hf))
 
 
-class Copies(Holdings):
+class Copies(ModelSet):
     open = staticmethod(copied)
 
 
-class Filled(Runtime):
+class Filled(TrainState):
     """A runtime that stops short of the update, and keeps what each learner would have been updated on."""
 
     def __init__(self, *args, **kwargs):
@@ -197,7 +197,7 @@ def settings_of(**changes) -> NodeSettings:
     return NodeSettings(**{**usual, **changes})
 
 
-def runtime_of(case, settings: NodeSettings, kind: type[Runtime] = Runtime) -> tuple[Stage, Runtime]:
+def runtime_of(case, settings: NodeSettings, kind: type[TrainState] = TrainState) -> tuple[Stage, TrainState]:
     stage, prompts = stage_of(case, settings)
     directory = tempfile.mkdtemp(dir=folder())
     node = RunDirectory.create(directory, recipe_text="", overwrite=True).node("stage")
@@ -206,7 +206,7 @@ def runtime_of(case, settings: NodeSettings, kind: type[Runtime] = Runtime) -> t
     return stage, kind(node, holdings, prompts, settings)
 
 
-def move(runtime: Runtime, seed: int, scale: float = 0.05) -> None:
+def move(runtime: TrainState, seed: int, scale: float = 0.05) -> None:
     """Add noise to every parameter of every learner."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

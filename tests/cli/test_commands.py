@@ -445,10 +445,10 @@ def test_ledger_answers_in_a_table_or_json(tmp_path, capsys):
 
 
 def test_report_writes_a_page_or_prints_its_numbers(tmp_path, monkeypatch, capsys):
-    from offon import reporting as report
+    from offon import reporting
 
-    monkeypatch.setattr(report, "write", lambda run, out: out or run / "report.html")
-    monkeypatch.setattr(report, "summarise", lambda run: {"run": str(run)})
+    monkeypatch.setattr(reporting, "write", lambda run, out: out or run / "report.html")
+    monkeypatch.setattr(reporting, "summarise", lambda run: {"run": str(run)})
     assert main(["report", str(tmp_path)]) == 0
     assert capsys.readouterr().out == f"{tmp_path}/report.html\n"
     assert main(["report", str(tmp_path), "--output", "page.html"]) == 0

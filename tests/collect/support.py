@@ -24,7 +24,7 @@ class Sampler:
         self.calls.append(list(prompts))
         model = self.models[str(ref)]
         requests = [Request(p.seen, p.sampling, p.key) for p in prompts]
-        own = ref == SELF_START or SELF in ref.walk()  # as Calls.generate says
+        own = ref == SELF_START or SELF in ref.walk()  # as SamplerContext.generate says
         source = Source.LEARNER if own else Source.TEACHER
         answers = [
             p.answered(c.tokens, source, c.logp).replace(

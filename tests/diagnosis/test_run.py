@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from offon.diagnosis.exact_successes import logps
 from offon.diagnosis.gold_labels import read_labels
-from offon.diagnosis.measurements import Bench
+from offon.diagnosis.measurements import DiagnosisSampler
 from offon.diagnosis.prefixes import placements
 from offon.diagnosis.run import diagnose_model
 from offon.engines.api import Request
@@ -298,11 +298,11 @@ def test_a_placebo_begins_as_the_model_does():
     model = Model.load(model_path("base"))
     ids = model.tokenizer.convert_tokens_to_ids
     groups = [Group(item=Item(id=str(i), prompt=str(i)), views={"prompt": (i + 1,)}) for i in range(4)]
-    bench = Bench(model, model, None, groups, Sampling(), salt=0, progress=None)
+    sampler = DiagnosisSampler(model, model, None, groups, Sampling(), salt=0, progress=None)
     for p, words in enumerate(("backward 1 2 3 #", "backward 4 5 6 #", "forward 7 8 9 #", "rotate 1 1 1 #")):
-        bench.failures[p].append(tuple(ids(words.split())))
+        sampler.failures[p].append(tuple(ids(words.split())))
     asked = []
-    bench._record = lambda name, requests: asked.extend(requests)
-    bench.measure("placebo", np.array([0, 3]), 2)
+    sampler._record = lambda name, requests: asked.extend(requests)
+    sampler.measure("placebo", np.array([0, 3]), 2)
     begun = [" ".join(model.tokenizer.convert_ids_to_tokens(given)) for _, _, given in asked]
     assert begun == ["backward 4 5", "backward 4 5", "backward 1 2", "backward 4 5"]

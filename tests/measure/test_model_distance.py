@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from offon.measure import model_distance as fidelity
-from offon.measure.model_distance import Models, Pair, distances
+from offon.measure import model_distance
+from offon.measure.model_distance import LoadedModels, ModelDistance, distances
 from offon.measure.probe import run_probe
 from offon.models.model import Model
 from offon.recipe.fields import Probe
@@ -35,17 +35,17 @@ def run(tmp_path):
 
 
 def pair(run, own, other):
-    return Pair(run, Models(going), external(own), external(other))
+    return ModelDistance(run, LoadedModels(going), external(own), external(other))
 
 
 def test_a_model_is_at_distance_0_from_itself(run, probed):
     itself = external("testbed:base")
-    read = Pair(run, Models(going), itself, itself).distances(probed)
+    read = ModelDistance(run, LoadedModels(going), itself, itself).distances(probed)
     assert read["kl_nats"] == [0.0] * 4 and read["agreeing"] == read["tokens"]
     # two copies in memory: nothing is equal for being the same object
     twice = distances(Model.load(itself.path), Model.load(itself.path), probed[0].members)
     assert (twice[:, 0] == 0).all() and twice[:, 1].tolist() == [len(m) for m in probed[0].members]
-    for scored in Pair(run, Models(going), itself, itself).successes(probed):
+    for scored in ModelDistance(run, LoadedModels(going), itself, itself).successes(probed):
         assert (scored.log_ratio == 0).all()
 
 
@@ -67,7 +67,7 @@ def test_the_distance_is_the_expected_log_ratio_over_all_tokens_at_the_samplers_
 def test_what_was_read_is_kept(run, probed, monkeypatch):
     first = pair(run, "testbed:base", "testbed:student").distances(probed)
     successes = pair(run, "testbed:base", "testbed:student").successes(probed)
-    monkeypatch.setattr(fidelity.Model, "load", lambda *_: pytest.fail("a model was loaded again"))
+    monkeypatch.setattr(model_distance.Model, "load", lambda *_: pytest.fail("a model was loaded again"))
     assert pair(run, "testbed:base", "testbed:student").distances(probed) == first
     again = pair(run, "testbed:base", "testbed:student").successes(probed)
     assert [s.log_ratio.tolist() for s in again] == [s.log_ratio.tolist() for s in successes]

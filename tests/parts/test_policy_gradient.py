@@ -206,18 +206,18 @@ GAINS = {
 @pytest.mark.parametrize("name", GAINS)
 def test_gains_are_gradients_of_what_they_stand_for(name):
     gain, surrogate = GAINS[name]
-    assert torch.allclose(slope(policy_gradient(advantage=one, gain=gain)), of_surrogate(surrogate), atol=1e-6)
+    assert torch.allclose(slope(policy_gradient(advantage=one, factor=gain)), of_surrogate(surrogate), atol=1e-6)
 
 
 def test_a_power_tends_to_likelihood_and_to_dft():
     sft = slope(policy_gradient(advantage=one))
-    assert torch.allclose(slope(policy_gradient(advantage=one, gain=PowerOfP(1e-9))), sft, atol=1e-8)
-    assert torch.equal(slope(policy_gradient(advantage=one, gain=PowerOfP(0.0))), sft)
+    assert torch.allclose(slope(policy_gradient(advantage=one, factor=PowerOfP(1e-9))), sft, atol=1e-8)
+    assert torch.equal(slope(policy_gradient(advantage=one, factor=PowerOfP(0.0))), sft)
 
 
 def test_shaping_tends_to_p_over_gamma():
-    shaped = slope(policy_gradient(advantage=one, gain=Shaped(1e6))) * 1e6
-    assert torch.allclose(shaped, slope(policy_gradient(advantage=one, gain=P())), rtol=1e-5)
+    shaped = slope(policy_gradient(advantage=one, factor=Shaped(1e6))) * 1e6
+    assert torch.allclose(shaped, slope(policy_gradient(advantage=one, factor=P())), rtol=1e-5)
 
 
 @pytest.mark.parametrize("level, pool", [("token", lambda d: d), ("geometric", mean_by_sequence)])
@@ -257,7 +257,7 @@ def test_an_entropy_quantile_keeps_a_share_and_the_denominator():
     base = slope(policy_gradient(advantage=credit, ratio=behavior))
     kept = torch.tensor([0.0, 1.0, 0.0, 0.0, 1.0, 0.0], dtype=torch.float64)
     assert torch.allclose(
-        slope(policy_gradient(advantage=credit, ratio=behavior, keep=HighEntropy(1 / 3))), base * kept
+        slope(policy_gradient(advantage=credit, ratio=behavior, token_mask=HighEntropy(1 / 3))), base * kept
     )
 
 
@@ -270,7 +270,7 @@ def test_clip_cov_drops_a_share_of_the_tokens_within_the_band():
     base = slope(policy_gradient(advantage=credit, ratio=behavior))
     inside = (covariance() > 0.05) & (covariance() < 0.5)
     for share, dropped in ((1 / 3, 2), (1.0, int(inside.sum()))):
-        got = slope(policy_gradient(advantage=credit, ratio=behavior, keep=ClipCovariance(share, 0.05, 0.5)))
+        got = slope(policy_gradient(advantage=credit, ratio=behavior, token_mask=ClipCovariance(share, 0.05, 0.5)))
         gone = (got == 0) & (base != 0)
         assert int(gone.sum()) == dropped and not (gone & ~inside).any()
 
@@ -278,7 +278,7 @@ def test_clip_cov_drops_a_share_of_the_tokens_within_the_band():
 def test_clip_cov_leaves_tokens_that_the_clip_stopped_to_the_clip():
     """Within an open band every token is eligible but those already stopped: with share 1 all of them go."""
     term = policy_gradient(
-        advantage=credit, ratio=behavior, trust=Clip(0.2, 0.2), keep=ClipCovariance(1.0, -9.0, 9.0), name="t"
+        advantage=credit, ratio=behavior, trust=Clip(0.2, 0.2), token_mask=ClipCovariance(1.0, -9.0, 9.0), name="t"
     )
     scored = Scored()
     b = term.prepare(weigh(batch(), [term]), scored.scores)
@@ -287,16 +287,16 @@ def test_clip_cov_leaves_tokens_that_the_clip_stopped_to_the_clip():
 
 
 def test_kl_cov_acts_on_the_tokens_of_highest_covariance():
-    got = slope(policy_gradient(advantage=one, gain=AbsoluteLogRatio(behavior), keep=TopCovariance(1 / 3)))
+    got = slope(policy_gradient(advantage=one, factor=AbsoluteLogRatio(behavior), token_mask=TopCovariance(1 / 3)))
     assert set(got.nonzero()[:, 0].tolist()) == set(covariance().topk(2).indices.tolist())
 
 
 @pytest.mark.parametrize("slots", [
     dict(advantage=credit, ratio=behavior, trust=SoftGate()),
     dict(advantage=credit, ratio=Ratio(level="sequence"), trust=CapWeight(5.0, absolute=True)),
-    dict(advantage=one, gain=Kl("k3", over=behavior)),
-    dict(advantage=one, gain=PowerOfP(0.01)),
-    dict(advantage=one, gain=ImportanceWeight(power=9.0)),
+    dict(advantage=one, factor=Kl("k3", over=behavior)),
+    dict(advantage=one, factor=PowerOfP(0.01)),
+    dict(advantage=one, factor=ImportanceWeight(power=9.0)),
     dict(advantage=credit, ratio=proximal, correction=Mask(level="sequence")),
 ])  # fmt: skip
 @pytest.mark.parametrize("extreme", [0.0, -1e4])

@@ -10,7 +10,7 @@ from offon.data import load_preferences
 from offon.data.holdout import hold_out
 from offon.errors import DataError
 from offon.pipeline.run import run_recipe
-from offon.pipeline.stage_report import artefact_report as findings
+from offon.pipeline.stage_report import artefact_report
 from offon.runs import ledger
 from offon.types import Group, Item
 from tests.pipeline.test_run import folder, recipe  # noqa: F401  (folder is a fixture)
@@ -72,7 +72,7 @@ def test_a_reward_model_is_measured_on_pairs_it_never_saw(pairs, tmp_path, monke
     assert read(run, "good", "gate.json")["limits"][0]["value"] == found["accuracy"]
     assert "Nothing was measured" not in json.dumps(json.loads((run / "status.json").read_text()))
 
-    monkeypatch.setattr(findings, "reward_probe", lambda *_, **__: pytest.fail("measured again"))
+    monkeypatch.setattr(artefact_report, "reward_probe", lambda *_, **__: pytest.fail("measured again"))
     run_recipe(recipe(pairs, REWARD), run, resume=True)
 
 

@@ -7,9 +7,9 @@ import shutil
 
 import pytest
 
-from offon import reporting as report
+from offon import reporting
 from offon.errors import DataError, GateClosed, ModelError
-from offon.measure import probe_cache as measure
+from offon.measure import probe_cache
 from offon.pipeline import run as pipeline
 from offon.pipeline.check import check_recipe
 from offon.pipeline.run import run_recipe
@@ -82,7 +82,7 @@ def test_a_closed_gate_ends_the_run_with_its_own_state_and_the_numbers(stopped):
     assert error.why.startswith("retention on guard") and "below 0.8" in error.why and "--resume" in error.fix
     states = {name: node["state"] for name, node in nodes_of(path).items() if node["kind"] != "model"}
     assert states == {"demos": "done", "sft": "done", "kept": "stopped", "rl": "pending"}
-    summary = report.summarise(path)
+    summary = reporting.summarise(path)
     assert summary["warnings"][0]["text"].startswith("The run was stopped in kept")
     assert (path / "report.html").is_file()
     result = read(path, "kept", "gate.json")
@@ -96,8 +96,8 @@ def test_a_closed_gate_ends_the_run_with_its_own_state_and_the_numbers(stopped):
 def test_with_other_limits_a_resumed_run_goes_on_and_computes_nothing_again(folder, copy, monkeypatch):
     trained, original = [], pipeline.run_stage
     monkeypatch.setattr(pipeline, "run_stage", lambda s, r: (trained.append(r.node.name), original(s, r)))
-    probed, sample = [], measure.run_probe
-    monkeypatch.setattr(measure, "run_probe", lambda *a, **k: (probed.append(a), sample(*a, **k))[1])
+    probed, sample = [], probe_cache.run_probe
+    monkeypatch.setattr(probe_cache, "run_probe", lambda *a, **k: (probed.append(a), sample(*a, **k))[1])
     run_recipe(recipe(folder, **{"kept.limits.retention": "{max: 0.8}"}), copy, resume=True)
     assert trained == ["rl"] and len(probed) == 1  # rl's own result
     assert read(copy, "kept", "gate.json")["passed"] and read(copy, "rl", "handoff.json")["before"] == "sft"
@@ -119,7 +119,7 @@ def test_warn_lets_it_through_and_rollback_hands_on_what_was_before_and_hashes_f
     hashes["warn"] = read(copy, "rl", "node.json")["hash"]
     (warning,) = RunDirectory.open(copy).status()["warnings"]
     assert warning.startswith("kept: sft does not pass") and warning.endswith("sft goes on nevertheless")
-    assert any(told["node"] == "kept" for told in report.summarise(copy)["warnings"])
+    assert any(told["node"] == "kept" for told in reporting.summarise(copy)["warnings"])
 
     notes = []
     passing = recipe(folder, **{"kept.limits.retention": "{max: 0.8}"})
@@ -134,7 +134,7 @@ def test_warn_lets_it_through_and_rollback_hands_on_what_was_before_and_hashes_f
     diagnosed = {entry["model"] for entry in RunDirectory.open(copy).diagnosis()}
     assert diagnosed == {"testbed:base", "sft", "rl"}  # what a gate lets through is no model of its own
 
-    gates = report.summarise(copy)["gates"]
+    gates = reporting.summarise(copy)["gates"]
     assert [(gate["name"], gate["took"]) for gate in gates] == [("kept", "testbed:base")]
 
 
@@ -180,7 +180,7 @@ pipeline:
     assert found["contamination"]["absent"]["rows"] == 20 and found["contamination"]["guard"]["rows"] == 0
     met = {(limit["metric"], limit["task"]): limit["met"] for limit in result["limits"]}
     assert met == {("rows", None): True, ("contamination", "absent"): False, ("contamination", "guard"): True}
-    told = [warning["text"] for warning in report.summarise(run)["warnings"] if warning["node"] == "demos"]
+    told = [warning["text"] for warning in reporting.summarise(run)["warnings"] if warning["node"] == "demos"]
     assert told and "20 of the 90 held-out prompts of absent" in told[0]
 
 

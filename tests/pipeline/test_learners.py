@@ -12,7 +12,7 @@ from offon.errors import Interrupted, ModelError
 from offon.pipeline.check import check_recipe
 from offon.pipeline.run import run_recipe
 from offon.runs import ledger
-from offon.train import state as runtime
+from offon.train import state
 from tests.pipeline.test_run import folder, recipe  # noqa: F401  (folder is a fixture)
 
 RECIPE = """
@@ -96,7 +96,7 @@ def test_stopped_in_the_middle_of_a_buffer_it_is_the_same_policy_and_critic(pair
         stopped.add(self.node.name)
         return True
 
-    monkeypatch.setattr(runtime.Runtime, "interrupted", property(stop))
+    monkeypatch.setattr(state.TrainState, "interrupted", property(stop))
     text = recipe(pairs, RECIPE.replace("LORA", "null"))
     for _ in ("rm", "rl"):
         with pytest.raises(Interrupted):

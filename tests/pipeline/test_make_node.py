@@ -8,7 +8,7 @@ import pytest
 
 from offon.data import load_demonstrations
 from offon.errors import ConfigError, DataError, Interrupted, ModelError, OffonError
-from offon.pipeline import make_node as toolbox
+from offon.pipeline import make_node
 from offon.pipeline import run as pipeline
 from offon.pipeline.check import check_recipe
 from offon.pipeline.run import run_recipe
@@ -101,9 +101,9 @@ def test_cost_is_counted_and_what_only_a_stop_needs_is_gone(finished):
 
 def test_running_again_keeps_what_was_made_and_another_argument_makes_it_again(folder, finished, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setattr(pipeline, "Workshop", lambda *_, **__: pytest.fail("made again"))
+        patched.setattr(pipeline, "MakeRunner", lambda *_, **__: pytest.fail("made again"))
         run_recipe(easy(folder, BEST), finished, resume=True)
-        patched.setattr(pipeline, "Workshop", lambda *_, **__: 1 / 0)
+        patched.setattr(pipeline, "MakeRunner", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run_recipe(easy(folder, BEST.replace("n: 4", "n: 5")), finished, resume=True)
     run_recipe(easy(folder, BEST), finished, resume=True)
@@ -111,7 +111,7 @@ def test_running_again_keeps_what_was_made_and_another_argument_makes_it_again(f
 
 def test_stopped_in_the_middle_of_making_it_ends_with_the_same_bytes_and_cost(folder, finished, tmp_path, monkeypatch):
     """Two parts are kept, the third is lost in a crash after it was sampled: nothing but that part is sampled again."""
-    parts, original = [], toolbox.trajectories.write
+    parts, original = [], make_node.trajectories.write
 
     def dies(path, groups, **where):
         if path.parent.name == "work":
@@ -121,7 +121,7 @@ def test_stopped_in_the_middle_of_making_it_ends_with_the_same_bytes_and_cost(fo
         return original(path, groups, **where)
 
     with monkeypatch.context() as patched:
-        patched.setattr(toolbox.trajectories, "write", dies)
+        patched.setattr(make_node.trajectories, "write", dies)
         with pytest.raises(RuntimeError, match="power cut"):
             run_recipe(easy(folder, BEST), tmp_path / "run")
         parts.append("--")
@@ -297,8 +297,8 @@ def test_a_loop_stopped_in_its_second_iteration_ends_with_the_same_weights(folde
 
 
 def test_what_making_cost_is_in_the_reports_total(finished):
-    from offon import reporting as report
+    from offon import reporting
 
     made = json.loads((finished / "nodes" / "best" / "node.json").read_text())["cost"]
-    total = report.summarise(finished)["cost"]
+    total = reporting.summarise(finished)["cost"]
     assert total["tokens_generated"] == made["tokens_generated"] and total["tokens_trained"] > 0

@@ -10,7 +10,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from offon.errors import DataError, Interrupted, ModelError, NumericsError, OffonError
-from offon.measure import probe_cache as measure
+from offon.measure import probe_cache
 from offon.pipeline import run as pipeline
 from offon.pipeline.check import check_recipe
 from offon.pipeline.run import run_recipe
@@ -103,7 +103,7 @@ def test_every_generated_trajectory_has_one_fate(finished):
 
 def test_running_again_keeps_everything(folder, finished, monkeypatch):
     monkeypatch.setattr(pipeline, "run_stage", lambda *_: pytest.fail("a finished stage was trained again"))
-    monkeypatch.setattr(measure, "run_probe", lambda *_, **__: pytest.fail("a probe was sampled again"))
+    monkeypatch.setattr(probe_cache, "run_probe", lambda *_, **__: pytest.fail("a probe was sampled again"))
     run_recipe(recipe(folder), finished, resume=True)
 
 
@@ -160,10 +160,10 @@ def test_a_nan_weight_stops_the_run_before_anything_is_updated_or_saved(folder, 
 
 
 def test_an_overflowing_loss_stops_before_the_update(folder, tmp_path, monkeypatch):
-    from offon.train import optimizer_step as update
+    from offon.train import optimizer_step
 
-    original = update.step_loss
-    monkeypatch.setattr(update, "step_loss", lambda *a: (original(*a)[0] * float("inf"), original(*a)[1]))
+    original = optimizer_step.step_loss
+    monkeypatch.setattr(optimizer_step, "step_loss", lambda *a: (original(*a)[0] * float("inf"), original(*a)[1]))
     with pytest.raises(NumericsError, match="loss is") as error:
         run_recipe(recipe(folder, RECIPE.split("  rl:")[0], probe="false"), tmp_path / "run")
     assert error.value.exit_code == 5 and "sft, step 0" in str(error.value)

@@ -7,11 +7,10 @@ import pytest
 
 from offon.behavior.stage.retention import gain_retention
 from offon.errors import ConfigError, OffonError
-from offon.measure import model_distance as fidelity
-from offon.measure import probe_cache as measure
+from offon.measure import model_distance, probe_cache
 from offon.pipeline.check import check_recipe
 from offon.pipeline.run import run_recipe
-from offon.pipeline.stage_report import build as handover
+from offon.pipeline.stage_report import build
 from offon.pipeline.stage_report.chain import counts_of
 from offon.recipe.fields import Probe
 from offon.reporting import summarise
@@ -101,7 +100,7 @@ def test_what_has_no_distributions_to_compare_is_null_with_the_reason(folder, tm
     def stage(temperature, other):
         probe = Probe(temperature=temperature)
         here = SimpleNamespace(recipe=SimpleNamespace(probe=probe, seed=0), run=None, stop=lambda: False)
-        return handover.Handover(here, None, (external(str(folder / "base")), external(other)), ({}, {}), {})
+        return build.StageReport(here, None, (external(str(folder / "base")), external(other)), ({}, {}), {})
 
     for found, why in (
         (stage(0.0, str(folder / "base")), "greedy sampling"),
@@ -122,12 +121,12 @@ def test_an_answer_is_what_the_task_reads_or_all_of_the_text(task, answers):
     here = SimpleNamespace(recipe=SimpleNamespace(probe=Probe(), seed=0), run=None, stop=lambda: False)
     here.probe_specs, here.task = {"task": "spec"}, lambda spec: task
     group = SimpleNamespace(item=None, members=[SimpleNamespace(text=" w3 w4"), SimpleNamespace(text="w5 ")])
-    assert handover.Handover(here, None, (None, None), ({}, {}), {}).answers("task", [group]) == [answers]
+    assert build.StageReport(here, None, (None, None), ({}, {}), {}).answers("task", [group]) == [answers]
 
 
 def test_running_again_reads_and_samples_nothing(folder, run, monkeypatch):
-    monkeypatch.setattr(measure, "run_probe", lambda *_, **__: pytest.fail("a probe was sampled again"))
-    monkeypatch.setattr(fidelity, "distances", lambda *_: pytest.fail("responses were read again"))
+    monkeypatch.setattr(probe_cache, "run_probe", lambda *_, **__: pytest.fail("a probe was sampled again"))
+    monkeypatch.setattr(model_distance, "distances", lambda *_: pytest.fail("responses were read again"))
     before = handoff(run, "small")
     run_recipe(resolved(folder), run, resume=True)
     assert handoff(run, "small") == before

@@ -11,7 +11,7 @@ import subprocess
 import pytest
 from PIL import Image
 
-from offon import reporting as report
+from offon import reporting
 from tests.reporting import synthetic
 from tests.reporting.test_standalone import PAGES
 
@@ -63,7 +63,7 @@ def without_policy(path, target, script=""):
 
 @pytest.mark.parametrize("name", ["measured_run", "interrupted_run", "empty_run"])
 def test_the_report_opens_without_a_complaint(name, request, tmp_path):
-    path = report.write(request.getfixturevalue(name))
+    path = reporting.write(request.getfixturevalue(name))
     dom, console = browse(path, tmp_path / "profile", "--dump-dom")
     assert console == [] and "</main>" in dom
 
@@ -71,14 +71,14 @@ def test_the_report_opens_without_a_complaint(name, request, tmp_path):
 def test_a_load_that_fails_would_be_seen(whole_run, tmp_path):
     path = tmp_path / "broken.html"
     path.write_text(
-        report.write(whole_run).read_text().replace("</main>", '<img src="https://offon.invalid/x.png"></main>')
+        reporting.write(whole_run).read_text().replace("</main>", '<img src="https://offon.invalid/x.png"></main>')
     )
     _, console = browse(path, tmp_path / "profile", "--dump-dom")
     assert console and "Content Security Policy" in console[0]
 
 
 def test_a_planted_script_does_not_run_even_without_the_policy(whole_run, tmp_path):
-    path = without_policy(report.write(whole_run), tmp_path / "report.html")
+    path = without_policy(reporting.write(whole_run), tmp_path / "report.html")
     dom, _ = browse(path, tmp_path / "profile", "--dump-dom")
     assert "<title>owned" not in dom and "<title>planted · offon report" in dom
     (tmp_path / "control.html").write_text(f"<title>planted</title>{synthetic.ATTACK}")
@@ -99,7 +99,7 @@ def widths(path, tmp_path, width):
 
 @pytest.mark.parametrize("width", [PHONE, 820, 970, 1200])
 def test_nothing_hangs_over_the_edge(measured_run, tmp_path, width):
-    content, window = widths(report.write(measured_run), tmp_path, width)
+    content, window = widths(reporting.write(measured_run), tmp_path, width)
     assert content <= window
 
 
@@ -118,7 +118,7 @@ def test_a_page_of_its_own_opens_without_a_complaint_and_fits_a_phone(kind, tmp_
 @pytest.mark.parametrize("width", [PHONE, 1200])
 def test_a_picture_of_the_report_is_not_blank(whole_run, tmp_path, width):
     picture = tmp_path / "report.png"
-    browse(report.write(whole_run), tmp_path / "profile", f"--screenshot={picture}", width=width)
+    browse(reporting.write(whole_run), tmp_path / "profile", f"--screenshot={picture}", width=width)
     image = Image.open(picture).convert("RGB")
     colours = image.getcolors(maxcolors=1 << 24)
     paper = max(colours)[0] / (image.width * image.height)

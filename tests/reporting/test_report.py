@@ -12,7 +12,7 @@ from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 
-from offon import reporting as report
+from offon import reporting
 from offon.errors import ConfigError
 from offon.reporting import terminal
 from offon.reporting.blocks.samples import segments
@@ -22,7 +22,7 @@ from tests.reporting import synthetic
 
 
 def page(run):
-    return report.write(run).read_text(encoding="utf-8")
+    return reporting.write(run).read_text(encoding="utf-8")
 
 
 def visible(html):
@@ -32,7 +32,7 @@ def visible(html):
 
 
 def test_the_summary_repeats_the_numbers_of_the_handoff(whole_run):
-    summary = report.summarise(whole_run)
+    summary = reporting.summarise(whole_run)
     handoff = json.loads((whole_run / "nodes" / "rl" / "handoff.json").read_text())
     stage = next(stage for stage in summary["stages"] if stage["name"] == "rl")
     entry = handoff["tasks"]["testbed"]
@@ -46,7 +46,7 @@ def test_the_summary_repeats_the_numbers_of_the_handoff(whole_run):
 
 
 def test_the_terms_of_a_row_add_up_to_its_change(whole_run):
-    for stage in report.summarise(whole_run)["stages"]:
+    for stage in reporting.summarise(whole_run)["stages"]:
         for row in stage["results"]:
             for terms in (row["certified"], row["soft"]):
                 values = {name: est["estimate"] for name, est in terms.items()}
@@ -167,7 +167,7 @@ def test_a_run_shows_everything_that_it_handed_on(measured_run):
         "path": "Of what was certainly expanded",
     }
     assert [name for name, number in told.items() if number not in text] == []
-    summary = report.summarise(measured_run)
+    summary = reporting.summarise(measured_run)
     assert [gate["name"] for gate in summary["gates"]] == ["ok"] and summary["path"]["chains"]
     assert [made["artefact"] for made in summary["artefacts"]] == ["data", "reward model", "merge"]
 
@@ -242,13 +242,13 @@ def test_without_a_tokenizer_a_response_of_one_source_keeps_it_and_a_mixed_one_s
 
 
 def test_the_report_can_go_elsewhere_and_is_rewritten_in_place(whole_run, tmp_path):
-    assert report.write(whole_run) == whole_run / "report.html"
-    assert report.write(whole_run, tmp_path / "r.html").read_text() == (whole_run / "report.html").read_text()
+    assert reporting.write(whole_run) == whole_run / "report.html"
+    assert reporting.write(whole_run, tmp_path / "r.html").read_text() == (whole_run / "report.html").read_text()
 
 
 def test_what_is_not_a_run_has_no_report(tmp_path):
     with pytest.raises(ConfigError, match="not a run directory"):
-        report.write(tmp_path)
+        reporting.write(tmp_path)
 
 
 def test_a_change_that_stays_out_of_reach_is_pointed_out(tmp_path):
@@ -259,7 +259,7 @@ def test_a_change_that_stays_out_of_reach_is_pointed_out(tmp_path):
         d1["certified"]["diffuse"] = {**d1["total"], "estimate": d1["total"]["estimate"] / 2}
         run.node("sft").write_json("handoff.json", handoff)
         run.write_status("done")
-    assert any("stay out of reach" in warning["text"] for warning in report.summarise(tmp_path / "run")["warnings"])
+    assert any("stay out of reach" in warning["text"] for warning in reporting.summarise(tmp_path / "run")["warnings"])
 
 
 def test_the_terminal_shows_the_same_headline(whole_run, interrupted_run):
@@ -269,7 +269,7 @@ def test_the_terminal_shows_the_same_headline(whole_run, interrupted_run):
         return console.export_text()
 
     text = shown(whole_run)
-    summary = report.summarise(whole_run)
+    summary = reporting.summarise(whole_run)
     assert all(stage["name"] in text and stage["regime"] in text for stage in summary["stages"])
     assert text.index("fell on guard") < text.index("before → after")
     assert max(map(len, shown(whole_run, 80).splitlines())) <= 80
@@ -281,4 +281,4 @@ def test_a_damaged_handoff_is_a_storage_error_not_a_traceback(tmp_path):
         run.write_pipeline(synthetic.pipeline({"sft": "done"}))
         atomic.write_text(run.node("sft").path / "handoff.json", "{")
     with pytest.raises(OSError, match="handoff.json is not JSON"):
-        report.summarise(tmp_path / "run")
+        reporting.summarise(tmp_path / "run")

@@ -8,15 +8,15 @@ import re
 
 import pytest
 
-from offon import reporting as report
+from offon import reporting
 from tests.reporting import handed, shapes
 from tests.reporting.synthetic import ATTACK, attacked
 from tests.reporting.test_report import visible
 
 PAGES = {
-    "comparison": (report.write_comparison, shapes.comparison),
-    "diagnosis": (report.write_diagnosis, shapes.diagnosis),
-    "attribution": (report.write_attribution, lambda: copy.deepcopy(handed.ATTRIBUTION)),
+    "comparison": (reporting.write_comparison, shapes.comparison),
+    "diagnosis": (reporting.write_diagnosis, shapes.diagnosis),
+    "attribution": (reporting.write_attribution, lambda: copy.deepcopy(handed.ATTRIBUTION)),
 }
 OPTIONAL = {
     "comparison": ("trajectories", "classes", "where", "exact", "tree", "instruments", "cost", "role", "families")
@@ -98,7 +98,7 @@ def test_the_page_of_a_diagnosis_says_first_what_a_person_needs_first(tmp_path):
 
 def test_several_diagnoses_make_one_page(tmp_path):
     one, other = shapes.diagnosis(), shapes.diagnosis(1) | {"task": "other"}
-    text = visible(report.write_diagnosis([one, other], tmp_path / "page.html").read_text())
+    text = visible(reporting.write_diagnosis([one, other], tmp_path / "page.html").read_text())
     assert "testbed and other" in text and "160" not in text.split("Why the model fails")[0]
 
 

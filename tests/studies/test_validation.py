@@ -47,7 +47,7 @@ def test_reach_is_judged_at_looks_only():
         bench = events.Coins(
             {n: np.full(90, p) for n, p in {**sure, "content": content}.items()}, np.random.default_rng(0)
         )
-        events.spend(bench, 224, 64)
+        events.allocate(bench, 224, 64)
         return events.class_calls(events.posterior(bench.measured, 64)), bench.scored["strict"]
 
     never, looked = calls(0.0)
@@ -89,7 +89,7 @@ def test_doubt_about_the_format_is_resolved_by_rollouts():
     """Content is certain (.98), the share in the right format (.3) is not: rollouts are spent until it is called."""
     sure = {"content": 0.98, "ratio": 0.3, "scaffold": 0.0, "placed": 0.3, "finished": 0.9, "placebo": 0.0}
     bench = events.Coins({name: np.full(20, value) for name, value in sure.items()}, np.random.default_rng(1))
-    events.spend(bench, 224, 64)
+    events.allocate(bench, 224, 64)
     calls = events.class_calls(events.posterior(bench.measured, 64))
     assert calls.count("format") >= 17 and len(set(bench.spent)) > 1
 

@@ -41,8 +41,8 @@ from offon.parts.models import SELF, SELF_START
 from offon.recipe.fields import NodeSettings
 from offon.runs import RunDirectory, ledger
 from offon.train.loop import run_stage
-from offon.train.models import Holdings, plan
-from offon.train.state import Runtime, swapped
+from offon.train.models import ModelSet, plan
+from offon.train.state import TrainState, swapped
 from offon.types import Sampling
 from tests.support import ParityTask, model, prompt_group
 
@@ -78,7 +78,7 @@ def init(tmp_path_factory):
     return path
 
 
-def run(directory, stage, init, *, stops=(), lora=None, prompts=None, checkpointing=False, **changes) -> Runtime:
+def run(directory, stage, init, *, stops=(), lora=None, prompts=None, checkpointing=False, **changes) -> TrainState:
     settings = NodeSettings(**{
         "init": str(init), "steps": 4, "learning_rate": 1e-2, "prompts_per_step": 4, "prompts_per_buffer": 8,
         "max_tokens": 5, "save_steps": 100, "seed": 3, **changes,
@@ -88,7 +88,7 @@ def run(directory, stage, init, *, stops=(), lora=None, prompts=None, checkpoint
         with RunDirectory.create(directory, recipe_text="", resume=True) as opened:
             node = opened.node("stage")
             found = node.latest_checkpoint()
-            holdings = Holdings(
+            holdings = ModelSet(
                 stage.validate(),
                 init,
                 {"init": init},
@@ -96,7 +96,7 @@ def run(directory, stage, init, *, stops=(), lora=None, prompts=None, checkpoint
                 checkpoint=found and found.path,
                 checkpointing=checkpointing,
             )
-            runtime = Runtime(node, holdings, prompts, settings, interrupted=lambda: runtime.state.step == stop)  # noqa: B023
+            runtime = TrainState(node, holdings, prompts, settings, interrupted=lambda: runtime.state.step == stop)  # noqa: B023
             if stop is None:
                 run_stage(stage, runtime)
             else:
@@ -254,7 +254,7 @@ def test_a_need_of_another_learner_is_scored_once():
 def test_a_fingerprint_is_taken_again_after_a_step_and_not_before(tmp_path, init, monkeypatch):
     taken = []
     monkeypatch.setattr(Model, "fingerprint", lambda self: taken.append(self) or str(len(taken)))
-    holdings = Holdings(two_learners().validate(), init, {"init": init})
+    holdings = ModelSet(two_learners().validate(), init, {"init": init})
     first, other = holdings.fingerprint(SELF), holdings.fingerprint(Artefact("init"))
     assert (holdings.fingerprint(SELF), len(taken)) == (first, 2)
     holdings.stepped(holdings.stage.main)
@@ -274,7 +274,7 @@ def test_the_row_of_the_documentation_is_a_stage():
 
 def test_a_learner_with_an_adapter_samples_as_it_began_with_the_adapter_off(init):
     stage = Stage(rollouts(TASK, 1, model=SELF_START) | verify(TASK), two_learners().main)
-    holdings = Holdings(stage, init, {}, LoraSpec(r=2))
+    holdings = ModelSet(stage, init, {}, LoraSpec(r=2))
     with torch.no_grad():
         for parameter in holdings.learner.train_parameters().values():
             parameter.add_(0.3)

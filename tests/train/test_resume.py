@@ -13,8 +13,8 @@ from offon.recipe.fields import Lora, NodeSettings
 from offon.runs import RunDirectory, ledger, tensors
 from offon.train.build import build_stage, prompts_of
 from offon.train.loop import run_stage
-from offon.train.models import Holdings
-from offon.train.state import Runtime, sampling_of
+from offon.train.models import ModelSet
+from offon.train.state import TrainState, sampling_of
 from tests.support import (
     ParityTask,
     demonstrations,
@@ -76,10 +76,10 @@ def run(directory, models, method, arguments, changes, stops):
                 from offon.models.model import LoraSpec
 
                 lora = LoraSpec(r=settings.lora.r, alpha=settings.lora.alpha, seed=settings.seed)
-            holdings = Holdings(
+            holdings = ModelSet(
                 stage, models["init"], {"teacher": models["teacher"]}, lora, checkpoint=found and found.path
             )
-            runtime = Runtime(node, holdings, prompts, settings, interrupted=lambda: runtime.state.step == stop)  # noqa: B023
+            runtime = TrainState(node, holdings, prompts, settings, interrupted=lambda: runtime.state.step == stop)  # noqa: B023
             if stop is None:
                 run_stage(stage, runtime)
             else:
@@ -125,7 +125,7 @@ def test_answers_that_are_scored_and_never_trained_have_a_fate(tmp_path, models)
 
 def test_a_step_lost_in_a_crash_is_consumed_once(tmp_path, models, monkeypatch):
     """Step 3 was recorded when the process died before its end; the checkpoint is of step 2, so step 3 is repeated."""
-    finish, arguments = Runtime.finish_step, ("grpo", {"group_size": 4}, {"save_steps": 2}, [])
+    finish, arguments = TrainState.finish_step, ("grpo", {"group_size": 4}, {"save_steps": 2}, [])
 
     def dies(runtime):
         if runtime.state.step == 2:
@@ -133,7 +133,7 @@ def test_a_step_lost_in_a_crash_is_consumed_once(tmp_path, models, monkeypatch):
         finish(runtime)
 
     with monkeypatch.context() as patched, pytest.raises(RuntimeError, match="power cut"):
-        patched.setattr(Runtime, "finish_step", dies)
+        patched.setattr(TrainState, "finish_step", dies)
         run(tmp_path / "crashed", models, *arguments)
     runs = [everything(run(tmp_path / name, models, *arguments), tmp_path / name) for name in ("crashed", "straight")]
     assert runs[0][4] == runs[1][4]

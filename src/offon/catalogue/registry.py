@@ -150,7 +150,7 @@ def method(
 
     kind  what it is called with, and what it returns
         stage     (its inputs) -> Stage: trains            modifier  (stage) -> Stage: changes one
-        make      (toolbox, its inputs): makes data or weights with the `Toolbox`, and returns nothing
+        make      (toolbox, its inputs): makes data or weights with the `MakeContext`, and returns nothing
         loop      (its inputs) -> Loop: several nodes, which a recipe has in its place
     recommends  a row that makes: values for the keys of its node
     """

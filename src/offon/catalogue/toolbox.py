@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Weights = dict[str, Tensor]  # parameter name -> float32 values
 
 
-class Toolbox(ABC):
+class MakeContext(ABC):
     """The one argument of every row of kind make; what else it takes is named as a stage's inputs and arguments are.
 
         @method(kind="make", ...)
@@ -79,7 +79,7 @@ class Enough(Exception):  # noqa: N818  no error: the plan of a row that goes on
 
 
 @dataclass
-class Plan(Toolbox):
+class Plan(MakeContext):
     """What a row would collect, with which models, without doing it."""
 
     seed: int = 0

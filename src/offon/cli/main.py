@@ -104,9 +104,9 @@ def run(
 
 def _show(output: Path) -> None:
     """The table of what each stage did, and where the rest is."""
-    from offon import reporting as reports
+    from offon import reporting
 
-    reports.show(output)
+    reporting.show(output)
     print(f"report: {output / 'report.html'}")
 
 
@@ -226,9 +226,9 @@ def compare(
 def _write_page(how: str, result: dict[str, Any], path: Path | None) -> None:
     """A page beside what was printed; where it is goes to stderr, so that stdout holds the results alone."""
     if path is not None:
-        from offon import reporting as reports
+        from offon import reporting
 
-        print(f"page: {getattr(reports, how)(plain(result), path)}", file=sys.stderr)
+        print(f"page: {getattr(reporting, how)(plain(result), path)}", file=sys.stderr)
 
 
 @app.command()
@@ -278,9 +278,9 @@ def report(
 ) -> None:
     """Write a run's report: what each stage did."""
     with only_results_on_stdout():
-        from offon import reporting as reports
+        from offon import reporting
 
-        result = reports.summarise(run) if json else reports.write(run, output)
+        result = reporting.summarise(run) if json else reporting.write(run, output)
     print_json(result) if json else print(result)
 
 

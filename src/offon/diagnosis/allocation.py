@@ -69,28 +69,30 @@ class Spender(Protocol):
     def ask_teacher(self, prompts: np.ndarray) -> None: ...
 
 
-def spend(bench: Spender, budget: int, k: int, rule: Rule = Rule(), *, checker: Checker | None = None) -> None:
+def allocate(sampler: Spender, budget: int, k: int, rule: Rule = Rule(), *, checker: Checker | None = None) -> None:
     """Measure until every prompt is called or has spent its budget."""
     first, look = min(FIRST, budget), max(FIRST, samples_to_certify_out(k))
-    for spent in np.unique(bench.spent[bench.spent < first]):  # a pilot may have begun
-        bench.measure("rollouts", np.flatnonzero(bench.spent == spent), int(first - spent))
+    for spent in np.unique(sampler.spent[sampler.spent < first]):  # a pilot may have begun
+        sampler.measure("rollouts", np.flatnonzero(sampler.spent == spent), int(first - spent))
     while True:
-        now = State.of(bench, k, rule, look, checker)
-        prompts = np.flatnonzero(~now.sure & (bench.spent + MORE <= budget))
+        now = Evidence.of(sampler, k, rule, look, checker)
+        prompts = np.flatnonzero(~now.sure & (sampler.spent + MORE <= budget))
         if not len(prompts):
             return
         if (some := prompts[now.asks[prompts]]).size:
-            bench.ask_teacher(some)
+            sampler.ask_teacher(some)
             continue
-        chosen = now.due(prompts, budget - bench.spent) or _most_telling(bench, now, prompts, budget - bench.spent)
+        chosen = now.due(prompts, budget - sampler.spent) or _most_telling(
+            sampler, now, prompts, budget - sampler.spent
+        )
         if not chosen:
             return
         for (name, samples), indices in chosen.items():
-            bench.measure(name, np.array(indices), samples)
+            sampler.measure(name, np.array(indices), samples)
 
 
 @dataclass(frozen=True)
-class State:
+class Evidence:
     """What is known of each prompt, and what has to be measured before anything is weighed against it. All [P].
 
     below      success is more likely out of reach than not
@@ -112,18 +114,18 @@ class State:
     sure: np.ndarray
 
     @staticmethod
-    def of(bench: Spender, k: int, rule: Rule, look: int, checker: Checker | None) -> State:
-        measured = bench.measured
+    def of(sampler: Spender, k: int, rule: Rule, look: int, checker: Checker | None) -> Evidence:
+        measured = sampler.measured
         found = posterior(measured, k, rule, checker=checker)
         share, scored = found.probabilities[:, BELOW].sum(axis=1), measured.strict.scored
         below = share > 0.5
         certain = below_support(found, rule) & (scored >= look) & (scored % look < MORE)
         fragile = open_to_fragile(found, rule)
-        untried = {name: there & fragile for name, there in bench.untried.items()}
-        called = np.where(below, certain & (decided(found, rule) | ~bench.placeable), decided(found, rule))
-        asks = (share > 1 - rule.confidence) & ((scored >= look) | ~below) & bench.placeable & ~bench.asked
+        untried = {name: there & fragile for name, there in sampler.untried.items()}
+        called = np.where(below, certain & (decided(found, rule) | ~sampler.placeable), decided(found, rule))
+        asks = (share > 1 - rule.confidence) & ((scored >= look) | ~below) & sampler.placeable & ~sampler.asked
         hoped = _any(untried)
-        return State(
+        return Evidence(
             found=found, below=below, certain=certain, looked=scored >= look, to_look=look - scored % look,
             untried=untried, asks=asks & ~hoped, sure=called & ~hoped,
         )  # fmt: skip
@@ -145,13 +147,13 @@ class State:
 
 
 def _most_telling(
-    bench: Spender, now: State, prompts: np.ndarray, left: np.ndarray
+    sampler: Spender, now: Evidence, prompts: np.ndarray, left: np.ndarray
 ) -> dict[tuple[str, int], list[int]]:
     """Each prompt under the measurement with the largest expected entropy drop, where that is worth it. Where nothing
     is and only its own samples do not say yet that success is out of reach, rollouts."""
 
     def candidates(prompt: int) -> dict[str, tuple[str, ...]]:
-        found = dict(bench.candidates(prompt))
+        found = dict(sampler.candidates(prompt))
         if now.certain[prompt]:
             del found["rollouts"]
         return found

@@ -33,7 +33,7 @@ Asked = Sequence[tuple[int, Tokens, Tokens]]  # prompt, its tokens, the beginnin
 
 
 @dataclass
-class Bench:
+class DiagnosisSampler:
     """What was measured of each prompt so far, and how to measure more. P prompts.
 
     What is measured has the names of `Measured` ("previous NAME" for an earlier checkpoint), and "rollouts" (strict and

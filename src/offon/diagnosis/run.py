@@ -12,10 +12,10 @@ from offon import behavior
 from offon.behavior.diagnosis.bottleneck import Rule
 from offon.behavior.statistics.counts import Counts
 from offon.data import prompt_groups
-from offon.diagnosis.allocation import FIRST, MORE, Progress, spend
+from offon.diagnosis.allocation import FIRST, MORE, Progress, allocate
 from offon.diagnosis.exact_successes import references
 from offon.diagnosis.gold_labels import Labelled, read_labels
-from offon.diagnosis.measurements import Bench
+from offon.diagnosis.measurements import DiagnosisSampler
 from offon.errors import DataError
 from offon.measure.probe import probe_key, prompt_infos
 from offon.models.model import Model
@@ -47,11 +47,11 @@ def diagnose_model(
 ) -> dict[str, Any]:
     """One entry of diagnosis.json: calls per prompt, the summary by family, the sentence, and what it cost.
 
-    k is the number of rollouts per prompt that the next on-policy stage could spend. budget: the most rollouts of one
-    prompt, the teacher's and earlier checkpoints' included. teacher: a model with the same vocabulary that solves the
-    task; items' references stand in for its answers where it has none, and without either, prompts below support are
-    not told apart. earlier: checkpoints that may have been able to do what this one cannot. labels: gold verdicts on
-    100 or more outputs (`offon.diagnosis.gold_labels`), from which the checker's errors are estimated and undone.
+    k is the number of rollouts per prompt that the next on-policy stage could allocate. budget: the most rollouts of
+    one prompt, the teacher's and earlier checkpoints' included. teacher: a model with the same vocabulary that solves
+    the task; items' references stand in for its answers where it has none, and without either, prompts below support
+    are not told apart. earlier: checkpoints that may have been able to do what this one cannot. labels: gold verdicts
+    on 100 or more outputs (`offon.diagnosis.gold_labels`), from which the checker's errors are estimated and undone.
     temperature, top_p: the sampler that every rate is about.
     """
     artefact, opened = art.external(model), open_task(task)
@@ -66,33 +66,33 @@ def diagnose_model(
     def sampled(done: int, total: int) -> None:
         progress({"node": f"diagnose {artefact.label}", "task": opened.name, "generated": (done, total)})
 
-    bench = Bench(
+    sampler = DiagnosisSampler(
         learner, load(teacher) if teacher else None, opened, prompt_groups(items, learner.tokenizer),
         Sampling(temperature=temperature, top_p=top_p, max_tokens=max_tokens),
         salt=int(art.digest([probe_key(probe, artefact.hash, task, seed), top_p]), 16), progress=sampled,
         earlier={name: cache(partial(load, source)) for name, source in _names(earlier).items()},
     )  # fmt: skip
     checker = labelled.checker if labelled else None
-    plan = pilot(bench, budget)
+    plan = pilot(sampler, budget)
     progress({"note": plan})
-    spend(bench, budget, k, rule, checker=checker)
-    known_good = references(opened, bench.groups, learner.tokenizer)
+    allocate(sampler, budget, k, rule, checker=checker)
+    known_good = references(opened, sampler.groups, learner.tokenizer)
     entry = behavior.diagnose(
-        bench.measured, prompt_infos(bench.groups), k=k, model=artefact.label, task=opened.name, rule=rule,
-        checker=checker, controls=bench.controls, proper=_proper(labelled, bench.groups),
-        reference_rejected=known_good.rejected, known=bench.known_successes(known_good.right), notes=bench.notes,
+        sampler.measured, prompt_infos(sampler.groups), k=k, model=artefact.label, task=opened.name, rule=rule,
+        checker=checker, controls=sampler.controls, proper=_proper(labelled, sampler.groups),
+        reference_rejected=known_good.rejected, known=sampler.known_successes(known_good.right), notes=sampler.notes,
     )  # fmt: skip
-    sampler = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
-    asked = {"teacher": teacher, "earlier": list(earlier), "budget": budget, "sampler": sampler, "plan": plan}
-    return entry | asked | {"cost": bench.costs}
+    settings = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
+    asked = {"teacher": teacher, "earlier": list(earlier), "budget": budget, "sampler": settings, "plan": plan}
+    return entry | asked | {"cost": sampler.costs}
 
 
-def pilot(bench: Bench, budget: int) -> str:
+def pilot(sampler: DiagnosisSampler, budget: int) -> str:
     """What is to be spent, from the pace of the first rollouts of a few prompts, which count."""
-    bench.measure("rollouts", np.arange(min(PILOT, len(bench.groups))), min(MORE, budget))
-    prompts, rollouts = len(bench.groups), int(bench.costs["rollouts"])
-    per_rollout = bench.costs["tokens_generated"] / rollouts
-    seconds = bench.costs["seconds"] / rollouts
+    sampler.measure("rollouts", np.arange(min(PILOT, len(sampler.groups))), min(MORE, budget))
+    prompts, rollouts = len(sampler.groups), int(sampler.costs["rollouts"])
+    per_rollout = sampler.costs["tokens_generated"] / rollouts
+    seconds = sampler.costs["seconds"] / rollouts
     return (
         f"{prompts} prompts x {min(FIRST, budget)} rollouts first, {budget} at most: "
         + " to ".join(

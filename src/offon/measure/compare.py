@@ -81,16 +81,16 @@ def compare_models(
     groups = tuple([side[i] for i in measured] for side in probed)
     facts = facts_of(models, groups, probe, opened, changed=entry["role"]["name"] != "no change")
     entry["instruments"] = [instrument.as_dict() for instrument in choose(facts)]
-    bench = Bench(models, opened, groups, measured, facts, k, salt)
+    session = CompareSession(models, opened, groups, measured, facts, k, salt)
     progress({"note": said(entry["instruments"])})
-    _measure(entry, bench, prompt)
+    _measure(entry, session, prompt)
     entry["cost"]["tokens_generated"] += generated
     entry["cost"]["seconds"] = time.perf_counter() - started
     return entry | {"sentence": sentence(entry)}
 
 
 @dataclass(frozen=True, eq=False)
-class Bench:
+class CompareSession:
     """Two sampled models, [P] groups of each, and which of the entry's prompts these are."""
 
     models: Sequence[Model]
@@ -185,10 +185,10 @@ def _other_tokens(models: Sequence[Model], groups: Sequence[Sequence[Group]]) ->
     return f"{other} prompts are rendered differently, by another chat template" if other else ""
 
 
-def _measure(entry: dict[str, Any], bench: Bench, prompt: str | None) -> None:
+def _measure(entry: dict[str, Any], session: CompareSession, prompt: str | None) -> None:
     """Apply what applies, and count what it costs."""
     applies = {one["name"]: one["applies"] for one in entry["instruments"]}
-    models, groups, k = bench.models, bench.groups, bench.k
+    models, groups, k = session.models, session.groups, session.k
     entry["cost"] = {"tokens_generated": 0, "tokens_scored": 0, "evaluations": 0}
     pooled = None
     if applies["trajectories"]:
@@ -196,21 +196,23 @@ def _measure(entry: dict[str, Any], bench: Bench, prompt: str | None) -> None:
         entry["cost"]["tokens_scored"] = 2 * sum(len(y) for one in pooled for y in one.responses)
         entry["trajectories"] = by_trajectory(pooled, k, passage=applies["first passage"])
     if applies["k to solve"]:
-        for row, solved in zip(bench.measured, solving(groups, pooled, k), strict=True):
+        for row, solved in zip(session.measured, solving(groups, pooled, k), strict=True):
             entry["prompts"][row] |= solved
     if applies["classes"]:
-        entry["classes"] = by_class(bench.task, groups, pooled, k)
+        entry["classes"] = by_class(session.task, groups, pooled, k)
     sampling, eps = groups[0][0].members[0].producer.sampling, support_threshold(k)
     if applies["exact support"]:
-        chosen = groups[0][: affordable(bench.facts)]
-        entry["exact"] = support_of(models, bench.task, chosen, sampling, eps, whole=applies["states (D2)"])
+        chosen = groups[0][: affordable(session.facts)]
+        entry["exact"] = support_of(models, session.task, chosen, sampling, eps, whole=applies["states (D2)"])
         entry["cost"]["evaluations"] += entry["exact"]["evaluations"]
     if applies["where (D3)"]:
-        entry["where"] = where(models, bench.task, *groups, bench.salt)
+        entry["where"] = where(models, session.task, *groups, session.salt)
         entry["cost"]["tokens_generated"] += entry["where"]["tokens_generated"]
     if applies["tree"]:
-        shown = [entry["prompts"][row] for row in bench.measured]
-        entry["tree"] = tree_of(models, bench.task, groups, pooled, shown, eps, prompt, exact=applies["exact support"])
+        shown = [entry["prompts"][row] for row in session.measured]
+        entry["tree"] = tree_of(
+            models, session.task, groups, pooled, shown, eps, prompt, exact=applies["exact support"]
+        )
 
 
 def _scored(row: Sequence[float | None]) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from offon.behavior.stage import data_quality as datasets
+from offon.behavior.stage import data_quality
 from offon.data.load import CONVENTIONS, SHAREGPT_ROLES, WRITTEN
 from offon.data.rows import read_rows
 from offon.errors import DataError
@@ -35,7 +35,7 @@ def data_probe(
     except DataError:
         return None
     rows = [_row(row, names) for row in read]
-    numbers = datasets.describe(rows, {task: map(_asked, prompts) for task, prompts in heldout.items()})
+    numbers = data_quality.describe(rows, {task: map(_asked, prompts) for task, prompts in heldout.items()})
     found = {"artefact": "data", **numbers, "tokens": None if tokenizer is None else _tokens(rows, tokenizer)}
     found["warnings"] = [*_warnings(found)]
     return found | {"sentence": sentence(label, found)}
@@ -75,13 +75,13 @@ def _warnings(found: Mapping[str, Any]) -> Iterable[str]:
             )
 
 
-def _row(row: Mapping[str, Any], names: Mapping[str, str]) -> datasets.Row:
+def _row(row: Mapping[str, Any], names: Mapping[str, str]) -> data_quality.Row:
     written = row.get(WRITTEN) or {}
     producer = written.get("producer")
     reward = (written.get("signals") or {}).get("reward")
     prompt, answer = _texts(row)
     who = names.get(producer, producer) if producer else UNRECORDED
-    return datasets.Row(prompt, answer, who, None if reward is None else reward >= RIGHT)
+    return data_quality.Row(prompt, answer, who, None if reward is None else reward >= RIGHT)
 
 
 def _texts(row: Mapping[str, Any]) -> tuple[str, str]:
@@ -114,6 +114,6 @@ def _told(value: Any) -> str:
     return str(value)
 
 
-def _tokens(rows: Sequence[datasets.Row], tokenizer: Any) -> int:
+def _tokens(rows: Sequence[data_quality.Row], tokenizer: Any) -> int:
     texts = [text for row in rows for text in (row.prompt, row.answer) if text]
     return sum(len(ids) for ids in tokenizer(texts, add_special_tokens=False).input_ids)

@@ -30,7 +30,7 @@ from offon.types import RIGHT, Group, Trajectory
 RESPONSES = 16  # of a prompt: the spread between prompts is what limits these numbers
 
 
-class Models:
+class LoadedModels:
     """The models of one stage's measurement, each loaded when first needed and held until it ends: at most the one
     before, the one after and its teachers. stop: whether somebody wants the run to end."""
 
@@ -45,11 +45,11 @@ class Models:
         return self.held[artefact.hash]
 
 
-class Pair:
+class ModelDistance:
     """Two models of a run that read the same responses of the first. Every result is a mapping of plain lists, kept in
     RUN/scores."""
 
-    def __init__(self, run: RunDirectory, load: Models, own: Artefact, other: Artefact):
+    def __init__(self, run: RunDirectory, load: LoadedModels, own: Artefact, other: Artefact):
         self.run, self.load, self.own, self.other = run, load, own, other
 
     @property

@@ -19,7 +19,7 @@ from offon.types import Group
 
 
 @dataclass(frozen=True)
-class Measure:
+class ProbeCache:
     """Call it with a model. What was sampled before is read back; a reward model says nothing that could be probed."""
 
     recipe: ResolvedRecipe

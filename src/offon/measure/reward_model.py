@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from offon.behavior.stage import reward_calibration as calibration
+from offon.behavior.stage import reward_calibration
 from offon.models.model import Model
 from offon.train.scoring import layout_of
 from offon.types import Group, Trajectory
@@ -61,7 +61,7 @@ def _of_pairs(groups: Sequence[Group], numbers: Mapping[int, np.ndarray], seed: 
         margins += [rewards[pair.winner] - rewards[pair.loser] for pair in group.comparisons]
         prompts += [group.item.id] * len(group.comparisons)
     heldout = {"pairs": len(margins), "prompts": len(set(prompts))}
-    return {"artefact": "reward model", "heldout": heldout, **calibration.pairs(margins, prompts, seed=seed)}
+    return {"artefact": "reward model", "heldout": heldout, **reward_calibration.pairs(margins, prompts, seed=seed)}
 
 
 def _of_steps(groups: Sequence[Group], numbers: Mapping[int, np.ndarray], seed: int) -> dict[str, Any]:
@@ -80,8 +80,8 @@ def _of_steps(groups: Sequence[Group], numbers: Mapping[int, np.ndarray], seed: 
         if label is not None
     ]
     heldout = {"steps": len(rows), "solutions": len(scores), "prompts": len(set(owners))}
-    measured = calibration.steps(*zip(*rows, strict=True), seed=seed)
-    where = calibration.first_errors(scores, labels, owners)
+    measured = reward_calibration.steps(*zip(*rows, strict=True), seed=seed)
+    where = reward_calibration.first_errors(scores, labels, owners)
     return {"artefact": "process model", "heldout": heldout, **measured, "first_error": where}
 
 

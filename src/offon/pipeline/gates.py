@@ -8,8 +8,7 @@ from typing import Any
 from offon.behavior.stage import gates
 from offon.behavior.statistics.intervals import Est
 from offon.errors import GateClosed
-from offon.measure import dataset as datasets
-from offon.measure import reward_model as reward_models
+from offon.measure import dataset, reward_model
 from offon.recipe import GateNode
 
 Values = Mapping[tuple[str, str | None], Mapping[str, float] | Est | None]  # (metric, probe task) -> value
@@ -25,7 +24,7 @@ def of_policy(entries: Mapping[str, Mapping[str, Any]], k: int) -> Values:
 
 def of_artefact(found: Mapping[str, Any]) -> Values:
     """Metrics of data or of a reward model from its artefact.json."""
-    return datasets.metrics(found) if found["artefact"] == "data" else reward_models.metrics(found)
+    return dataset.metrics(found) if found["artefact"] == "data" else reward_model.metrics(found)
 
 
 def decided(

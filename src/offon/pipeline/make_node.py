@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from offon.catalogue.toolbox import Toolbox, Weights
+from offon.catalogue.toolbox import MakeContext, Weights
 from offon.collect import Collector
 from offon.collect.signals.verify import verdicts
 from offon.data import Renderer
@@ -29,7 +29,7 @@ from offon.parts.models import SELF, Artefact, Live, ModelRef, Start
 from offon.recipe.fields import MakeSettings
 from offon.runs import NodeDirectory, atomic, trajectories
 from offon.train.build import check_prompts
-from offon.train.context import Calls
+from offon.train.context import SamplerContext
 from offon.train.models import same_vocabulary
 from offon.train.scoring import layout_of
 from offon.types import Group, Sampling, Trajectory
@@ -90,7 +90,7 @@ class FrozenModels:
         return self(SELF)
 
 
-class Workshop(Toolbox):
+class MakeRunner(MakeContext):
     """The toolbox of one node, while it runs. `cost` counts what was spent, before a stop too."""
 
     def __init__(
@@ -160,7 +160,7 @@ class Workshop(Toolbox):
         return trajectories.read(path)
 
     def _context(self, cost: Counter) -> Context:
-        calls = Calls(
+        calls = SamplerContext(
             self.node, self.models, self._engine, micro_batch_tokens=self.settings.micro_batch_tokens,
             cost=cost, count=lambda metrics: None, progress=lambda *_: None,
         )  # fmt: skip

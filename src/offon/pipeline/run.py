@@ -10,7 +10,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from offon import reporting as report
+from offon import reporting
 from offon.catalogue import registry
 from offon.catalogue.arguments import Names, visited
 from offon.catalogue.user_function import function_at
@@ -19,15 +19,15 @@ from offon.data import prompt_groups
 from offon.engines.native import NativeEngine
 from offon.errors import GateClosed, Interrupted, OffonError
 from offon.measure.probe import probe_key
-from offon.measure.probe_cache import Measure
+from offon.measure.probe_cache import ProbeCache
 from offon.models.loading import load_tokenizer
 from offon.models.model import LoraSpec
 from offon.parts.stage import Stage
 from offon.pipeline import gates
 from offon.pipeline.graph import graph
 from offon.pipeline.inputs import Inputs
-from offon.pipeline.make_node import FrozenModels, Workshop
-from offon.pipeline.stage_report.artefact_report import Findings
+from offon.pipeline.make_node import FrozenModels, MakeRunner
+from offon.pipeline.stage_report.artefact_report import ArtefactReport
 from offon.pipeline.stage_report.build import handed_on
 from offon.pipeline.stage_report.chain import contributions
 from offon.pipeline.stage_report.metrics import changes, diagnosis
@@ -40,8 +40,8 @@ from offon.runs import artefacts as art
 from offon.runs.artefacts import Artefact
 from offon.train.build import check_room
 from offon.train.loop import run_stage
-from offon.train.models import Holdings
-from offon.train.state import Runtime, sampling_of
+from offon.train.models import ModelSet
+from offon.train.state import TrainState, sampling_of
 from offon.types import Group
 from offon.version import __version__
 
@@ -81,7 +81,7 @@ def run_recipe(
             pipeline.fail("interrupted" if stopped else "failed", 130 if stopped else 1, traceback.format_exc())
             raise
         pipeline.status("done", exit_code=0)
-        report.write(run.path)
+        reporting.write(run.path)
     return run.path
 
 
@@ -95,8 +95,8 @@ class Pipeline(Inputs):
         self.states = {node.name: {"state": "pending"} for node in recipe.nodes}
         self.trained = {f"${node.name}" for node in recipe.nodes if isinstance(node, TrainNode)}
         self.warnings: list[str] = []
-        self.measure = Measure(recipe, run, self.task, self.engine, progress, stop, self.probe_specs)
-        self.findings = Findings(self.measure, self.artefact, self.note)
+        self.measure = ProbeCache(recipe, run, self.task, self.engine, progress, stop, self.probe_specs)
+        self.findings = ArtefactReport(self.measure, self.artefact, self.note)
 
     def run_all(self) -> None:
         self.picture()
@@ -134,7 +134,7 @@ class Pipeline(Inputs):
         where = {name: now.get(name) for name in ("node", "step", "steps") if now.get(name) is not None}
         self.status(state, exit_code=exit_code, error=error, **where)
         try:
-            report.write(self.run.path)
+            reporting.write(self.run.path)
         except Exception as unwritten:  # what ended the run is the news; a missing page must not hide it
             self.note(f"the report could not be written: {unwritten}")
 
@@ -201,7 +201,7 @@ class Pipeline(Inputs):
         found = [self.artefact(edge.source) for edge in node.inputs if edge.kind != "data"]
         return list({artefact.hash: artefact for artefact in found if artefact.is_model}.values())
 
-    def workshop(self, node: MakeNode, directory: NodeDirectory, target: Path) -> Workshop:
+    def workshop(self, node: MakeNode, directory: NodeDirectory, target: Path) -> MakeRunner:
         settings = node.settings
         models = FrozenModels(settings.init and self.artefact(settings.init).path, self._models_of(node))
         tokenizer = load_tokenizer(models.any_path)
@@ -211,7 +211,7 @@ class Pipeline(Inputs):
             check_room(found, settings.max_tokens, self.longest(node), node.name)
             return found
 
-        return Workshop(
+        return MakeRunner(
             directory, target, models, settings, sampling_of(settings), prompts, tokenizer,
             engine=self.engine, progress=self._stepped, interrupted=self.stop,
         )  # fmt: skip
@@ -332,11 +332,11 @@ class Pipeline(Inputs):
         settings = node.settings
         found = directory.latest_checkpoint()
         stage, prompts = self.stage(node, load_tokenizer(init.path))
-        holdings = Holdings(
+        holdings = ModelSet(
             stage, init.path, self._models_of(node), lora=lora_of(settings), checkpoint=found.path if found else None,
             checkpointing=settings.gradient_checkpointing,
         )  # fmt: skip
-        run_time = Runtime(
+        run_time = TrainState(
             directory, holdings, prompts, settings, progress=self._stepped, interrupted=self.stop, engine=self.engine
         )
         run_stage(stage, run_time)

@@ -91,7 +91,7 @@ class TrainNode(MethodNode):
 
 @dataclass(frozen=True, kw_only=True)
 class MakeNode(MethodNode):
-    """Data or weights made by a row, with a `Toolbox`."""
+    """Data or weights made by a row, with a `MakeContext`."""
 
     kind: ClassVar[str] = "make"
     settings: MakeSettings

@@ -16,7 +16,7 @@ from offon.errors import EngineError
 from offon.parts.context import Prompted
 from offon.parts.models import SELF, SELF_START, ModelRef, Need
 from offon.runs import NodeDirectory, ledger
-from offon.train.models import Holdings
+from offon.train.models import ModelSet
 from offon.train.scoring import layout_of, score_buffer
 from offon.types import Group, Producer, Source, Trajectory
 
@@ -24,13 +24,13 @@ SYNC_TOLERANCE_NATS = 0.02  # float32 rounding is 1e-5; a stale or half-synced s
 SYNC_SAMPLES = 4
 
 
-class Calls:
+class SamplerContext:
     """Generation, scores and memory of one stage. `cost` counts tokens; `count` takes metrics as (sum, count)."""
 
     def __init__(
         self,
         node: NodeDirectory,
-        holdings: Holdings,
+        holdings: ModelSet,
         engine: NativeEngine,
         *,
         micro_batch_tokens: int | None,

@@ -6,12 +6,12 @@ from offon.errors import Interrupted
 from offon.parts.credits.base import without_token_reward
 from offon.parts.stage import Learner, Stage
 from offon.train.scoring import weigh
-from offon.train.state import Runtime
+from offon.train.state import TrainState
 from offon.types import Group
 from offon.types.batch import Batch
 
 
-def run_stage(stage: Stage, runtime: Runtime) -> None:
+def run_stage(stage: Stage, runtime: TrainState) -> None:
     """Repeat until the stage's optimizer steps are done:
 
     collect a buffer         sources and signals; may call models

@@ -47,7 +47,7 @@ class WithoutAdapter(Model):
         )
 
 
-class Holdings:
+class ModelSet:
     """The models of one stage by reference. Learners and their running averages are held from the start; frozen models
     are loaded when first asked for.
 

@@ -27,16 +27,16 @@ from offon.parts.schedules import learning_rate_at, value_at
 from offon.parts.stage import Learner, Updates
 from offon.recipe.fields import NodeSettings
 from offon.runs import NodeDirectory, tensors, trajectories
-from offon.train.context import Calls
+from offon.train.context import SamplerContext
 from offon.train.distributed import add
-from offon.train.models import Holdings
+from offon.train.models import ModelSet
 from offon.train.optimizer_step import accumulate, apply, make_optimizer
 from offon.types import RIGHT, Group, Sampling, Source, Trajectory
 from offon.types.batch import Batch, source_counts
 
 
 @dataclass
-class State:
+class Counters:
     """The counters a checkpoint keeps. `cursor` counts the steps taken from the current buffer."""
 
     step: int = 0
@@ -53,17 +53,17 @@ class State:
         return {name: dict(value) if isinstance(value, Counter) else value for name, value in vars(self).items()}
 
     @staticmethod
-    def from_json(value: dict[str, Any]) -> State:
-        return State(**{name: Counter(v) if isinstance(v, dict) else v for name, v in value.items()})
+    def from_json(value: dict[str, Any]) -> Counters:
+        return Counters(**{name: Counter(v) if isinstance(v, dict) else v for name, v in value.items()})
 
 
-class Runtime:
+class TrainState:
     """The edge of a stage's loop: it knows files, models and devices; the loop knows none of them."""
 
     def __init__(
         self,
         node: NodeDirectory,
-        holdings: Holdings,
+        holdings: ModelSet,
         prompts: Sequence[Group],
         settings: NodeSettings,
         *,
@@ -76,7 +76,7 @@ class Runtime:
         self.node, self.holdings, self.prompts, self.settings = node, holdings, prompts, settings
         self.steps, self.updates = settings.steps, updates_of(settings)
         self.engine = engine or NativeEngine()
-        self.state = State()
+        self.state = Counters()
         self.buffer: list[Group] = []
         self.stage = holdings.stage
         self.parameters = {name: model.train_parameters() for name, model in holdings.learners.items()}
@@ -93,8 +93,8 @@ class Runtime:
         calls = self.calls()
         return Context(partial(calls.generate, step=self.state.step), calls.score, calls.memory, step)
 
-    def calls(self) -> Calls:
-        return Calls(
+    def calls(self) -> SamplerContext:
+        return SamplerContext(
             self.node, self.holdings, self.engine, micro_batch_tokens=self.settings.micro_batch_tokens,
             cost=self.state.cost, count=self._count, progress=self._generating,
         )  # fmt: skip
@@ -279,13 +279,13 @@ class Runtime:
             trajectories.write(directory / "buffer.parquet", self.buffer, node=self.node.name)
             tensors.save(state.to_json(), directory / "state")
 
-    def restore(self) -> State:
+    def restore(self) -> Counters:
         """Go back to the newest complete checkpoint, and forget whatever was recorded after it."""
         found = self.node.latest_checkpoint()
         if found is None:
             self.node.rewind(0, -1)
             return self.state
-        self.state = State.from_json(tensors.load(found.path / "state"))
+        self.state = Counters.from_json(tensors.load(found.path / "state"))
         self.buffer = trajectories.read(found.path / "buffer.parquet")
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(tensors.load(self.holdings.place(found.path, name) / "optimizer"))

@@ -161,8 +161,8 @@ def kl_loss(
     Deviations: coef 0.04 and k3 are GRPO's; TRL 1.16 multiplies by the ratio by default. kl_anchor is the exact KL over
     the whole vocabulary.
     """
-    gain = Kl(estimator, to=model_or_start(to), over=behavior if over == "behavior" else None)
-    return stage.adding(policy_gradient(advantage=one, gain=gain, **as_first(stage), coef=coef, name="kl_loss"))
+    estimate = Kl(estimator, to=model_or_start(to), over=behavior if over == "behavior" else None)
+    return stage.adding(policy_gradient(advantage=one, factor=estimate, **as_first(stage), coef=coef, name="kl_loss"))
 
 
 @method(kind="modifier", family="rl", interface="reward", usual_provenance="on-policy", usual_role="expansion",
@@ -216,11 +216,11 @@ def high_entropy(stage: Stage, *, share: Share = 0.2) -> Stage:
     """
 
     def change(term: PolicyGradient) -> PolicyGradient:
-        if term.keep is not None:
+        if term.token_mask is not None:
             raise ConfigError(
-                f"{term.name} already chooses its tokens, by {type(term.keep).__name__}", fix="one of them"
+                f"{term.name} already chooses its tokens, by {type(term.token_mask).__name__}", fix="one of them"
             )
-        return dataclasses.replace(term, keep=HighEntropy(share))
+        return dataclasses.replace(term, token_mask=HighEntropy(share))
 
     return on_rewarded(stage, change)
 

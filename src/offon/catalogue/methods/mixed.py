@@ -60,7 +60,7 @@ def luffy(task, data, *, group_size: GroupSize = 8, demos: Annotated[int, Ge(0)]
         rollouts(task, group_size - demos) | add_demo(data, demos) | verify(task),
         policy(
             policy_gradient(advantage=credit, on="learner", ratio=behavior, trust=trust, reduce=every, name="rollouts"),
-            policy_gradient(advantage=credit, on="external", gain=Shaped(gamma), reduce=every, name="demos"),
+            policy_gradient(advantage=credit, on="external", factor=Shaped(gamma), reduce=every, name="demos"),
             credit=group_mean(),
         ),
         recommends=RL,
@@ -86,10 +86,10 @@ def srft(task, data, *, group_size: GroupSize = 8, demos: Count = 1, sft: float 
     return Stage(
         rollouts(task, group_size - demos) | add_demo(data, demos) | verify(task),
         policy(
-            policy_gradient(advantage=one, on="external", gain=EntropyWeight(sft, -1.0), name="sft"),
-            policy_gradient(advantage=credit, on="external", gain=Shaped(gamma), reduce=every, name="demos"),
+            policy_gradient(advantage=one, on="external", factor=EntropyWeight(sft, -1.0), name="sft"),
+            policy_gradient(advantage=credit, on="external", factor=Shaped(gamma), reduce=every, name="demos"),
             policy_gradient(
-                advantage=one, on="learner & right", gain=EntropyWeight(right, 1.0), reduce=every, name="right"
+                advantage=one, on="learner & right", factor=EntropyWeight(right, 1.0), reduce=every, name="right"
             ),
             policy_gradient(advantage=one, on="learner & wrong", reduce=every, coef=-1.0, name="wrong"),
             credit=group_mean_std(),
@@ -152,7 +152,7 @@ def chord(task, data, *, weight: Literal["phi", "mu"] = "phi", peak: Share = 0.1
                 advantage=credit, on="learner", ratio=behavior, trust=Clip(*clip), coef=mu.complement, name="rollouts"
             ),
             policy_gradient(
-                advantage=one, on="external", gain=Uncertainty() if weight == "phi" else None, coef=mu, name="sft"
+                advantage=one, on="external", factor=Uncertainty() if weight == "phi" else None, coef=mu, name="sft"
             ),
             credit=among(group_mean_std(), "learner"),
         ),

@@ -133,7 +133,7 @@ def nash_md(
     Deviations: mixture 0.5 is TRL's; unverified: the paper's 0.125.
     """
     wins = no_baseline(signal="preference")
-    held = policy_gradient(advantage=one, gain=Kl("k2"), coef=beta, reduce=per_sequence_sum, name="kl")
+    held = policy_gradient(advantage=one, factor=Kl("k2"), coef=beta, reduce=per_sequence_sum, name="kl")
     terms = (policy_gradient(advantage=credit, reduce=per_sequence_sum), *((held,) if kl == "token" else ()))
     return Stage(
         rollouts(task)

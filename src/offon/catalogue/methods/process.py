@@ -80,7 +80,7 @@ def vineppo(
         | continuation_value(verify(task), n=continuations),
         policy(
             policy_gradient(advantage=credit, ratio=behavior, trust=Clip(clip, clip)),
-            policy_gradient(advantage=one, gain=Kl("k3"), coef=kl, name="kl"),
+            policy_gradient(advantage=one, factor=Kl("k3"), coef=kl, name="kl"),
             credit=progress() >> whiten(),
         ),
         recommends={"learning_rate": 1e-6},

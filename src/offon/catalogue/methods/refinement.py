@@ -65,13 +65,13 @@ def score(task, *, phase: Literal["first", "second"] = "second", group_size: Gro
     kl 0.01, kl_first 0.1.
     """
     second = phase == "second"
-    held = () if second else (policy_gradient(advantage=one, gain=Kl("k2"), on="turn:0", coef=kl_first,
+    held = () if second else (policy_gradient(advantage=one, factor=Kl("k2"), on="turn:0", coef=kl_first,
                                               reduce=per_sequence_sum, name="kl_first"),)  # fmt: skip
     return Stage(
         rollouts(task, group_size) | verify(task) | again(ask) | verify(task),
         policy(
             policy_gradient(advantage=credit, reduce=per_sequence_sum),
-            policy_gradient(advantage=one, gain=Kl("k2"), coef=kl, reduce=per_sequence_sum, name="kl"),
+            policy_gradient(advantage=one, factor=Kl("k2"), coef=kl, reduce=per_sequence_sum, name="kl"),
             *held,
             credit=turn_rewards(first=float(second), bonus=bonus if second else 0.0),
         ),
@@ -105,7 +105,7 @@ def critique_grpo(task, *, group_size: GroupSize = 7, refinements: Count = 1, ga
         | keep_best(refinements, among="refined"),
         policy(
             policy_gradient(advantage=credit, ratio=behavior, on="!tag:refined", reduce=reduce),
-            policy_gradient(advantage=credit, gain=Shaped(gamma), on="tag:refined", reduce=reduce, name="refined"),
+            policy_gradient(advantage=credit, factor=Shaped(gamma), on="tag:refined", reduce=reduce, name="refined"),
             credit=group_mean(),
         ),
         recommends={"learning_rate": 1e-6},

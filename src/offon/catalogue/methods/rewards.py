@@ -338,7 +338,7 @@ def clip_cov(
         rollouts(task, group_size) | verify(task),
         policy(
             policy_gradient(
-                advantage=credit, ratio=behavior, trust=Clip(*clip), keep=ClipCovariance(share, low, high),
+                advantage=credit, ratio=behavior, trust=Clip(*clip), token_mask=ClipCovariance(share, low, high),
                 reduce=per_token,
             ),
             credit=group_mean_std(),
@@ -361,7 +361,7 @@ def kl_cov(task, *, group_size: GroupSize = 8, share: Share = 2e-4, coef: float 
     Deviations: coef 1 is the paper's, verl's configuration has 0.1; the paper's share runs from 2e-4 to 2e-3.
     """
     penalty = policy_gradient(
-        advantage=one, gain=AbsoluteLogRatio(behavior), keep=TopCovariance(share), coef=coef, name="kl_cov"
+        advantage=one, factor=AbsoluteLogRatio(behavior), token_mask=TopCovariance(share), coef=coef, name="kl_cov"
     )
     return Stage(
         rollouts(task, group_size) | verify(task),

@@ -267,7 +267,7 @@ def sdpo(
         rollouts(task, group_size) | verify(task) | sibling_shown(template=template),
         policy(
             divergence(
-                to=Ema(SELF, rate), kind=jsd(beta), view="sibling", support=TopK(top, "student"), gain=Likelier(2.0)
+                to=Ema(SELF, rate), kind=jsd(beta), view="sibling", support=TopK(top, "student"), factor=Likelier(2.0)
             )
         ),
         recommends={"learning_rate": 1e-5},

@@ -67,7 +67,7 @@ def dft(data, *, per: Per = "token") -> Stage:
     """
     return Stage(
         demonstrations(data),
-        policy(policy_gradient(advantage=one, gain=P(), reduce=PER[per])),
+        policy(policy_gradient(advantage=one, factor=P(), reduce=PER[per])),
         recommends={"learning_rate": 5e-5},
     )
 
@@ -94,7 +94,7 @@ def probability_family(
     """
     return Stage(
         demonstrations(data),
-        policy(policy_gradient(advantage=one, gain=PowerOfP(a, at_least, at_most), reduce=PER[per])),
+        policy(policy_gradient(advantage=one, factor=PowerOfP(a, at_least, at_most), reduce=PER[per])),
         recommends={"learning_rate": 5e-5},
     )
 
@@ -133,7 +133,7 @@ def asft(data, *, coef: Annotated[float, Ge(0)] = 0.1, direction: Literal["forwa
     return Stage(
         demonstrations(data),
         policy(
-            policy_gradient(advantage=one, gain=P()),
+            policy_gradient(advantage=one, factor=P()),
             divergence(to=SELF_START, kind=direction, coef=coef, name="anchor"),
         ),
         recommends={"learning_rate": 5e-5},
@@ -162,7 +162,7 @@ def iw_sft(
     )
     return Stage(
         demonstrations(data),
-        policy(policy_gradient(advantage=one, gain=weight)),
+        policy(policy_gradient(advantage=one, factor=weight)),
         recommends={"learning_rate": 1e-5, "warmup_steps": 10, "lr_scheduler_type": "cosine"},
     )
 

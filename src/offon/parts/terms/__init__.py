@@ -1,17 +1,19 @@
 """The terms a learner minimises. Each says which tokens it reads, what it divides by, what it needs scored, and its
 unit; the loop binds it to tensors.
 
-    PolicyGradient                      minus weight * coefficient * logp: gains, ratios, trust, corrections, what keeps
+    PolicyGradient                      minus weight * coefficient * logp: factors, ratios, trust, corrections, token
+    masks
     Contrast, Unpaired, Listwise        links of margins between sequence scores, and rankings
     SquaredError, LabelCrossEntropy     supervised losses of a head
     Unlikelihood                        away from ids that should not come next
     ParameterPenalty                    on the parameters themselves
 """
 
-from offon.parts.terms.coefficients import (
+from offon.parts.terms.contrast import MISMATCHED, Contrast, Listwise, Unpaired
+from offon.parts.terms.factors import (
     AbsoluteLogRatio,
     EntropyWeight,
-    Gain,
+    Factor,
     ImportanceWeight,
     Kl,
     Likelier,
@@ -20,7 +22,6 @@ from offon.parts.terms.coefficients import (
     Shaped,
     Uncertainty,
 )  # fmt: skip
-from offon.parts.terms.contrast import MISMATCHED, Contrast, Listwise, Unpaired
 from offon.parts.terms.heads import LabelCrossEntropy, SquaredError
 from offon.parts.terms.links import (
     Exponential,
@@ -62,12 +63,12 @@ from offon.parts.terms.ratio import (
     proximal,
 )  # fmt: skip
 from offon.parts.terms.scores import Head, LogProb, LogRatio, Odds, SequenceScore
-from offon.parts.terms.token_mask import ClipCovariance, HighEntropy, Keep, TopCovariance
+from offon.parts.terms.token_mask import ClipCovariance, HighEntropy, TokenMask, TopCovariance
 from offon.parts.terms.unlikelihood import Unlikelihood
 
 __all__ = [
     "MISMATCHED", "PROXIMAL", "AbsoluteLogRatio", "CapWeight", "Clip", "ClipCovariance", "Contrast", "Correction",
-    "EntropyWeight", "Exponential", "Gain", "Head", "HighEntropy", "Hinge", "ImportanceWeight", "Keep", "Kl",
+    "EntropyWeight", "Exponential", "Factor", "Head", "HighEntropy", "Hinge", "ImportanceWeight", "TokenMask", "Kl",
     "LabelCrossEntropy", "Likelier", "Link", "Listwise", "LogProb", "LogRatio", "Logistic", "Mask", "Metrics", "Odds",
     "P", "ParameterPenalty", "PolicyGradient", "PowerOfP", "Prospect", "Ratio", "Reading", "Reduce", "Robust", "Savage",
     "Scores", "SequenceScore", "Shaped", "ShapedRatio", "SoftGate", "Square", "SquaredError", "Term", "TopCovariance",

@@ -14,7 +14,7 @@ from offon.lazy import Tensor
 from offon.maths import vocabulary
 from offon.parts.models import SELF, ModelRef, Need
 from offon.parts.schedules import Schedule
-from offon.parts.terms import Gain, Metrics, Reading, Reduce, Scores, Term, per_token
+from offon.parts.terms import Factor, Metrics, Reading, Reduce, Scores, Term, per_token
 from offon.types.batch import Batch
 
 
@@ -70,8 +70,8 @@ class TopK:
 
 @dataclass(frozen=True, kw_only=True)
 class Divergence(Term):
-    """gain * D(student, teacher) at each selected position, over the whole vocabulary or `support`. Teacher, gain and
-    prefixes are not differentiated.
+    """factor * D(student, teacher) at each selected position, over the whole vocabulary or `support`. Teacher, factor
+    and prefixes are not differentiated.
 
     kind: forward KL(q || p), reverse KL(p || q), Jsd(beta) or Skew(alpha). `view` is the prefix the teacher reads (a
     context the student does not have).
@@ -85,7 +85,7 @@ class Divergence(Term):
     support: TopK | None = None
     temperature: float | None = None
     view: str = "train"
-    gain: Gain | None = None
+    factor: Factor | None = None
     on: str = "trainable"
     reduce: Reduce = per_token
     coef: Schedule = 1.0
@@ -93,12 +93,12 @@ class Divergence(Term):
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        gain = () if self.gain is None else (Need("logp", SELF), *self.gain.needs)
-        return (Need("distribution", SELF), Need("distribution", self.to, view=self.view), *dict.fromkeys(gain))
+        factor = () if self.factor is None else (Need("logp", SELF), *self.factor.needs)
+        return (Need("distribution", SELF), Need("distribution", self.to, view=self.view), *dict.fromkeys(factor))
 
     @property
     def requires(self) -> frozenset[str]:
-        return frozenset({"members"}) | (self.gain.requires if self.gain else frozenset())
+        return frozenset({"members"}) | (self.factor.requires if self.factor else frozenset())
 
     def weigh(self, batch: Batch) -> Tensor:
         return self.reduce.weigh(batch, self.on)
@@ -113,10 +113,10 @@ class Divergence(Term):
         if self.temperature is not None:
             distance_R = self.temperature**2 * distance_R
         distance_M = distance_R.new_zeros(batch.n_tokens).index_copy(0, rows.to(distance_R.device), distance_R)
-        if self.gain is not None:
+        if self.factor is not None:
             reading = Reading(batch, scores, batch.weights[self.name] != 0)
-            distance_M = distance_M * self.gain(reading).detach().to(distance_M)
-            nats |= self.gain.measure(reading)
+            distance_M = distance_M * self.factor(reading).detach().to(distance_M)
+            nats |= self.factor.measure(reading)
         return distance_M, nats
 
     def distance(self, log_p_RV: Tensor, log_q_RV: Tensor) -> Tensor:

@@ -13,10 +13,10 @@ from offon.maths import policy_gradient as maths
 from offon.parts.models import Need
 from offon.parts.schedules import Schedule
 from offon.parts.select import select
-from offon.parts.terms.coefficients import LOGP, Gain
+from offon.parts.terms.factors import LOGP, Factor
 from offon.parts.terms.protocol import Metrics, Reading, Reduce, Scores, Term, per_token
 from offon.parts.terms.ratio import Correction, Ratio, Trust
-from offon.parts.terms.token_mask import STEP_LOGP, Keep
+from offon.parts.terms.token_mask import STEP_LOGP, TokenMask
 from offon.types.batch import Batch
 
 
@@ -27,31 +27,31 @@ class One:
         return "one"
 
 
-class Credit:
+class Credited:
     """The advantage column that the learner's credit wrote."""
 
     def __repr__(self) -> str:
         return "credit"
 
 
-one, credit = One(), Credit()
+one, credit = One(), Credited()
 
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyGradient(Term):
     """-weight * coefficient * log pi(y_t), with
 
-        coefficient = advantage * gain * correction * trust(ratio) * [kept]        (detached)
+        coefficient = advantage * factor * correction * trust(ratio) * [kept]        (detached)
 
     SFT is advantage one and nothing else. GRPO is advantage credit, ratio behavior, trust Clip. A slot left out is 1.
     """
 
-    advantage: One | Credit
-    gain: Gain | None = None
+    advantage: One | Credited
+    factor: Factor | None = None
     ratio: Ratio | None = None
     trust: Trust | None = None
     correction: Correction | None = None
-    keep: Keep | None = None
+    token_mask: TokenMask | None = None
     on: str = "trainable"
     reduce: Reduce = per_token
     coef: Schedule = 1.0
@@ -66,8 +66,8 @@ class PolicyGradient(Term):
             )
 
     @property
-    def _slots(self) -> tuple[Gain | Ratio | Correction | Keep, ...]:
-        return tuple(slot for slot in (self.gain, self.ratio, self.correction, self.keep) if slot is not None)
+    def _slots(self) -> tuple[Factor | Ratio | Correction | TokenMask, ...]:
+        return tuple(slot for slot in (self.factor, self.ratio, self.correction, self.token_mask) if slot is not None)
 
     @property
     def needs(self) -> tuple[Need, ...]:
@@ -85,14 +85,14 @@ class PolicyGradient(Term):
         return self.reduce.weigh(batch, selected)
 
     def prepare(self, batch: Batch, scores: Scores) -> Batch:
-        if self.keep is None:
+        if self.token_mask is None:
             return batch
         reading = Reading(batch, scores, batch.weights[self.name] != 0)
         stopped = torch.zeros_like(reading.selected)
         if self.ratio is not None and STEP_LOGP in scores:
             logp = scores[STEP_LOGP]
             _, stopped = self._trusted(reading, logp, self._advantage(reading, logp))
-        return batch.with_columns({f"{self.name}/kept": self.keep(reading, stopped)})
+        return batch.with_columns({f"{self.name}/kept": self.token_mask(reading, stopped)})
 
     def units(self, batch: Batch, scores: Scores) -> tuple[Tensor, Metrics]:
         logp = scores[LOGP]
@@ -101,13 +101,13 @@ class PolicyGradient(Term):
         metrics: Metrics = {}
         if self.advantage is credit:
             metrics["advantage/mean"] = reading.total(coefficient)
-        if self.gain is not None:
-            coefficient = coefficient * self.gain(reading).detach()
-            metrics |= self.gain.measure(reading)
+        if self.factor is not None:
+            coefficient = coefficient * self.factor(reading).detach()
+            metrics |= self.factor.measure(reading)
         if self.ratio is not None:
             ratio, _ = self.ratio(reading, logp, coefficient)
-            factor, stopped = self._trusted(reading, logp, coefficient)
-            coefficient = coefficient * factor
+            trusted, stopped = self._trusted(reading, logp, coefficient)
+            coefficient = coefficient * trusted
             metrics |= {"ratio/mean": reading.total(ratio), "ratio/clip_frac": reading.total(stopped.to(ratio))}
         if self.correction is not None:
             rho = self.correction(batch, reading.selected).to(logp)
@@ -116,7 +116,7 @@ class PolicyGradient(Term):
                 "correction/mean": reading.total(rho),
                 "correction/masked_frac": reading.total((rho == 0) * 1.0),
             }
-        if self.keep is not None:
+        if self.token_mask is not None:
             kept = batch.columns[f"{self.name}/kept"]
             coefficient = coefficient * kept
             metrics[f"{self.name}/kept_frac"] = reading.total(kept.to(logp))

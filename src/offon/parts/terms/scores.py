@@ -13,7 +13,7 @@ from offon.lazy import Tensor
 from offon.maths.policy_gradient import sum_by_sequence
 from offon.maths.vocabulary import log1mexp
 from offon.parts.models import SELF, SELF_START, ModelRef, Need
-from offon.parts.terms.coefficients import LOGP
+from offon.parts.terms.factors import LOGP
 from offon.parts.terms.protocol import Reading
 
 Normalise = Literal["none", "length"]

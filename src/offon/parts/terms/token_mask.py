@@ -19,7 +19,7 @@ from offon.types.batch import Batch
 STEP_LOGP = Need("logp", SELF, when="step")
 
 
-class Keep(ABC):
+class TokenMask(ABC):
     needs: tuple[Need, ...] = ()
     requires: frozenset[str] = frozenset()
 
@@ -29,7 +29,7 @@ class Keep(ABC):
 
 
 @dataclass(frozen=True)
-class HighEntropy(Keep):
+class HighEntropy(TokenMask):
     """The `share` of the batch's tokens where the next token is least certain (arXiv:2506.01939)."""
 
     share: float = 0.2
@@ -41,7 +41,7 @@ class HighEntropy(Keep):
 
 
 @dataclass(frozen=True)
-class Covariance(Keep):
+class Covariance(TokenMask):
     """cov_t = (A_t - mean A)(lp_t - mean lp), means over the selected tokens of the step: what drives entropy down."""
 
     share: float = 2e-4

@@ -10,7 +10,7 @@ from typing import Any
 from offon.errors import ConfigError, DataError
 from offon.measure.dataset import data_probe
 from offon.measure.probe import probe_key
-from offon.measure.probe_cache import Measure
+from offon.measure.probe_cache import ProbeCache
 from offon.measure.reward_model import not_measured, reward_probe
 from offon.models.loading import load_tokenizer
 from offon.models.model import Model
@@ -25,10 +25,10 @@ FILE = "artefact.json"
 
 
 @dataclass(frozen=True)
-class Findings:
+class ArtefactReport:
     """Made when a node is done, and kept until what it depends on changes. `artefact` gives what a source made."""
 
-    measure: Measure
+    measure: ProbeCache
     artefact: Callable[[str], Artefact]
     note: Callable[[str], None]
     names: dict[str, str] = field(default_factory=dict)  # fingerprint of a model that wrote data -> its label

@@ -9,7 +9,7 @@
     per_gain     seconds and tokens of the stage per point of success, where the gain is certain
 
 What cannot be told is null, and `notes` says why. All of it rests on probes (of the scaffold and of shifted versions
-where the recipe asks for them, of a teacher that no node made) and on `fidelity.Pair`.
+where the recipe asks for them, of a teacher that no node made) and on `measure.model_distance.ModelDistance`.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from offon.behavior.stage.transfer import answer_fidelity, mean_of_ratios
 from offon.behavior.statistics.counts import Counts, count
 from offon.behavior.statistics.intervals import Est, mean_over_prompts, paired_change
 from offon.errors import DataError
-from offon.measure.model_distance import Models, Pair
+from offon.measure.model_distance import LoadedModels, ModelDistance
 from offon.measure.probe import outcomes, probed_items
-from offon.pipeline.stage_report import by_class as grains
+from offon.pipeline.stage_report import by_class
 from offon.pipeline.stage_report.chain import counts_of, spent, stage_of
 from offon.pipeline.stage_report.metrics import Probes, handoff
 from offon.recipe import TrainNode
@@ -62,7 +62,7 @@ def handed_on(
     result = handoff(pipeline.run, directory, models[0].label, *probes, pipeline.recipe, scaffolded=helped)
     if not result["tasks"]:
         return result
-    stage = Handover(pipeline, node, models, probes, result["tasks"])
+    stage = StageReport(pipeline, node, models, probes, result["tasks"])
     for task, est in stage.gain_retention().items():
         result["tasks"][task]["gain_retention"] = est
     for task, found in stage.finer().items():
@@ -88,7 +88,7 @@ def scaffolded(pipeline: Pipeline, model: Artefact) -> Probes:
     return pipeline.measure(model, specs=having, view=probe.scaffold)
 
 
-class Handover:
+class StageReport:
     """One stage's numbers. Counts come from the entries of its tasks, `notes` is (what is null, why) -> its tasks."""
 
     def __init__(
@@ -102,7 +102,7 @@ class Handover:
         self.pipeline, self.node, self.models, self.probes, self.tasks = pipeline, node, models, probes, tasks
         self.probe, self.seed = pipeline.recipe.probe, pipeline.recipe.seed
         self.notes: dict[tuple[str, str], list[str]] = defaultdict(list)
-        self.load = Models(pipeline.stop)
+        self.load = LoadedModels(pipeline.stop)
 
     def counts(self, tasks: Iterable[str]) -> tuple[Counts, Counts]:
         """Before and after, of the prompts of some tasks that both were scored on twice."""
@@ -111,8 +111,8 @@ class Handover:
         measured = (before.scored >= 2) & (after.scored >= 2)
         return before.at(measured), after.at(measured)
 
-    def pair(self, own: Artefact, other: Artefact) -> Pair:
-        return Pair(self.pipeline.run, self.load, own, other)
+    def pair(self, own: Artefact, other: Artefact) -> ModelDistance:
+        return ModelDistance(self.pipeline.run, self.load, own, other)
 
     def unknown(self, what: str, why: str, task: str = "") -> None:
         self.notes[what, why].append(task)
@@ -123,13 +123,13 @@ class Handover:
         return [f"{what}{tasks}: {why}" for (what, why), tasks in of.items()]
 
     def finer(self) -> dict[str, dict[str, Any]]:
-        """By task: D1 by class, and by response with the branches of a prompt (`loops.grains`)."""
+        """By task: D1 by class, and by response with the branches of a prompt (`pipeline.stage_report.by_class`)."""
         pair, found = self.pair(*self.models), {}
         for name, (early, late) in self.by_task():
             task = self.pipeline.task(self.pipeline.probe_specs[name])
-            found[name] = grains.classes(task, early, late, self.probe.k)
+            found[name] = by_class.classes(task, early, late, self.probe.k)
             if self.comparable(pair, "change by response"):
-                read = grains.responses(pair, task, early, late, self.tasks[name]["prompts"], self.probe.k)
+                read = by_class.responses(pair, task, early, late, self.tasks[name]["prompts"], self.probe.k)
                 if (surface := read.pop("surface", None)) is not None:
                     found[name]["classes"]["surface"] = surface
                 found[name] |= read
@@ -209,7 +209,7 @@ class Handover:
         read = named or (lambda item, text: text.strip())
         return [[read(group.item, member.text) or "" for member in group.members] for group in groups]
 
-    def comparable(self, pair: Pair, what: str) -> bool:
+    def comparable(self, pair: ModelDistance, what: str) -> bool:
         """Whether two models' distributions over the next token can be compared under this probe."""
         if self.probe.temperature == 0:
             self.unknown(what, "greedy sampling (temperature 0) has no distributions to compare")

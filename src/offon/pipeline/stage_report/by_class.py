@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from offon.behavior.change.support import support_threshold
-from offon.measure.model_distance import RESPONSES, Pair
+from offon.measure.model_distance import RESPONSES, ModelDistance
 from offon.measure.paired_responses import pool
 from offon.measure.response_changes import by_class, by_trajectory, tree_of
 from offon.tasks.api import response_classes
@@ -25,7 +25,12 @@ def classes(task: Any, before: Sequence[Group], after: Sequence[Group], k: int) 
 
 
 def responses(
-    pair: Pair, task: Any, before: Sequence[Group], after: Sequence[Group], rows: Sequence[Mapping[str, Any]], k: int
+    pair: ModelDistance,
+    task: Any,
+    before: Sequence[Group],
+    after: Sequence[Group],
+    rows: Sequence[Mapping[str, Any]],
+    k: int,
 ) -> dict[str, Any]:
     """{"trajectories", "tree", "surface"} of the prompts that both models have a scored response to; surface only where
     the task names classes. rows: the prompts' entries, with their calls."""

@@ -1,4 +1,4 @@
-"""Gains: detached factors that a policy gradient computes from the current scores. What a method weighs a token by.
+"""Factors: detached numbers that a policy gradient computes from the current scores. What a method weighs a token by.
 
 Axes: M tokens.
 """
@@ -18,7 +18,7 @@ from offon.parts.terms.ratio import Ratio, behavior
 LOGP = Need("logp", SELF)
 
 
-class Gain(ABC):
+class Factor(ABC):
     needs: tuple[Need, ...] = ()
     requires: frozenset[str] = frozenset()
 
@@ -31,7 +31,7 @@ class Gain(ABC):
 
 
 @dataclass(frozen=True)
-class PowerOfP(Gain):
+class PowerOfP(Factor):
     """p^a: the gradient of -(1 - p^a) / a. a = 0 is likelihood, a = 1 is DFT. arXiv:2510.00526.
 
     at_least, at_most: only tokens whose probability is at least / at most this push (the count stays).
@@ -53,7 +53,7 @@ def P() -> PowerOfP:
 
 
 @dataclass(frozen=True)
-class Uncertainty(Gain):
+class Uncertainty(Factor):
     """p (1 - p): largest at p = 1/2, nothing for what is known or out of reach (CHORD-phi, arXiv:2508.11408)."""
 
     def __call__(self, reading: Reading) -> Tensor:
@@ -62,7 +62,7 @@ class Uncertainty(Gain):
 
 
 @dataclass(frozen=True)
-class Shaped(Gain):
+class Shaped(Factor):
     """p gamma / (p + gamma)^2, the weight of f(p) = p / (p + gamma): peaks at p = gamma with 1/4 (LUFFY,
     arXiv:2504.14945)."""
 
@@ -73,7 +73,7 @@ class Shaped(Gain):
 
 
 @dataclass(frozen=True)
-class EntropyWeight(Gain):
+class EntropyWeight(Factor):
     """scale * exp(power * H), H the mean entropy of the sequence's selected tokens in nats (SRFT, arXiv:2506.19767)."""
 
     scale: float = 1.0
@@ -86,7 +86,7 @@ class EntropyWeight(Gain):
 
 
 @dataclass(frozen=True)
-class ImportanceWeight(Gain):
+class ImportanceWeight(Factor):
     """clip(exp(power * mean_t(lp_t - lp_t^to)), low, high): how much likelier the learner has made a sequence, against
     a frozen model. level token: of each token by itself; geometric: the mean keeps it bounded, the sum explodes."""
 
@@ -111,7 +111,7 @@ class ImportanceWeight(Gain):
 
 
 @dataclass(frozen=True)
-class Likelier(Gain):
+class Likelier(Factor):
     """min(exp(lp_t - lp_t^anchor), cap): how much likelier the learner has made a token since it was sampled. For terms
     without a ratio of their own (a divergence on samples that age; SDPO, arXiv:2601.20802)."""
 
@@ -132,7 +132,7 @@ class Likelier(Gain):
 
 
 @dataclass(frozen=True)
-class Kl(Gain):
+class Kl(Factor):
     """The gradient of a KL estimator as a loss: minus its derivative by lp. With d = lp - lp^to,
 
         k1 = d          k2 = d^2 / 2        k3 = e^-d - 1 + d
@@ -143,7 +143,7 @@ class Kl(Gain):
         d(ratio * k)/dlp = ratio * (k + dk/dd),     for k3 ratio * d, for k1 ratio * (d + 1)
 
     which is the reverse KL for k1 and k3, also when the samples are old. Used as its own term:
-    `policy_gradient(advantage=one, gain=Kl("k3"), coef=beta)`.
+    `policy_gradient(advantage=one, factor=Kl("k3"), coef=beta)`.
     Reference: Schulman 2020 (joschu.net/blog/kl-approx); verl's "k3+" is k3's value with k2's gradient: write k2.
     """
 
@@ -175,7 +175,7 @@ class Kl(Gain):
 
 
 @dataclass(frozen=True)
-class AbsoluteLogRatio(Gain):
+class AbsoluteLogRatio(Factor):
     """The gradient of |lp - anchor| as a loss: minus the sign (KL-Cov's penalty, arXiv:2505.22617)."""
 
     to: Ratio
