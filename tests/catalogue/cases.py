@@ -32,7 +32,7 @@ from offon.parts.context import Context, Step
 from offon.parts.models import SELF
 from offon.parts.schedules import value_at
 from offon.parts.stage import Learner, Stage
-from offon.recipe.fields import NodeSettings
+from offon.recipe.fields import NodeSettings, sampling_of
 from offon.recipe.values import annotation_of
 from offon.runs import RunDirectory
 from offon.train.build import build_stage, prompts_of
@@ -40,7 +40,7 @@ from offon.train.loop import run_stage
 from offon.train.models import ModelSet
 from offon.train.optimizer_step import accumulate
 from offon.train.scoring import prepare, score, step_loss, weigh
-from offon.train.state import TrainState, sampling_of
+from offon.train.state import TrainState
 from offon.types import Group, Producer, Source
 from offon.types.batch import Batch
 from tests.catalogue.variants import MODIFIED, VARIANTS
@@ -202,8 +202,8 @@ def runtime_of(case, settings: NodeSettings, kind: type[TrainState] = TrainState
     directory = tempfile.mkdtemp(dir=folder())
     node = RunDirectory.create(directory, recipe_text="", overwrite=True).node("stage")
     models = {"reward": scorer(4), "importance": importance(5), **{name: saved(seed) for name, seed in MODELS.items()}}
-    holdings = Copies(stage, saved(0), models)
-    return stage, kind(node, holdings, prompts, settings)
+    held = Copies(stage, saved(0), models)
+    return stage, kind(node, held, prompts, settings)
 
 
 def move(runtime: TrainState, seed: int, scale: float = 0.05) -> None:
@@ -228,7 +228,7 @@ def ready_case(case: Case) -> tuple[Ready, ...]:
     run_stage(stage, runtime)
     move(runtime, seed=2)
     return tuple(
-        Ready(case, stage, learner, groups, runtime.holdings.of(learner), runtime.parameters[learner.name])
+        Ready(case, stage, learner, groups, runtime.models.of(learner), runtime.parameters[learner.name])
         for learner, groups in runtime.given
     )
 

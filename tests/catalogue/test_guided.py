@@ -88,7 +88,7 @@ def log_ratios(name, arguments) -> np.ndarray:
     run_stage(stage, runtime)
     [(learner, groups)] = runtime.given
     [ready] = ready_case(case)
-    ready = dataclasses.replace(ready, learner=learner, groups=groups, models=runtime.holdings.of(learner))
+    ready = dataclasses.replace(ready, learner=learner, groups=groups, models=runtime.models.of(learner))
     loss = Loss(ready)
     own = loss.batch.columns["source"] == Source.LEARNER
     return (loss.leaves[0].value - loss.batch.columns["behavior_logp"])[own].numpy()

@@ -84,7 +84,7 @@ def test_training_separates_the_pairs_and_the_result_is_what_transformers_reads(
     pairs = preference_pairs()
     stage = row("train_reward_model", pairs)
     runtime = run(tmp_path / "run", stage, saved(0), prompts=pairs, steps=30, learning_rate=3e-3)
-    runtime.holdings.save_learners(tmp_path / "rm")
+    runtime.models.save_learners(tmp_path / "rm")
     assert runtime.node.metrics()[-1]["rewards/accuracies"] > 0.9
     theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path / "rm")
     ours = score_buffer(Model.load(tmp_path / "rm", device="cpu"), pairs, Need("score", when="buffer"), 100)

@@ -13,8 +13,8 @@ from offon.diagnosis.run import diagnose_model
 from offon.engines.api import Request
 from offon.engines.native import NativeEngine
 from offon.errors import DataError
+from offon.measure.probe_diagnosis import diagnosis as diagnosis_of
 from offon.models.model import Model
-from offon.pipeline.stage_report.metrics import diagnosis as diagnosis_of
 from offon.tasks import open_task
 from offon.testbed import model_path
 from offon.testbed.oracle import exact

@@ -106,7 +106,7 @@ def test_what_has_no_distributions_to_compare_is_null_with_the_reason(folder, tm
         (stage(0.0, str(folder / "base")), "greedy sampling"),
         (stage(1.0, "testbed:base"), "base and testbed:base have different vocabularies"),
     ):
-        assert found.drift() == {} and why in found.told()[0] and found.told()[0].startswith("drift: ")
+        assert found.drift() == {} and why in found.sentences()[0] and found.sentences()[0].startswith("drift: ")
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_what_has_no_distributions_to_compare_is_null_with_the_reason(folder, tm
 )
 def test_an_answer_is_what_the_task_reads_or_all_of_the_text(task, answers):
     here = SimpleNamespace(recipe=SimpleNamespace(probe=Probe(), seed=0), run=None, stop=lambda: False)
-    here.probe_specs, here.task = {"task": "spec"}, lambda spec: task
+    here.probe_tasks, here.task = {"task": "spec"}, lambda spec: task
     group = SimpleNamespace(item=None, members=[SimpleNamespace(text=" w3 w4"), SimpleNamespace(text="w5 ")])
     assert build.StageReport(here, None, (None, None), ({}, {}), {}).answers("task", [group]) == [answers]
 

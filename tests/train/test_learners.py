@@ -88,7 +88,7 @@ def run(directory, stage, init, *, stops=(), lora=None, prompts=None, checkpoint
         with RunDirectory.create(directory, recipe_text="", resume=True) as opened:
             node = opened.node("stage")
             found = node.latest_checkpoint()
-            holdings = ModelSet(
+            models = ModelSet(
                 stage.validate(),
                 init,
                 {"init": init},
@@ -96,7 +96,7 @@ def run(directory, stage, init, *, stops=(), lora=None, prompts=None, checkpoint
                 checkpoint=found and found.path,
                 checkpointing=checkpointing,
             )
-            runtime = TrainState(node, holdings, prompts, settings, interrupted=lambda: runtime.state.step == stop)  # noqa: B023
+            runtime = TrainState(node, models, prompts, settings, interrupted=lambda: runtime.state.step == stop)  # noqa: B023
             if stop is None:
                 run_stage(stage, runtime)
             else:
@@ -114,12 +114,12 @@ def test_two_learners_stopped_anywhere_are_the_same_two(tmp_path, init, lora):
     straight = run(tmp_path / "a", two_learners(), init, lora=lora)
     stopped = run(tmp_path / "b", two_learners(), init, lora=lora, stops=[1, 3])
     for name in ("policy", "critic"):
-        a, b = (weights(runtime.holdings.learners[name]) for runtime in (straight, stopped))
+        a, b = (weights(runtime.models.learners[name]) for runtime in (straight, stopped))
         assert all(torch.equal(a[key], b[key]) for key in a), name
         states = [runtime.optimizers[name].state_dict()["state"] for runtime in (straight, stopped)]
         for i, moments in states[0].items():
             assert torch.equal(moments["exp_avg_sq"], states[1][i]["exp_avg_sq"])
-    (a,), (b,) = (runtime.holdings.averages.values() for runtime in (straight, stopped))
+    (a,), (b,) = (runtime.models.averages.values() for runtime in (straight, stopped))
     assert all(torch.equal(x, y) for x, y in zip(weights(a).values(), weights(b).values(), strict=True)), "averages"
     lines = [[json.loads(t) for t in (tmp_path / x / "metrics.jsonl").read_text().splitlines()] for x in "ab"]
     assert [[{k: v for k, v in line.items() if "time" not in k} for line in run] for run in lines][0] == [
@@ -130,14 +130,14 @@ def test_two_learners_stopped_anywhere_are_the_same_two(tmp_path, init, lora):
 def test_recomputing_layers_in_the_backward_pass_changes_nothing(tmp_path, init):
     plain, recomputed = (run(tmp_path / str(on), two_learners(), init, checkpointing=on) for on in (False, True))
     for name in ("policy", "critic"):
-        a, b = (weights(runtime.holdings.learners[name]) for runtime in (plain, recomputed))
+        a, b = (weights(runtime.models.learners[name]) for runtime in (plain, recomputed))
         for key in a:
             torch.testing.assert_close(a[key], b[key], rtol=1e-4, atol=1e-5)
 
 
 def test_each_learner_moves_its_own_weights_at_its_own_rate(tmp_path, init):
     runtime = run(tmp_path, two_learners(), init)
-    critic, actor = runtime.holdings.learners["critic"], runtime.holdings.learners["policy"]
+    critic, actor = runtime.models.learners["critic"], runtime.models.learners["policy"]
     start = weights(Model.load(init, device="cpu"))
     assert not torch.equal(weights(actor)["model.embed_tokens.weight"], start["model.embed_tokens.weight"])
     assert not torch.equal(weights(critic)["model.embed_tokens.weight"], weights(actor)["model.embed_tokens.weight"])
@@ -150,7 +150,7 @@ def test_each_learner_moves_its_own_weights_at_its_own_rate(tmp_path, init):
 
 def test_the_policy_is_what_the_stage_makes_and_the_critic_is_kept_beside_it(tmp_path, init):
     runtime = run(tmp_path / "run", two_learners(), init, steps=1)
-    runtime.holdings.save_learners(tmp_path / "final")
+    runtime.models.save_learners(tmp_path / "final")
     assert type(Model.load(tmp_path / "final", device="cpu").core).__name__ == "Qwen3ForCausalLM"
     assert type(Model.load(tmp_path / "final" / "critic", device="cpu").core).__name__ == "Qwen3ForTokenClassification"
 
@@ -158,8 +158,8 @@ def test_the_policy_is_what_the_stage_makes_and_the_critic_is_kept_beside_it(tmp
 def test_the_average_follows_its_formula(tmp_path, init):
     """After one step ema = start + rate * (learner - start)."""
     runtime = run(tmp_path, two_learners(), init, steps=1)
-    start, now = weights(Model.load(init, device="cpu")), weights(runtime.holdings.learner)
-    (average,) = runtime.holdings.averages.values()
+    start, now = weights(Model.load(init, device="cpu")), weights(runtime.models.learner)
+    (average,) = runtime.models.averages.values()
     for name, mean in weights(average).items():
         torch.testing.assert_close(mean, start[name] + 0.25 * (now[name] - start[name]), rtol=1e-6, atol=1e-7)
 
@@ -168,8 +168,8 @@ def test_the_average_follows_its_formula(tmp_path, init):
 def test_an_average_at_its_limits_is_the_start_or_the_learner(tmp_path, init, rate, same):
     learner = policy(divergence(to=Ema(SELF, rate)), policy_gradient(advantage=credit), credit=group_mean_std())
     runtime = run(tmp_path, two_learners(learners=(learner,)), init)
-    (average,) = runtime.holdings.averages.values()
-    expected = Model.load(init, device="cpu") if same == "start" else runtime.holdings.learner
+    (average,) = runtime.models.averages.values()
+    expected = Model.load(init, device="cpu") if same == "start" else runtime.models.learner
     for name, mean in weights(average).items():
         torch.testing.assert_close(mean, weights(expected)[name], rtol=0, atol=1e-7)
 
@@ -254,11 +254,11 @@ def test_a_need_of_another_learner_is_scored_once():
 def test_a_fingerprint_is_taken_again_after_a_step_and_not_before(tmp_path, init, monkeypatch):
     taken = []
     monkeypatch.setattr(Model, "fingerprint", lambda self: taken.append(self) or str(len(taken)))
-    holdings = ModelSet(two_learners().validate(), init, {"init": init})
-    first, other = holdings.fingerprint(SELF), holdings.fingerprint(Artefact("init"))
-    assert (holdings.fingerprint(SELF), len(taken)) == (first, 2)
-    holdings.stepped(holdings.stage.main)
-    assert holdings.fingerprint(SELF) != first and holdings.fingerprint(Artefact("init")) == other
+    models = ModelSet(two_learners().validate(), init, {"init": init})
+    first, other = models.fingerprint(SELF), models.fingerprint(Artefact("init"))
+    assert (models.fingerprint(SELF), len(taken)) == (first, 2)
+    models.stepped(models.stage.main)
+    assert models.fingerprint(SELF) != first and models.fingerprint(Artefact("init")) == other
 
 
 def test_the_row_of_the_documentation_is_a_stage():
@@ -274,13 +274,13 @@ def test_the_row_of_the_documentation_is_a_stage():
 
 def test_a_learner_with_an_adapter_samples_as_it_began_with_the_adapter_off(init):
     stage = Stage(rollouts(TASK, 1, model=SELF_START) | verify(TASK), two_learners().main)
-    holdings = ModelSet(stage, init, {}, LoraSpec(r=2))
+    models = ModelSet(stage, init, {}, LoraSpec(r=2))
     with torch.no_grad():
-        for parameter in holdings.learner.train_parameters().values():
+        for parameter in models.learner.train_parameters().values():
             parameter.add_(0.3)
     asked = [Request((2, 3), Sampling(max_tokens=6), (1, i)) for i in range(8)]
     start, now, base = (
         [c.tokens for c in NativeEngine().generate(asked, m)]
-        for m in (holdings(SELF_START), holdings(SELF), Model.load(init, device="cpu"))
+        for m in (models(SELF_START), models(SELF), Model.load(init, device="cpu"))
     )
     assert start == base != now

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from offon.errors import Interrupted
-from offon.recipe.fields import Lora, NodeSettings
+from offon.recipe.fields import Lora, NodeSettings, sampling_of
 from offon.runs import RunDirectory, ledger, tensors
 from offon.train.build import build_stage, prompts_of
 from offon.train.loop import run_stage
 from offon.train.models import ModelSet
-from offon.train.state import TrainState, sampling_of
+from offon.train.state import TrainState
 from tests.support import (
     ParityTask,
     demonstrations,
@@ -76,10 +76,10 @@ def run(directory, models, method, arguments, changes, stops):
                 from offon.models.model import LoraSpec
 
                 lora = LoraSpec(r=settings.lora.r, alpha=settings.lora.alpha, seed=settings.seed)
-            holdings = ModelSet(
+            held = ModelSet(
                 stage, models["init"], {"teacher": models["teacher"]}, lora, checkpoint=found and found.path
             )
-            runtime = TrainState(node, holdings, prompts, settings, interrupted=lambda: runtime.state.step == stop)  # noqa: B023
+            runtime = TrainState(node, held, prompts, settings, interrupted=lambda: runtime.state.step == stop)  # noqa: B023
             if stop is None:
                 run_stage(stage, runtime)
             else:
@@ -89,7 +89,7 @@ def run(directory, models, method, arguments, changes, stops):
 
 
 def everything(runtime, directory):
-    weights = {name: p.detach().clone() for name, p in runtime.holdings.learner.train_parameters().items()}
+    weights = {name: p.detach().clone() for name, p in runtime.models.learner.train_parameters().items()}
     lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     metrics = [{k: v for k, v in line.items() if not k.startswith("time")} for line in lines]
     rows = ledger.query(

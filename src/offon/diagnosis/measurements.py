@@ -19,8 +19,8 @@ from offon.behavior.statistics.counts import Counts
 from offon.diagnosis.allocation import FIRST
 from offon.diagnosis.exact_successes import logps
 from offon.diagnosis.prefixes import half, placements, prefixes
-from offon.engines.api import Request
-from offon.engines.native import NativeEngine
+from offon.engines.api import Engine, Request
+from offon.engines.factory import create_engine
 from offon.models.model import Model
 from offon.runs import artefacts as art
 from offon.types import RIGHT, Group, Sampling
@@ -48,7 +48,7 @@ class DiagnosisSampler:
     salt: int
     progress: Callable[[int, int], None]
     earlier: Mapping[str, Callable[[], Model]] = field(default_factory=dict)
-    engine: NativeEngine = field(default_factory=NativeEngine)
+    engine: Engine = field(default_factory=create_engine)
     successes: dict[str, np.ndarray] = field(default_factory=dict)
     scored: dict[str, np.ndarray] = field(default_factory=dict)
     answers: dict[int, Tokens] = field(default_factory=dict)  # a right answer, up to where it gives itself away

@@ -16,13 +16,15 @@ from offon.diagnosis.allocation import FIRST, MORE, Progress, allocate
 from offon.diagnosis.exact_successes import references
 from offon.diagnosis.gold_labels import Labelled, read_labels
 from offon.diagnosis.measurements import DiagnosisSampler
+from offon.engines.api import Engine
+from offon.engines.factory import create_engine
 from offon.errors import DataError
 from offon.measure.probe import probe_key, prompt_infos
 from offon.models.model import Model
+from offon.models.vocabulary import same_vocabulary
 from offon.recipe.fields import Probe
 from offon.runs import artefacts as art
 from offon.tasks import open_task
-from offon.train.models import same_vocabulary
 from offon.types import Group, Sampling
 
 PILOT = 8  # prompts whose first rollouts tell the pace
@@ -43,6 +45,7 @@ def diagnose_model(
     max_tokens: int = 512,
     seed: int = 0,
     rule: Rule = Rule(),
+    engine: Engine | None = None,
     progress: Progress = lambda event: None,
 ) -> dict[str, Any]:
     """One entry of diagnosis.json: calls per prompt, the summary by family, the sentence, and what it cost.
@@ -71,6 +74,7 @@ def diagnose_model(
         Sampling(temperature=temperature, top_p=top_p, max_tokens=max_tokens),
         salt=int(art.digest([probe_key(probe, artefact.hash, task, seed), top_p]), 16), progress=sampled,
         earlier={name: cache(partial(load, source)) for name, source in _names(earlier).items()},
+        engine=engine or create_engine(),
     )  # fmt: skip
     checker = labelled.checker if labelled else None
     plan = pilot(sampler, budget)

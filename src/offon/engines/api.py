@@ -41,10 +41,18 @@ class Completion:
 
 
 class Engine(Protocol):
-    """Samples from a model. `sync` brings the engine's weights up to the model's, where it holds its own copy."""
+    """Samples from a model. Whoever samples is handed one (`offon.engines.factory.create_engine` makes it) and names
+    this type.
+
+    max_slots   sequences it decodes together at most: what a forecast of time needs
+    """
+
+    max_slots: int
 
     def generate(self, requests: Sequence[Request], model: Model, progress: Progress | None = None) -> list[Completion]:
         """One completion per request, in the order of the requests."""
         ...
 
-    def sync(self, model: Model) -> None: ...
+    def sync(self, model: Model) -> None:
+        """Bring the engine's weights up to the model's, where it holds its own copy."""
+        ...

@@ -19,6 +19,8 @@ from offon.behavior.change.success_decomposition import SIGNS
 from offon.behavior.change.support import support_threshold
 from offon.behavior.stage.role import stage_role
 from offon.behavior.statistics.counts import count
+from offon.engines.api import Engine
+from offon.engines.factory import create_engine
 from offon.errors import ConfigError, ModelError
 from offon.measure.cost_estimate import forecast
 from offon.measure.enumerated_support import support_of
@@ -27,11 +29,11 @@ from offon.measure.prefix_swap import where
 from offon.measure.probe import outcomes, probe_key, prompt_infos, run_probe
 from offon.measure.response_changes import by_class, by_trajectory, place_of, solving, tree_of
 from offon.models.model import Model
+from offon.models.vocabulary import same_vocabulary
 from offon.recipe.fields import Probe
 from offon.runs import artefacts as art
 from offon.tasks import open_task
 from offon.tasks.api import response_classes
-from offon.train.models import same_vocabulary
 from offon.types import Group
 
 Progress = Callable[[dict[str, Any]], None]
@@ -49,6 +51,7 @@ def compare_models(
     max_tokens: int = 512,
     prompt: str | None = None,
     seed: int = 0,
+    engine: Engine | None = None,
     progress: Progress = lambda event: None,
 ) -> dict[str, Any]:
     """Success, calls and D1 of two checkpoints on the same held-out prompts, the role of the change, and every further
@@ -58,7 +61,7 @@ def compare_models(
     """
     if samples < 2:
         raise ConfigError(f"samples is {samples}", why="one half judges a prompt, the other measures its change")
-    started = time.perf_counter()
+    started, engine = time.perf_counter(), engine or create_engine()
     probe = Probe(prompts=prompts, samples=samples, k=k, temperature=temperature, max_tokens=max_tokens)
     opened = open_task(task)
     ids = [item.id for item in list(opened.items("heldout"))[:prompts]]  # a task without any is refused here
@@ -67,7 +70,7 @@ def compare_models(
     sources = [art.external(source) for source in (before, after)]
     models = [Model.load(source.path) for source in sources]
     salt = int(probe_key(probe, "/".join(source.hash for source in sources), task, seed), 16)
-    probed, generated = _sampled(models, sources, opened, probe, task, salt, seed, progress)
+    probed, generated = _sampled(models, sources, opened, probe, task, salt, seed, engine, progress)
 
     rows = [outcomes(groups) for groups in probed]
     sampler = {"temperature": temperature, "max_tokens": max_tokens}
@@ -81,7 +84,7 @@ def compare_models(
     groups = tuple([side[i] for i in measured] for side in probed)
     facts = facts_of(models, groups, probe, opened, changed=entry["role"]["name"] != "no change")
     entry["instruments"] = [instrument.as_dict() for instrument in choose(facts)]
-    session = CompareSession(models, opened, groups, measured, facts, k, salt)
+    session = CompareSession(models, opened, groups, measured, facts, k, salt, engine)
     progress({"note": said(entry["instruments"])})
     _measure(entry, session, prompt)
     entry["cost"]["tokens_generated"] += generated
@@ -100,14 +103,15 @@ class CompareSession:
     facts: Facts
     k: int
     salt: int
+    engine: Engine
 
 
 def _sampled(
-    models, sources, task, probe: Probe, named: Any, salt: int, seed: int, progress: Progress
+    models, sources, task, probe: Probe, named: Any, salt: int, seed: int, engine: Engine, progress: Progress
 ) -> tuple[list[list[Group]], int]:
     """The probe of each model, after saying what it will take, and the tokens that both took."""
     drawn = probe if probe.temperature else Probe(**{**vars(probe), "samples": 1})
-    ahead = [forecast(model, task, drawn, salt) for model in models]
+    ahead = [forecast(model, task, drawn, salt, engine=engine) for model in models]
     tokens, seconds = sum(one.tokens for one in ahead), sum(one.seconds for one in ahead)
     found = len(list(task.items("heldout"))[: drawn.prompts])
     progress({
@@ -122,7 +126,7 @@ def _sampled(
             progress({"node": f"compare {label}", "task": task.name, "generated": (done, total)})
 
         key = probe_key(drawn, f"{source.hash}/{side}", named, seed)  # fresh samples, even of the same checkpoint
-        groups = run_probe(model, task, drawn, key, progress=sampled)
+        groups = run_probe(model, task, drawn, key, engine=engine, progress=sampled)
         generated += sum(len(member) for group in groups for member in group.members)
         repeats = probe.samples // drawn.samples  # a greedy response stands for all that could be drawn
         probed.append([group.replace(members=group.members * repeats) for group in groups])
@@ -206,7 +210,7 @@ def _measure(entry: dict[str, Any], session: CompareSession, prompt: str | None)
         entry["exact"] = support_of(models, session.task, chosen, sampling, eps, whole=applies["states (D2)"])
         entry["cost"]["evaluations"] += entry["exact"]["evaluations"]
     if applies["where (D3)"]:
-        entry["where"] = where(models, session.task, *groups, session.salt)
+        entry["where"] = where(models, session.task, *groups, session.salt, engine=session.engine)
         entry["cost"]["tokens_generated"] += entry["where"]["tokens_generated"]
     if applies["tree"]:
         shown = [entry["prompts"][row] for row in session.measured]

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from offon.data import prompt_groups
-from offon.engines.api import Request
-from offon.engines.native import NativeEngine
+from offon.engines.api import Engine, Request
 from offon.models.model import Model
-from offon.recipe.fields import Probe
-from offon.train.state import sampling_of
+from offon.recipe.fields import Probe, sampling_of
 
 FEW, MANY = 8, 64  # rollouts of the pilot's two batches
 
@@ -25,12 +23,12 @@ class Forecast:
     pilot_tokens: int
 
 
-def forecast(model: Model, task: Any, probe: Probe, salt: int) -> Forecast:
+def forecast(model: Model, task: Any, probe: Probe, salt: int, *, engine: Engine) -> Forecast:
     """A step of decoding costs a + b B seconds for B sequences at once; a few and many rollouts give a and b.
 
     steps = tokens / B,   B = rollouts, at most the engine's slots
     """
-    engine, sampling = NativeEngine(), sampling_of(probe)
+    sampling = sampling_of(probe)
     groups = prompt_groups(list(task.items("heldout"))[: probe.prompts], model.tokenizer)
     lengths, paces = [], []
     for size in (FEW, FEW, MANY):  # the first warms up

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from offon.behavior.change.state_action import prefix_suffix
-from offon.engines.api import Request
-from offon.engines.native import NativeEngine
+from offon.engines.api import Engine, Request
 from offon.models.model import Model
 from offon.types import RIGHT, Group, Trajectory
 from offon.types.trajectory import Tokens
@@ -33,7 +32,7 @@ def most_changed(before: Sequence[Group], after: Sequence[Group], most: int = PR
 
 
 def where(
-    models: Sequence[Model], task: Any, before: Sequence[Group], after: Sequence[Group], salt: int
+    models: Sequence[Model], task: Any, before: Sequence[Group], after: Sequence[Group], salt: int, *, engine: Engine
 ) -> dict[str, Any]:
     """Shapley values of beginning and rest on the prompts that changed most, and what finding them cost."""
     way, chosen = most_changed(before, after)
@@ -44,7 +43,7 @@ def where(
     rollouts = ROLLOUTS if groups[0][0].members[0].producer.sampling.temperature else 1
     mixed, generated = [], 0
     for begins, ends in ((0, 1), (1, 0)):
-        found, tokens = _finished(models[ends], task, groups[begins], cut, rollouts, (salt, begins))
+        found, tokens = _finished(models[ends], task, groups[begins], cut, rollouts, (salt, begins), engine)
         mixed.append(found)
         generated += tokens
     found = prefix_suffix(own[0], mixed[0], mixed[1], own[1])
@@ -61,7 +60,7 @@ def _rate(members: Sequence[Trajectory]) -> float:
 
 
 def _finished(
-    model: Model, task: Any, groups: Sequence[Group], cut: int, rollouts: int, salt: tuple[int, ...]
+    model: Model, task: Any, groups: Sequence[Group], cut: int, rollouts: int, salt: tuple[int, ...], engine: Engine
 ) -> tuple[list[float], int]:
     """Success of the beginnings of some samples as the model finishes them, by prompt; and the tokens it wrote."""
     begun: list[tuple[Group, Trajectory]] = [
@@ -76,7 +75,7 @@ def _finished(
         sampling = member.producer.sampling
         left = dataclasses.replace(sampling, max_tokens=max(1, sampling.max_tokens - cut))
         requests.append(Request((*group.prompt, *member.tokens[:cut].tolist()), left, (*salt, index)))
-    completions = NativeEngine().generate(requests, model)
+    completions = engine.generate(requests, model)
     tokens: list[Tokens] = [tuple(member.tokens.tolist()) for _, member in begun]
     for index, completion in zip(open_, completions, strict=True):
         tokens[index] = (*tokens[index][:cut], *completion.tokens)

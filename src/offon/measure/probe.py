@@ -8,15 +8,14 @@ from itertools import islice
 from typing import Any
 
 from offon.data import prompt_groups
-from offon.engines.api import Request
-from offon.engines.native import NativeEngine
+from offon.engines.api import Engine, Request
+from offon.engines.factory import create_engine
 from offon.errors import DataError
 from offon.models.model import Model
 from offon.parts.context import Prompted
-from offon.recipe.fields import Probe
+from offon.recipe.fields import Probe, sampling_of
 from offon.runs.artefacts import described, task_files
 from offon.train.context import trajectory
-from offon.train.state import sampling_of
 from offon.types import RIGHT, Group, Item, Producer, Source
 
 PLAIN = "prompt"  # the view of an item that deployment sees
@@ -43,7 +42,7 @@ def run_probe(
     key: str,
     *,
     view: str = PLAIN,
-    engine: NativeEngine | None = None,
+    engine: Engine | None = None,
     progress: Callable[..., None] | None = None,
 ) -> list[Group]:
     """Sample and verify. Members carry the signals "reward" and "content" (None = unscored). view: the prompt sampled
@@ -62,7 +61,7 @@ def run_probe(
         for sample in range(probe.samples)
     ]
     requests = [Request(prompt.seen, prompt.sampling, prompt.key) for _, prompt in asked]
-    completions = (engine or NativeEngine()).generate(requests, model, progress=progress)
+    completions = (engine or create_engine()).generate(requests, model, progress=progress)
     producer = Producer(model=model.fingerprint())
     sampled = [
         trajectory(prompt, completion, Source.LEARNER, producer, model.tokenizer, _id(key, prompt))

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from offon.engines.native import NativeEngine
+from offon.engines.api import Engine
 from offon.errors import Interrupted
 from offon.measure.probe import PLAIN, probe_key, run_probe
+from offon.measure.probe_diagnosis import diagnosis
 from offon.models.loading import head_of
 from offon.models.model import Model
-from offon.pipeline.stage_report.metrics import diagnosis
 from offon.recipe import ResolvedRecipe
 from offon.runs import RunDirectory
 from offon.runs.artefacts import Artefact
@@ -25,7 +25,7 @@ class ProbeCache:
     recipe: ResolvedRecipe
     run: RunDirectory
     task: Callable[[Any], Any]
-    engine: NativeEngine
+    engine: Engine
     progress: Callable[[dict[str, Any]], None]
     stop: Callable[[], bool]
     tasks: Mapping[str, Any] = field(default_factory=dict)  # name -> description

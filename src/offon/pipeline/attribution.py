@@ -56,9 +56,9 @@ def attribute(
     for subset, why in study.infeasible.items():
         progress({"note": f"not run: {_named(subset)}, because {why}"})
     run = RunDirectory.open(run_recipe(study.recipe, output, resume=resume, progress=progress, command=command))
-    found = study.summary(run)
-    run.write_json("attribution.json", found)
-    return found
+    shares = study.summary(run)
+    run.write_json("attribution.json", shares)
+    return shares
 
 
 @dataclass(frozen=True)
@@ -163,8 +163,10 @@ def planned(recipe: ResolvedRecipe, stages: Sequence[str] | None, tasks: Mapping
         except Infeasible as why:
             infeasible[subset] = str(why)
     if () not in sources or not feasible_orders(chosen, sources.__contains__):
-        told = "; ".join(f"{_named(subset)}: {why}" for subset, why in infeasible.items())
-        raise ConfigError("the stages cannot arrive one by one", why=told, fix="--stages A,B, without those in the way")
+        reasons = "; ".join(f"{_named(subset)}: {why}" for subset, why in infeasible.items())
+        raise ConfigError(
+            "the stages cannot arrive one by one", why=reasons, fix="--stages A,B, without those in the way"
+        )
     plain = dict(protected=(), shifted=None, scaffold=None)
     probe: Probe = dataclasses.replace(recipe.probe, **plain, tasks=dict(tasks or recipe.probe.tasks))
     read = needed((source for at in sources.values() for source in at), variants.nodes)

@@ -17,6 +17,7 @@ from offon.errors import ConfigError, DataError, ModelError, OffonError, Problem
 from offon.maths.merging import same_shapes
 from offon.measure.probe import probed_items
 from offon.models.loading import head_of, is_adapter, load_tokenizer, positions
+from offon.models.vocabulary import same_vocabulary
 from offon.parts.models import SELF, SELF_START, Artefact
 from offon.parts.stage import Stage
 from offon.pipeline.inputs import Inputs
@@ -24,7 +25,7 @@ from offon.recipe import FunctionNode, GateNode, MakeNode, MethodNode, ResolvedR
 from offon.recipe.resolved import Node
 from offon.runs import artefacts as art
 from offon.train.build import check_prompts, check_room
-from offon.train.models import Held, plan, same_vocabulary, uses
+from offon.train.models import Held, plan, uses
 from offon.types import Group
 
 STAND_IN = "?"  # the path of an artefact that does not exist before the run
@@ -221,7 +222,7 @@ class Checker(Inputs):
     def check_probes(self) -> list[dict[str, Any]]:
         """Of every probe task and every shifted version of one: how many items are held out, and of those that are
         probed how many have the scaffold."""
-        probe, found, views = self.recipe.probe, [], set()
+        probe, entries, views = self.recipe.probe, [], set()
         versions = ((probe and probe.shifted) or {}).values()
         shifted = {name: spec for named in versions for name, spec in named.items()}
         for name, spec in {**self.probe_specs, **shifted}.items():
@@ -229,17 +230,17 @@ class Checker(Inputs):
                 items = self.task(spec).items("heldout")
                 if not items:
                     raise DataError(f"probe task {name} has no held-out items", fix="a larger data set")
-                found.append({"task": name, "heldout": len(items)})
+                entries.append({"task": name, "heldout": len(items)})
                 if probe.scaffold and name not in shifted:
                     views |= {view for item in items for view in item.views}
-                    found[-1]["scaffolded"] = len(probed_items(self.task(spec), probe, probe.scaffold))
+                    entries[-1]["scaffolded"] = len(probed_items(self.task(spec), probe, probe.scaffold))
             except OffonError as error:
                 self.errors.append(error)
-        if probe and probe.scaffold and not any(entry.get("scaffolded") for entry in found):
+        if probe and probe.scaffold and not any(entry.get("scaffolded") for entry in entries):
             fix = f"one of {', '.join(sorted(views))}" if views else "rows with views: {NAME: PROMPT}, or no scaffold"
             what = f"no probed item has a view {probe.scaffold!r}"
             self.errors.append(ConfigError(what, where="probe.scaffold", fix=fix))
-        return found
+        return entries
 
 
 def check_recipe(recipe: ResolvedRecipe) -> dict[str, Any]:

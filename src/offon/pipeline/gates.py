@@ -22,9 +22,9 @@ def of_policy(entries: Mapping[str, Mapping[str, Any]], k: int) -> Values:
     return values
 
 
-def of_artefact(found: Mapping[str, Any]) -> Values:
+def of_artefact(report: Mapping[str, Any]) -> Values:
     """Metrics of data or of a reward model from its artefact.json."""
-    return dataset.metrics(found) if found["artefact"] == "data" else reward_model.metrics(found)
+    return dataset.metrics(report) if report["artefact"] == "data" else reward_model.metrics(report)
 
 
 def decided(
@@ -46,9 +46,14 @@ def decided(
     passed = all(verdict["met"] for verdict in verdicts)
     took = {"stop": None, "warn": candidate, "rollback": against}[node.on_fail] if not passed else candidate
     return {
-        "candidate": candidate, "against": against, "passed": passed, "on_fail": node.on_fail, "took": took,
-        "sentence": gates.sentence(candidate, verdicts, node.on_fail, took), "limits": verdicts,
-    }  # fmt: skip
+        "candidate": candidate,
+        "against": against,
+        "passed": passed,
+        "on_fail": node.on_fail,
+        "took": took,
+        "sentence": gates.sentence(candidate, verdicts, node.on_fail, took),
+        "limits": verdicts,
+    }
 
 
 def stop_unless_passed(node: GateNode, result: Mapping[str, Any]) -> None:

@@ -14,12 +14,12 @@ from offon.errors import DataError
 from offon.models.loading import positions
 from offon.parts.stage import Stage
 from offon.recipe import MethodNode, ResolvedRecipe, TrainNode
+from offon.recipe.fields import sampling_of
 from offon.recipe.values import annotation_of
 from offon.runs import artefacts as art
 from offon.runs.artefacts import Artefact
 from offon.tasks import open_task
 from offon.train.build import build_stage, check_prompts, check_room, prompts_of
-from offon.train.state import sampling_of
 from offon.types import Group
 
 
@@ -63,12 +63,12 @@ class Inputs:
     def inputs(self, node: MethodNode, tokenizer: Any) -> dict[str, Any]:
         """The inputs its row takes, as far as the node has them: data loaded, tasks open, the teacher by its name."""
         settings = node.settings
-        found: dict[str, Any] = {"teacher": settings.teacher and "teacher"}
+        given: dict[str, Any] = {"teacher": settings.teacher and "teacher"}
         if settings.data is not None:
-            found["data"] = self.training_data(node, tokenizer)
+            given["data"] = self.training_data(node, tokenizer)
         if settings.task is not None:
-            found["task"] = self.task(settings.task)
-        return {name: found[name] for name in registry.get(node.method).inputs if found.get(name) is not None}
+            given["task"] = self.task(settings.task)
+        return {name: given[name] for name in registry.get(node.method).inputs if given.get(name) is not None}
 
     def loaded(self, node: MethodNode, name: str, arguments: Mapping[str, Any], tokenizer: Any) -> dict[str, Any]:
         """A row's arguments with what they name in its place: data as groups, made directories as paths. Models stay

@@ -31,12 +31,12 @@ def without_gates(recipe: ResolvedRecipe) -> ResolvedRecipe:
 
 def upstream(recipe: ResolvedRecipe, name: str) -> list[str]:
     """Every node that a node's result depends on, itself not counted."""
-    found: dict[str, None] = {}
+    names: dict[str, None] = {}
     waiting = [edge.node for edge in recipe.node(name).inputs if edge.node]
     while waiting:
-        found[(one := waiting.pop())] = None
-        waiting += [edge.node for edge in recipe.node(one).inputs if edge.node and edge.node not in found]
-    return list(found)
+        names[(one := waiting.pop())] = None
+        waiting += [edge.node for edge in recipe.node(one).inputs if edge.node and edge.node not in names]
+    return list(names)
 
 
 class Infeasible(Exception):
@@ -134,9 +134,9 @@ def _seeded(node: Node, seed: int) -> Node:
 
 def needed(sources: Iterable[str], nodes: Mapping[str, Node]) -> set[str]:
     """The nodes that sources are made from: a subset that turned out infeasible may have begun to make its own."""
-    waiting, found = [source[1:] for source in sources if source.startswith("$")], set()
+    waiting, names = [source[1:] for source in sources if source.startswith("$")], set()
     while waiting:
-        if (name := waiting.pop()) not in found:
-            found.add(name)
+        if (name := waiting.pop()) not in names:
+            names.add(name)
             waiting += [edge.node for edge in nodes[name].inputs if edge.node]
-    return found
+    return names

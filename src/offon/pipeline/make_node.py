@@ -20,17 +20,17 @@ from offon.catalogue.toolbox import MakeContext, Weights
 from offon.collect import Collector
 from offon.collect.signals.verify import verdicts
 from offon.data import Renderer
-from offon.engines.native import NativeEngine
+from offon.engines.api import Engine
 from offon.errors import DataError, Interrupted, ModelError
 from offon.models.loading import has_adapter, load_tokenizer
 from offon.models.model import Model
+from offon.models.vocabulary import same_vocabulary
 from offon.parts.context import Context, Step, permuted
 from offon.parts.models import SELF, Artefact, Live, ModelRef, Start
 from offon.recipe.fields import MakeSettings
 from offon.runs import NodeDirectory, atomic, trajectories
 from offon.train.build import check_prompts
 from offon.train.context import SamplerContext
-from offon.train.models import same_vocabulary
 from offon.train.scoring import layout_of
 from offon.types import Group, Sampling, Trajectory
 
@@ -103,7 +103,7 @@ class MakeRunner(MakeContext):
         prompts: Callable[[], Sequence[Group]],
         tokenizer: Any,
         *,
-        engine: NativeEngine,
+        engine: Engine,
         progress: Callable[[dict[str, Any]], None],
         interrupted: Callable[[], bool],
     ):
@@ -130,9 +130,9 @@ class MakeRunner(MakeContext):
 
     def _all_prompts(self) -> list[Group]:
         """The training prompts in the order of the seed, as many as asked for, each once."""
-        found = self._prompts()
-        order = [permuted(len(found), self.seed, draw) for draw in range(self.settings.prompts or len(found))]
-        return [self._numbered(found[index]) for index in dict.fromkeys(order)]
+        groups = self._prompts()
+        order = [permuted(len(groups), self.seed, draw) for draw in range(self.settings.prompts or len(groups))]
+        return [self._numbered(groups[index]) for index in dict.fromkeys(order)]
 
     def _numbered(self, group: Group) -> Group:
         if group.draw >= 0:  # came from an earlier collect of this node
@@ -148,9 +148,10 @@ class MakeRunner(MakeContext):
         if not path.exists():
             if self._interrupted():
                 raise Interrupted(
-                    f"interrupted after part {self._parts - 1}", where=self.node.name,
+                    f"interrupted after part {self._parts - 1}",
+                    where=self.node.name,
                     kept="what was made so far; run again with --resume",
-                )  # fmt: skip
+                )
             cost: Counter = Counter()
             groups = collector(self._context(cost), groups)
             cost["verifier_calls"] += sum(map(verdicts, _everyone(groups)))
@@ -161,9 +162,14 @@ class MakeRunner(MakeContext):
 
     def _context(self, cost: Counter) -> Context:
         calls = SamplerContext(
-            self.node, self.models, self._engine, micro_batch_tokens=self.settings.micro_batch_tokens,
-            cost=cost, count=lambda metrics: None, progress=lambda *_: None,
-        )  # fmt: skip
+            self.node,
+            self.models,
+            self._engine,
+            micro_batch_tokens=self.settings.micro_batch_tokens,
+            cost=cost,
+            count=lambda metrics: None,
+            progress=lambda *_: None,
+        )
         step = Step(0, 1, self.seed, self.node.name, render=Renderer(self.tokenizer))
         return Context(partial(calls.generate, step=0), calls.score, calls.memory, step)
 
@@ -247,19 +253,19 @@ def _everyone(groups: Iterable[Group]) -> Iterable[Trajectory]:
 
 def _demonstrations(group: Group) -> list[dict[str, Any]]:
     """A row for each member, with the prompt that deployment sees, whatever was sampled under."""
-    return [_row(group, member, completion=_said(group, member)) for member in group.members]
+    return [_row(group, member, completion=_answer(group, member)) for member in group.members]
 
 
 def _pairs(group: Group) -> list[dict[str, Any]]:
     named = [(group.members[c.winner], group.members[c.loser], c.margin) for c in group.comparisons]
     return [
-        _row(group, winner, chosen=_said(group, winner), rejected=_said(group, loser))
+        _row(group, winner, chosen=_answer(group, winner), rejected=_answer(group, loser))
         | ({} if margin is None else {"margin": margin})
         for winner, loser, margin in named
     ]
 
 
-def _said(group: Group, member: Trajectory) -> Any:
+def _answer(group: Group, member: Trajectory) -> Any:
     plain = isinstance(group.item.prompt, str)
     return member.text if plain else [{"role": "assistant", "content": member.text}]
 

@@ -16,10 +16,11 @@ from offon.catalogue.arguments import Names, visited
 from offon.catalogue.user_function import function_at
 from offon.collect import Rollouts
 from offon.data import prompt_groups
-from offon.engines.native import NativeEngine
+from offon.engines.factory import create_engine
 from offon.errors import GateClosed, Interrupted, OffonError
 from offon.measure.probe import probe_key
 from offon.measure.probe_cache import ProbeCache
+from offon.measure.probe_diagnosis import diagnosis
 from offon.models.loading import load_tokenizer
 from offon.models.model import LoraSpec
 from offon.parts.stage import Stage
@@ -27,12 +28,14 @@ from offon.pipeline import gates
 from offon.pipeline.graph import graph
 from offon.pipeline.inputs import Inputs
 from offon.pipeline.make_node import FrozenModels, MakeRunner
+from offon.pipeline.session import Session
 from offon.pipeline.stage_report.artefact_report import ArtefactReport
 from offon.pipeline.stage_report.build import handed_on
 from offon.pipeline.stage_report.chain import contributions
-from offon.pipeline.stage_report.metrics import changes, diagnosis
+from offon.pipeline.stage_report.metrics import changes
 from offon.pipeline.stopping import stopping
 from offon.recipe import FunctionNode, GateNode, MakeNode, MethodNode, ResolvedRecipe, TrainNode
+from offon.recipe.fields import sampling_of
 from offon.recipe.resolved import Node
 from offon.recipe.values import annotation_of
 from offon.runs import NodeDirectory, RunDirectory
@@ -41,7 +44,7 @@ from offon.runs.artefacts import Artefact
 from offon.train.build import check_room
 from offon.train.loop import run_stage
 from offon.train.models import ModelSet
-from offon.train.state import TrainState, sampling_of
+from offon.train.state import TrainState
 from offon.types import Group
 from offon.version import __version__
 
@@ -91,12 +94,13 @@ class Pipeline(Inputs):
     def __init__(self, recipe: ResolvedRecipe, run: RunDirectory, progress: Progress, stop: Callable[[], bool]):
         super().__init__(recipe)
         self.run, self.progress, self.stop = run, progress, stop
-        self.engine = NativeEngine()
+        self.engine = create_engine()
         self.states = {node.name: {"state": "pending"} for node in recipe.nodes}
         self.trained = {f"${node.name}" for node in recipe.nodes if isinstance(node, TrainNode)}
         self.warnings: list[str] = []
         self.measure = ProbeCache(recipe, run, self.task, self.engine, progress, stop, self.probe_specs)
-        self.findings = ArtefactReport(self.measure, self.artefact, self.note)
+        self.session = Session(recipe, run, self.made, self.measure, self.task, self.artefact, stop)
+        self.artefact_report = ArtefactReport(self.measure, self.artefact, self.note)
 
     def run_all(self) -> None:
         self.picture()
@@ -104,7 +108,7 @@ class Pipeline(Inputs):
             self.states[node.name]["state"] = "running"
             self.picture()
             self.made[f"${node.name}"] = self.result(node)
-            self.run.write_json("path.json", contributions(self))
+            self.run.write_json("path.json", contributions(self.session))
             self.states[node.name]["state"] = "done"
             self.picture()
 
@@ -183,12 +187,12 @@ class Pipeline(Inputs):
             record |= {"measured": workshop.measured, "producers": self._labels(node, workshop.models.read)}
             self._finish(directory, record, node.name)
         final, record = Artefact(directory.final_path, node.name, key), directory.read_json("node.json")
-        self.findings.names.update(record.get("producers", {}))
+        self.artefact_report.names.update(record.get("producers", {}))
         if record["measured"]:
             self.measure(final, root=True)
-            self.findings.merge(node.name, final, self._parents(node))
+            self.artefact_report.merge(node.name, final, self._parents(node))
         elif not final.is_model:
-            self.findings.data(node.name, final)
+            self.artefact_report.data(node.name, final)
         return final
 
     def _labels(self, node: MakeNode, read: Mapping[str, Path]) -> dict[str, str]:
@@ -198,8 +202,8 @@ class Pipeline(Inputs):
 
     def _parents(self, node: MakeNode) -> list[Artefact]:
         """The models that a node read, each once."""
-        found = [self.artefact(edge.source) for edge in node.inputs if edge.kind != "data"]
-        return list({artefact.hash: artefact for artefact in found if artefact.is_model}.values())
+        parents = [self.artefact(edge.source) for edge in node.inputs if edge.kind != "data"]
+        return list({artefact.hash: artefact for artefact in parents if artefact.is_model}.values())
 
     def workshop(self, node: MakeNode, directory: NodeDirectory, target: Path) -> MakeRunner:
         settings = node.settings
@@ -207,14 +211,22 @@ class Pipeline(Inputs):
         tokenizer = load_tokenizer(models.any_path)
 
         def prompts() -> list[Group]:
-            found = prompt_groups(self.task(settings.task).items("train"), tokenizer)
-            check_room(found, settings.max_tokens, self.longest(node), node.name)
-            return found
+            groups = prompt_groups(self.task(settings.task).items("train"), tokenizer)
+            check_room(groups, settings.max_tokens, self.longest(node), node.name)
+            return groups
 
         return MakeRunner(
-            directory, target, models, settings, sampling_of(settings), prompts, tokenizer,
-            engine=self.engine, progress=self._stepped, interrupted=self.stop,
-        )  # fmt: skip
+            directory,
+            target,
+            models,
+            settings,
+            sampling_of(settings),
+            prompts,
+            tokenizer,
+            engine=self.engine,
+            progress=self._stepped,
+            interrupted=self.stop,
+        )
 
     def call(self, node: FunctionNode) -> Artefact:
         """What a function of the user's wrote."""
@@ -231,7 +243,7 @@ class Pipeline(Inputs):
             self._finish(directory, {"hash": key, "kind": node.kind, "seconds": seconds}, node.name)
         made = Artefact(directory.final_path, node.name, key)
         if not made.is_model:
-            self.findings.data(node.name, made)
+            self.artefact_report.data(node.name, made)
         return made
 
     def _resolved(self, node: FunctionNode) -> Any:
@@ -271,7 +283,7 @@ class Pipeline(Inputs):
     def judge(self, node: GateNode, candidate: Artefact, against: Artefact | None) -> dict[str, Any]:
         labels = candidate.label, against and against.label
         if node.judges != "policy":
-            return gates.decided(node, *labels, gates.of_artefact(self.findings.of(candidate)))
+            return gates.decided(node, *labels, gates.of_artefact(self.artefact_report.of(candidate)))
         after = self.measure(candidate)
         entries = changes(self.measure(against) if against else after, after, self.recipe)
         values = gates.of_policy(entries, self.recipe.probe.k)
@@ -295,7 +307,7 @@ class Pipeline(Inputs):
             self._finish(directory, {"hash": key, "kind": node.kind, **record}, node.name)
         final = Artefact(directory.final_path, node.name, key)
         after = self.measure(final)
-        result = handed_on(self, node, directory, (init, final), (before, after))
+        result = handed_on(self.session, node, directory, (init, final), (before, after))
         directory.write_json("handoff.json", result)
         if after:
             entries = diagnosis(self.run, final.label, after, self.recipe.probe.k, {init.label: before})
@@ -303,7 +315,7 @@ class Pipeline(Inputs):
         for warning in result["warnings"]:
             self.note(f"{node.name}: {warning}")
         if node.makes != "policy":
-            self.findings.reward_model(node, final, lambda: self._heldout(node, final))
+            self.artefact_report.reward_model(node, final, lambda: self._heldout(node, final))
         return final
 
     def _heldout(self, node: TrainNode, final: Artefact) -> list[Group]:
@@ -330,20 +342,24 @@ class Pipeline(Inputs):
     def _train(self, node: TrainNode, directory: NodeDirectory, init: Artefact) -> dict[str, Any]:
         started = time.perf_counter()
         settings = node.settings
-        found = directory.latest_checkpoint()
+        checkpoint = directory.latest_checkpoint()
         stage, prompts = self.stage(node, load_tokenizer(init.path))
-        holdings = ModelSet(
-            stage, init.path, self._models_of(node), lora=lora_of(settings), checkpoint=found.path if found else None,
+        models = ModelSet(
+            stage,
+            init.path,
+            self._models_of(node),
+            lora=lora_of(settings),
+            checkpoint=checkpoint.path if checkpoint else None,
             checkpointing=settings.gradient_checkpointing,
-        )  # fmt: skip
-        run_time = TrainState(
-            directory, holdings, prompts, settings, progress=self._stepped, interrupted=self.stop, engine=self.engine
         )
-        run_stage(stage, run_time)
+        state = TrainState(
+            directory, models, prompts, settings, progress=self._stepped, interrupted=self.stop, engine=self.engine
+        )
+        run_stage(stage, state)
         with directory.final() as target:
-            holdings.save_learners(target)
-        state = run_time.state.to_json()
-        return {"seconds": time.perf_counter() - started, "counters": state, "group_size": _group_size(stage)}
+            models.save_learners(target)
+        counters = state.state.to_json()
+        return {"seconds": time.perf_counter() - started, "counters": counters, "group_size": _group_size(stage)}
 
     def _models_of(self, node: MethodNode) -> dict[str, Path]:
         """Models other than the learner by the names the row's parts know them under."""

@@ -6,9 +6,13 @@ import dataclasses
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
+
+if TYPE_CHECKING:
+    from offon.parts.stage import Updates
+    from offon.types import Sampling
 
 Count = Annotated[int, Ge(1)]
 Seed = Annotated[int, Ge(0)]
@@ -168,3 +172,18 @@ def keys_of(section: type) -> dict[str, Any]:
 
 def defaults_of(section: type) -> dict[str, Any]:
     return {f.name: f.default for f in dataclasses.fields(section) if f.default is not dataclasses.MISSING}
+
+
+def updates_of(settings: NodeSettings) -> Updates:
+    """The batch words of a node, together."""
+    from offon.parts.stage import Updates  # a misspelt key is found without it
+
+    return Updates(**{field.name: getattr(settings, field.name) for field in dataclasses.fields(Updates)})
+
+
+def sampling_of(settings: Any) -> Sampling:
+    """The sampler that a node's or a probe's keys describe."""
+    from offon.types import Sampling
+
+    names = {field.name for field in dataclasses.fields(settings)} & {f.name for f in dataclasses.fields(Sampling)}
+    return Sampling(**{name: getattr(settings, name) for name in names})

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from offon.engines.api import Completion, Request
-from offon.engines.native import NativeEngine
+from offon.engines.api import Completion, Engine, Request
 from offon.errors import EngineError
 from offon.parts.context import Prompted
 from offon.parts.models import SELF, SELF_START, ModelRef, Need
@@ -30,26 +29,26 @@ class SamplerContext:
     def __init__(
         self,
         node: NodeDirectory,
-        holdings: ModelSet,
-        engine: NativeEngine,
+        models: ModelSet,
+        engine: Engine,
         *,
         micro_batch_tokens: int | None,
         cost: Counter,
         count: Callable[[dict[str, tuple[float, float]]], None],
         progress: Callable[[int, int], None],
     ):
-        self.node, self.holdings, self.engine = node, holdings, engine
+        self.node, self.models, self.engine = node, models, engine
         self.micro_batch_tokens, self.cost, self._count, self._generating = micro_batch_tokens, cost, count, progress
 
     def generate(self, prompts: Sequence[Prompted], ref: ModelRef, *, step: int) -> list[Trajectory]:
-        model = self.holdings(ref)
+        model = self.models(ref)
         requests = [Request(p.seen, p.sampling, p.key) for p in prompts]
         completions = self.engine.generate(requests, model, progress=self._generating)
-        own = ref == SELF_START or SELF in ref.walk()  # the learner, or a mixture it is part of
-        source = Source.LEARNER if own else Source.TEACHER
-        producer = Producer(model=self.holdings.fingerprint(ref), step=0 if ref == SELF_START else step)
+        is_learner = ref == SELF_START or SELF in ref.walk()  # the learner, or a mixture it is part of
+        source = Source.LEARNER if is_learner else Source.TEACHER
+        producer = Producer(model=self.models.fingerprint(ref), step=0 if ref == SELF_START else step)
         sampled = [
-            trajectory(prompt, completion, source, producer, self.holdings.learner.tokenizer, self._id(prompt))
+            trajectory(prompt, completion, source, producer, self.models.learner.tokenizer, self._id(prompt))
             for prompt, completion in zip(prompts, completions, strict=True)
         ]
         self.cost["tokens_generated"] += sum(len(completion.tokens) for completion in completions)
@@ -68,12 +67,15 @@ class SamplerContext:
         checked, fresh = zip(*pairs[:SYNC_SAMPLES], strict=True) if pairs else ((), ())
         if not checked:
             return
-        learner, layout = self.holdings.learner, layout_of(checked, "sample")
+        learner, layout = self.models.learner, layout_of(checked, "sample")
         temperature = torch.tensor([t.producer.sampling.temperature for t in checked])[layout.sequence]
         with torch.no_grad():
             logp = learner.logp(layout, temperature=temperature).float().cpu().split(layout.lengths)
         difference = np.concatenate(
-            [(own.numpy() - t.behavior_logp)[-n:] for own, t, n in zip(logp, checked, fresh, strict=True)]
+            [
+                (learner_logp.numpy() - t.behavior_logp)[-n:]
+                for learner_logp, t, n in zip(logp, checked, fresh, strict=True)
+            ]
         )
         if not np.abs(difference).max() < SYNC_TOLERANCE_NATS:
             raise EngineError(
@@ -88,7 +90,7 @@ class SamplerContext:
 
     def score(self, groups: Sequence[Group], need: Need) -> list[Group]:
         self.cost["tokens_scored"] += sum(len(m) for g in groups for m in g.members)
-        return score_buffer(self.holdings(need.model), groups, need, self.micro_batch_tokens)
+        return score_buffer(self.models(need.model), groups, need, self.micro_batch_tokens)
 
     @property
     def memory(self) -> Memory:
@@ -118,10 +120,10 @@ class Memory:
     def __call__(self, where: str) -> list[Group]:
         """The trajectories that satisfy an SQL condition, in the groups they were recorded in, as members whatever
         became of them. Only the shards that hold any are read."""
-        found: dict[int, list[str]] = defaultdict(list)
+        ids_by_buffer: dict[int, list[str]] = defaultdict(list)
         for row in self.ask(f"select buffer, id from trajectories where {where} order by buffer"):
-            found[row["buffer"]].append(row["id"])
-        groups = (group for buffer, ids in found.items() for group in self.node.read_buffer(buffer, ids))
+            ids_by_buffer[row["buffer"]].append(row["id"])
+        groups = (group for buffer, ids in ids_by_buffer.items() for group in self.node.read_buffer(buffer, ids))
         return [g.replace(members=(*g.members, *(m for m, _ in g.dropped)), dropped=()) for g in groups]
 
     def ask(self, sql: str) -> list[dict[str, Any]]:

@@ -50,8 +50,8 @@ def sum_metrics(metrics: dict[str, tuple[float, float]]) -> dict[str, tuple[floa
     if size > 1:
         distributed.all_gather_object(everyone, metrics)
     total: dict[str, tuple[float, float]] = {}
-    for own in everyone:
-        add(total, own)
+    for one in everyone:
+        add(total, one)
     return total
 
 

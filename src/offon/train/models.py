@@ -14,6 +14,7 @@ from offon.errors import ModelError
 from offon.models.loading import is_adapter
 from offon.models.mixture import Mixture, Routed
 from offon.models.model import LoraSpec, Model
+from offon.models.vocabulary import same_vocabulary
 from offon.parts.models import SELF, Artefact, Ema, Live, Mix, ModelRef, Route, Start
 from offon.parts.stage import Learner, Stage
 from offon.runs import tensors
@@ -167,19 +168,6 @@ class ModelSet:
 def _freeze(model: Model) -> Model:
     model.hf.requires_grad_(False)
     return model
-
-
-def same_vocabulary(student, teacher, name: str) -> None:
-    """A teacher grades the student's token ids: the same size is not enough, every id must mean the same token."""
-    mine, theirs = student.get_vocab(), teacher.get_vocab()
-    if mine != theirs:
-        differing = [token for token in mine if theirs.get(token) != mine[token]]
-        raise ModelError(
-            f"{name} has another vocabulary than the learner",
-            why=f"{len(mine)} and {len(theirs)} tokens; {len(differing)} of the learner's mean something else there"
-            + (f", e.g. {differing[0]!r}" if differing else ""),
-            fix="a teacher with the same tokenizer, or write its answers to a file and use sft with data: FILE",
-        )
 
 
 @dataclass(frozen=True)

@@ -74,8 +74,8 @@ def _sampler_gap(batch: Batch, scores: Mapping[Need, Any]) -> dict[str, tuple[fl
         return {}
     batch = batch.to(torch.device("cpu"))
     same_view = torch.tensor([not t.off_policy_by_conditioning for t in batch.trajectories])[batch.sequence]
-    own = batch.columns["source"] == Source.LEARNER
-    sampled = batch.columns["behavior_logp"].isfinite() & own & same_view & batch.columns["trainable"]
+    of_learner = batch.columns["source"] == Source.LEARNER
+    sampled = batch.columns["behavior_logp"].isfinite() & of_learner & same_view & batch.columns["trainable"]
     difference = (logp.detach().cpu() - batch.columns["behavior_logp"])[sampled].clamp(-20, 20)
     return {"off_policy/sampler_gap_nats": (float((difference.exp() - 1 - difference).sum()), float(sampled.sum()))}
 

@@ -98,8 +98,8 @@ def read(model: Any, batch: Batch, view: str, place: Place) -> tuple[Tensor, Lay
     number_B = torch.tensor([model.number(item) for item in batch.items])
     states = {}
     for number in number_B.unique().tolist():
-        own = [t for t, mine in zip(batch.trajectories, (number_B == number).tolist(), strict=True) if mine]
-        states[number] = model.parts[number].hidden(layout_of(own, view, place))
+        routed = [t for t, mine in zip(batch.trajectories, (number_B == number).tolist(), strict=True) if mine]
+        states[number] = model.parts[number].hidden(layout_of(routed, view, place))
     return model.side_by_side(number_B[layout.sequence], states), layout
 
 

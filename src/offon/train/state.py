@@ -6,7 +6,6 @@ few counters, and a resumed run is the same run.
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -19,19 +18,20 @@ import numpy as np
 
 from offon.collect.signals.verify import verdicts
 from offon.data import Renderer
-from offon.engines.native import NativeEngine
+from offon.engines.api import Engine
+from offon.engines.factory import create_engine
 from offon.errors import DataError, NumericsError
 from offon.parts.context import Context, Step, permuted
 from offon.parts.models import SELF
 from offon.parts.schedules import learning_rate_at, value_at
-from offon.parts.stage import Learner, Updates
-from offon.recipe.fields import NodeSettings
+from offon.parts.stage import Learner
+from offon.recipe.fields import NodeSettings, updates_of
 from offon.runs import NodeDirectory, tensors, trajectories
 from offon.train.context import SamplerContext
 from offon.train.distributed import add
 from offon.train.models import ModelSet
 from offon.train.optimizer_step import accumulate, apply, make_optimizer
-from offon.types import RIGHT, Group, Sampling, Source, Trajectory
+from offon.types import RIGHT, Group, Source, Trajectory
 from offon.types.batch import Batch, source_counts
 
 
@@ -63,23 +63,23 @@ class TrainState:
     def __init__(
         self,
         node: NodeDirectory,
-        holdings: ModelSet,
+        models: ModelSet,
         prompts: Sequence[Group],
         settings: NodeSettings,
         *,
         progress: Callable[[dict[str, Any]], None] = lambda event: None,
         interrupted: Callable[[], bool] = lambda: False,
-        engine: NativeEngine | None = None,
+        engine: Engine | None = None,
     ):
         if not prompts:
             raise DataError("the stage has no prompts to draw", where=node.name)
-        self.node, self.holdings, self.prompts, self.settings = node, holdings, prompts, settings
+        self.node, self.models, self.prompts, self.settings = node, models, prompts, settings
         self.steps, self.updates = settings.steps, updates_of(settings)
-        self.engine = engine or NativeEngine()
+        self.engine = engine or create_engine()
         self.state = Counters()
         self.buffer: list[Group] = []
-        self.stage = holdings.stage
-        self.parameters = {name: model.train_parameters() for name, model in holdings.learners.items()}
+        self.stage = models.stage
+        self.parameters = {name: model.train_parameters() for name, model in models.learners.items()}
         self.optimizers = {name: make_optimizer(p, settings.weight_decay) for name, p in self.parameters.items()}
         self._progress, self._interrupted = progress, interrupted
         self._metrics: dict[str, tuple[float, float]] = {}
@@ -88,16 +88,21 @@ class TrainState:
     # --- collect -----------------------------------------------------------------------------------------------
 
     def context(self) -> Context:
-        render = Renderer(self.holdings.learner.tokenizer)
+        render = Renderer(self.models.learner.tokenizer)
         step = Step(self.state.step, self.steps, self.settings.seed, self.node.name, self.more, render)
         calls = self.calls()
         return Context(partial(calls.generate, step=self.state.step), calls.score, calls.memory, step)
 
     def calls(self) -> SamplerContext:
         return SamplerContext(
-            self.node, self.holdings, self.engine, micro_batch_tokens=self.settings.micro_batch_tokens,
-            cost=self.state.cost, count=self._count, progress=self._generating,
-        )  # fmt: skip
+            self.node,
+            self.models,
+            self.engine,
+            micro_batch_tokens=self.settings.micro_batch_tokens,
+            cost=self.state.cost,
+            count=self._count,
+            progress=self._generating,
+        )
 
     def draw(self) -> list[Group]:
         return self.more(self.updates.buffer)
@@ -170,13 +175,16 @@ class TrainState:
         if batch.total_weight() == 0:
             state.skipped_steps += 1
             return
-        models, parameters = self.holdings.of(learner), self.parameters[learner.name]
+        scored_by, parameters = self.models.of(learner), self.parameters[learner.name]
         try:
-            metrics = accumulate(models, learner, batch, coefficients, settings.micro_batch_tokens)
+            metrics = accumulate(scored_by, learner, batch, coefficients, settings.micro_batch_tokens)
             rate = learning_rate_at(
-                learner.learning_rate or settings.learning_rate, state.step, self.steps,
-                warmup_steps=settings.warmup_steps, shape=settings.lr_scheduler_type,
-            )  # fmt: skip
+                learner.learning_rate or settings.learning_rate,
+                state.step,
+                self.steps,
+                warmup_steps=settings.warmup_steps,
+                shape=settings.lr_scheduler_type,
+            )
             norm = apply(self.optimizers[learner.name], parameters, rate, settings.max_grad_norm)
         except NumericsError as error:
             path = self.node.path / f"failed-step-{state.step}.parquet"
@@ -184,7 +192,7 @@ class TrainState:
             error.where = f"{self.node.name}, step {state.step}, {learner.name}: {error.where}"
             error.kept = f"the batch in {path.name}; the last checkpoint; nothing was updated"
             raise
-        self.holdings.stepped(learner)
+        self.models.stepped(learner)
         state.skipped_steps += norm == 0
         area = "" if learner is self.stage.main else f"{learner.name}/"
         metrics |= {"grad_norm": (norm, 1.0), "learning_rate": (rate, 1.0)}
@@ -201,14 +209,14 @@ class TrainState:
         for t in trained:
             n = int(t.trainable.sum())
             age = state.step - t.producer.step if t.behavior_logp is not None else 0
-            own = int((t.source == Source.LEARNER).sum())
+            of_learner = int((t.source == Source.LEARNER).sum())
             state.cost["tokens_trained"] += n
             state.off_policy.update(
                 tokens=n,
-                own_tokens=own,
-                age=age * own,
-                conditioned=own * t.off_policy_by_conditioning,
-                on_policy=own * (age == 0 and not t.off_policy_by_conditioning),
+                own_tokens=of_learner,
+                age=age * of_learner,
+                conditioned=of_learner * t.off_policy_by_conditioning,
+                on_policy=of_learner * (age == 0 and not t.off_policy_by_conditioning),
             )
 
     # --- bookkeeping -------------------------------------------------------------------------------------------
@@ -273,41 +281,31 @@ class TrainState:
         state = self.state
         with self.node.checkpoint(state.step, keep=self.settings.save_total_limit) as directory:
             directory = Path(directory)
-            self.holdings.save(directory)
+            self.models.save(directory)
             for name, optimizer in self.optimizers.items():
-                tensors.save(optimizer.state_dict(), self.holdings.place(directory, name) / "optimizer", finite=True)
+                tensors.save(optimizer.state_dict(), self.models.place(directory, name) / "optimizer", finite=True)
             trajectories.write(directory / "buffer.parquet", self.buffer, node=self.node.name)
             tensors.save(state.to_json(), directory / "state")
 
     def restore(self) -> Counters:
         """Go back to the newest complete checkpoint, and forget whatever was recorded after it."""
-        found = self.node.latest_checkpoint()
-        if found is None:
+        checkpoint = self.node.latest_checkpoint()
+        if checkpoint is None:
             self.node.rewind(0, -1)
             return self.state
-        self.state = Counters.from_json(tensors.load(found.path / "state"))
-        self.buffer = trajectories.read(found.path / "buffer.parquet")
+        self.state = Counters.from_json(tensors.load(checkpoint.path / "state"))
+        self.buffer = trajectories.read(checkpoint.path / "buffer.parquet")
         for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(tensors.load(self.holdings.place(found.path, name) / "optimizer"))
+            optimizer.load_state_dict(tensors.load(self.models.place(checkpoint.path, name) / "optimizer"))
         self.node.rewind(self.state.step, self.state.buffer)
         return self.state
-
-
-def updates_of(settings: NodeSettings) -> Updates:
-    return Updates(**{field.name: getattr(settings, field.name) for field in dataclasses.fields(Updates)})
-
-
-def sampling_of(settings: Any) -> Sampling:
-    """The sampler that a node's or a probe's keys describe."""
-    names = {field.name for field in dataclasses.fields(settings)} & {f.name for f in dataclasses.fields(Sampling)}
-    return Sampling(**{name: getattr(settings, name) for name in names})
 
 
 def swapped(groups: Sequence[Group], names: Mapping[str, str]) -> list[Group]:
     """The groups with some token signals' names exchanged, both ways: done twice, nothing has changed."""
     if not names:
         return list(groups)
-    other = {**names, **{kept: own for own, kept in names.items()}}
+    other = {**names, **{kept: short for short, kept in names.items()}}
 
     def exchanged(member: Trajectory) -> Trajectory:
         return member.replace(token_signals={other.get(name, name): c for name, c in member.token_signals.items()})

@@ -14,7 +14,6 @@ from offon.measure.probe_cache import ProbeCache
 from offon.measure.reward_model import not_measured, reward_probe
 from offon.models.loading import load_tokenizer
 from offon.models.model import Model
-from offon.pipeline.stage_report.merges import merge_probe
 from offon.pipeline.stage_report.metrics import changes
 from offon.recipe import MethodNode, TrainNode
 from offon.runs import artefacts as art
@@ -22,6 +21,7 @@ from offon.runs.artefacts import Artefact, digest
 from offon.types import Group
 
 FILE = "artefact.json"
+Entries = Mapping[str, Mapping[str, Any]]  # probe task -> `behavior.task_handoff`
 
 
 @dataclass(frozen=True)
@@ -32,62 +32,70 @@ class ArtefactReport:
     artefact: Callable[[str], Artefact]
     note: Callable[[str], None]
     names: dict[str, str] = field(default_factory=dict)  # fingerprint of a model that wrote data -> its label
-    known: dict[str, Any] = field(default_factory=dict)  # hash of an artefact -> what was found
+    known: dict[str, Any] = field(default_factory=dict)  # hash of an artefact -> its artefact.json
 
     def data(self, name: str, artefact: Artefact) -> None:
         """A data set that a node made; nothing of what is no one file of rows."""
 
-        def found() -> dict[str, Any] | None:
+        def measured() -> dict[str, Any] | None:
             try:
                 return self._data(artefact, name)
             except ConfigError:
                 return None
 
-        self._keep(name, artefact, [self._tasks(), self._columns(name), self.names], found)
+        self._keep(name, artefact, [self._tasks(), self._columns(name), self.names], measured)
 
     def reward_model(self, node: TrainNode, artefact: Artefact, heldout: Callable[[], Sequence[Group]]) -> None:
         share = node.settings.heldout
         source = Path(share).name if isinstance(share, str) else f"{share or 0:.0%} of its data's prompts"
 
-        def found() -> dict[str, Any]:
+        def measured() -> dict[str, Any]:
             groups = heldout()
             if not groups:
                 return not_measured(node.name, node.makes, f"{source} are no prompts; a larger share, or heldout: FILE")
             return reward_probe(
-                Model.load(artefact.path), groups, node.name, source=source,
-                micro_batch_tokens=node.settings.micro_batch_tokens, seed=node.settings.seed,
-            )  # fmt: skip
+                Model.load(artefact.path),
+                groups,
+                node.name,
+                source=source,
+                micro_batch_tokens=node.settings.micro_batch_tokens,
+                seed=node.settings.seed,
+            )
 
         if share:
-            self._keep(node.name, artefact, [], found)
+            self._keep(node.name, artefact, [], measured)
 
     def merge(self, name: str, artefact: Artefact, parents: Sequence[Artefact]) -> None:
         """Merged weights against every model they were made of, each probed like a stage's result."""
 
-        def found() -> dict[str, Any]:
+        def measured() -> dict[str, Any]:
             after = self.measure(artefact)
             recipe = self.measure.recipe
             entries = {parent.label: changes(self.measure(parent), after, recipe) for parent in parents}
             return merge_probe(name, entries)
 
-        self._keep(name, artefact, [self._tasks(), [parent.hash for parent in parents]], found)
+        self._keep(name, artefact, [self._tasks(), [parent.hash for parent in parents]], measured)
 
     def of(self, artefact: Artefact) -> Mapping[str, Any]:
-        """What was found; of data from outside, it is found now."""
+        """Its report; of data from outside, it is report now."""
         if artefact.hash not in self.known:
             self.known[artefact.hash] = self._data(artefact, "")
-        if (found := self.known[artefact.hash]) is None or not found.get("heldout", True):
-            why = (found or {}).get("sentence", "its columns are no form of training data")
+        if (report := self.known[artefact.hash]) is None or not report.get("heldout", True):
+            why = (report or {}).get("sentence", "its columns are no form of training data")
             raise DataError(f"nothing is known of {artefact.label} that a gate could judge", why=why)
-        return found
+        return report
 
     # ---- one of a kind
 
     def _data(self, artefact: Artefact, name: str) -> dict[str, Any] | None:
         return data_probe(
-            art.data_file(artefact), artefact.label, columns=self._columns(name), names=self.names,
-            heldout={t: self._heldout(spec) for t, spec in self.measure.tasks.items()}, tokenizer=self._tokenizer(name),
-        )  # fmt: skip
+            art.data_file(artefact),
+            artefact.label,
+            columns=self._columns(name),
+            names=self.names,
+            heldout={t: self._heldout(spec) for t, spec in self.measure.tasks.items()},
+            tokenizer=self._tokenizer(name),
+        )
 
     def _heldout(self, spec: Any) -> list[Any]:
         return [item.prompt for item in self.measure.task(spec).items("heldout")]
@@ -127,7 +135,28 @@ class ArtefactReport:
         if before.get("key") == key:
             self.known[artefact.hash] = before
             return
-        self.known[artefact.hash] = found = find()
-        if found is not None:
-            directory.write_json(FILE, {"key": key, **found})
-            self.note(found["sentence"])
+        self.known[artefact.hash] = report = find()
+        if report is not None:
+            directory.write_json(FILE, {"key": key, **report})
+            self.note(report["sentence"])
+
+
+def merge_probe(label: str, parents: Mapping[str, Entries]) -> dict[str, Any]:
+    """artefact.json of a merge: for each parent the entries a stage from it would have. parents: label -> entries."""
+    compared = [{"parent": parent, "tasks": dict(entries)} for parent, entries in parents.items()]
+    return {"artefact": "merge", "parents": compared, "sentence": merge_sentence(label, parents)}
+
+
+def merge_sentence(label: str, parents: Mapping[str, Entries]) -> str:
+    changes_by_parent = [
+        f"against {parent}: {', '.join(_change(task, entry) for task, entry in tasks.items())}"
+        for parent, tasks in parents.items()
+        if tasks
+    ]
+    return f"{label}, a merge: " + ("; ".join(changes_by_parent) or "not measured")
+
+
+def _change(task: str, entry: Mapping[str, Any]) -> str:
+    total, kept = entry["d1"]["total"], entry["retention"]
+    points = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * total[end] for end in ("estimate", "low", "high")))
+    return f"{task} {points} points" + (f", keeps {kept['estimate']:.0%}" if kept else "")

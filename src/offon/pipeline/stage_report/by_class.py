@@ -45,10 +45,10 @@ def responses(
         pooled = pool(pair.models, *sides)
         shown = [rows[i] for i in measured]
         tree = tree_of(pair.models, task, sides, pooled, shown, support_threshold(k), None, exact=False)
-        found = {"trajectories": by_trajectory(pooled, k), "tree": tree}
+        entry = {"trajectories": by_trajectory(pooled, k), "tree": tree}
         if response_classes(task) is not None:
-            found["surface"] = by_class(task, sides, pooled, k)["surface"]
-        return found
+            entry["surface"] = by_class(task, sides, pooled, k)["surface"]
+        return entry
 
     return dict(pair.kept(f"responses {k}", [*sides[0], *sides[1]], read))
 

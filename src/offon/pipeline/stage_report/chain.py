@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -12,38 +12,28 @@ from offon.behavior.stage.chain import lineage_summary, path_table, surviving_ex
 from offon.behavior.stage.retention import cost_per_point
 from offon.behavior.statistics.counts import Counts
 from offon.behavior.statistics.intervals import paired_change
+from offon.pipeline.session import Session
 from offon.recipe import TrainNode
-from offon.runs.artefacts import Artefact
-
-if TYPE_CHECKING:
-    from offon.pipeline.run import Pipeline
 
 TOKENS = ("tokens_generated", "tokens_trained", "tokens_scored")  # by whatever model, each counted once
 
 
-def contributions(pipeline: Pipeline) -> dict[str, Any]:
+def contributions(session: Session) -> dict[str, Any]:
     """The chains that end in a stage from which no other has started so far, each with its tables by probe task."""
-    chains = [list(reversed(list(chain(pipeline, leaf)))) for leaf in leaves(pipeline)]
-    return {"chains": [found for stages in chains if (found := _chain(pipeline, stages))["tasks"]]}
+    chains = [list(reversed(list(chain(session, leaf)))) for leaf in leaves(session)]
+    return {"chains": [entry for stages in chains if (entry := _chain(session, stages))["tasks"]]}
 
 
-def stage_of(pipeline: Pipeline, artefact: Artefact) -> TrainNode | None:
-    """The stage that made an artefact, whatever handed it on since: a gate's result is its candidate's."""
-    nodes = (node for node in pipeline.recipe.nodes if isinstance(node, TrainNode))
-    made = pipeline.made
-    return next((n for n in nodes if f"${n.name}" in made and made[f"${n.name}"].path == artefact.path), None)
-
-
-def chain(pipeline: Pipeline, node: TrainNode | None) -> Iterator[TrainNode]:
+def chain(session: Session, node: TrainNode | None) -> Iterator[TrainNode]:
     """A stage and those before it along init edges, back to the first."""
     while node is not None:
         yield node
-        node = stage_of(pipeline, pipeline.artefact(node.settings.init))
+        node = session.stage_of(session.artefact(node.settings.init))
 
 
-def leaves(pipeline: Pipeline) -> list[TrainNode]:
-    done = [n for n in pipeline.recipe.nodes if isinstance(n, TrainNode) and f"${n.name}" in pipeline.made]
-    continued = {before.name for n in done if (before := stage_of(pipeline, pipeline.artefact(n.settings.init)))}
+def leaves(session: Session) -> list[TrainNode]:
+    done = [n for n in session.recipe.nodes if isinstance(n, TrainNode) and f"${n.name}" in session.made]
+    continued = {before.name for n in done if (before := session.stage_of(session.artefact(n.settings.init)))}
     return [node for node in done if node.name not in continued]
 
 
@@ -53,7 +43,7 @@ def counts_of(entry: Mapping[str, Any], when: str) -> Counts:
     return Counts.of([c for c, _ in pairs], [n for _, n in pairs])
 
 
-def cost_of(pipeline: Pipeline, stages: Sequence[TrainNode]) -> Counter:
+def cost_of(session: Session, stages: Sequence[TrainNode]) -> Counter:
     """Seconds and tokens of stages and of everything they were made from, teachers and data too, each counted once."""
     total, waiting, seen = Counter(), [stage.name for stage in stages], set()
     while waiting:
@@ -61,8 +51,8 @@ def cost_of(pipeline: Pipeline, stages: Sequence[TrainNode]) -> Counter:
         if name in seen:
             continue
         seen.add(name)
-        waiting += [edge.node for edge in pipeline.recipe.node(name).inputs if edge.node]
-        total += spent(pipeline.run.node(name).read_json("node.json", {}))
+        waiting += [edge.node for edge in session.recipe.node(name).inputs if edge.node]
+        total += spent(session.run.node(name).read_json("node.json", {}))
     return total
 
 
@@ -73,24 +63,24 @@ def spent(record: Mapping[str, Any]) -> Counter:
     return Counter({"seconds": seconds, "tokens": sum(cost.get(name, 0) for name in TOKENS)})
 
 
-def _chain(pipeline: Pipeline, stages: Sequence[TrainNode]) -> dict[str, Any]:
+def _chain(session: Session, stages: Sequence[TrainNode]) -> dict[str, Any]:
     """One chain: its nodes from the root on, and the tables of every task."""
-    handoffs = [pipeline.run.node(stage.name).read_json("handoff.json", {"tasks": {}}) for stage in stages]
-    root, names = pipeline.artefact(stages[0].settings.init).label, [stage.name for stage in stages]
+    handoffs = [session.run.node(stage.name).read_json("handoff.json", {"tasks": {}}) for stage in stages]
+    root, names = session.artefact(stages[0].settings.init).label, [stage.name for stage in stages]
     names = [f"{root} (start)" if root in names else root, *names]
     common = [task for task in handoffs[0]["tasks"] if all(task in handoff["tasks"] for handoff in handoffs)]
-    cost = cost_of(pipeline, stages)
-    tasks = {task: _task(names, [h["tasks"][task] for h in handoffs], cost, pipeline.recipe) for task in common}
+    cost = cost_of(session, stages)
+    tasks = {task: _task(names, [h["tasks"][task] for h in handoffs], cost, session.recipe) for task in common}
     return {"nodes": names, "tasks": {task: tables for task, tables in tasks.items() if tables}}
 
 
 def _task(names: Sequence[str], entries: Sequence[Mapping[str, Any]], cost: Counter, recipe: Any) -> dict | None:
     """Rows that sum to the total, over the prompts that every checkpoint was measured on; None if there is none."""
-    found = [counts_of(entries[0], "before"), *(counts_of(entry, "after") for entry in entries)]
-    measured = np.all([counts.scored >= 2 for counts in found], axis=0)
+    counts_by_checkpoint = [counts_of(entries[0], "before"), *(counts_of(entry, "after") for entry in entries)]
+    measured = np.all([counts.scored >= 2 for counts in counts_by_checkpoint], axis=0)
     if not measured.any():
         return None
-    checkpoints = {name: counts.at(measured) for name, counts in zip(names, found, strict=True)}
+    checkpoints = {name: counts.at(measured) for name, counts in zip(names, counts_by_checkpoint, strict=True)}
     k, ends = recipe.probe.k, (checkpoints[names[0]].rate, checkpoints[names[-1]].rate)
     total = paired_change(*ends)
     per_gain = {what: cost_per_point(total, cost[what]) for what in ("seconds", "tokens")}

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 from offon import behavior
 from offon.behavior import StageStatistics
-from offon.measure.probe import content_outcomes, outcomes, prompt_infos
+from offon.measure.probe import outcomes, prompt_infos
+from offon.measure.probe_diagnosis import Probes
 from offon.recipe import ResolvedRecipe
 from offon.runs import NodeDirectory, RunDirectory, ledger
-from offon.types import RIGHT, Group
+from offon.types import Group
 
 ON_POLICY_GAP_NATS = 1e-3  # sampler and learner agree to rounding
 MOSTLY = 0.99
 WORTH_A_WORD = 0.005  # success; a smaller fall may be certain and still not worth a warning
-
-Probes = Mapping[str, list[Group]]
 
 
 def handoff(
@@ -91,15 +89,15 @@ def provenance(sums: Mapping[str, float]) -> tuple[dict[str, float | None], str]
     conditioned_share  of them, sampled under another view than trained
     sampler_gap_nats   KL(behaviour || learner) per token when the buffer was fresh
     """
-    own = sums.get("own_tokens", 0)
+    by_learner = sums.get("own_tokens", 0)
     gaps = [
         sums[f"{name}/sum"] / sums[f"{name}/count"]
         for name in ("sync/gap_nats", "off_policy/sampler_gap_nats")
         if sums.get(f"{name}/count")
     ]
     numbers = {
-        "mean_age": sums.get("age", 0) / own if own else None,
-        "conditioned_share": sums.get("conditioned", 0) / own if own else None,
+        "mean_age": sums.get("age", 0) / by_learner if by_learner else None,
+        "conditioned_share": sums.get("conditioned", 0) / by_learner if by_learner else None,
         "sampler_gap_nats": gaps[0] if gaps else None,
     }
     fresh = sums.get("on_policy", 0) / sums["tokens"] if sums.get("tokens") else 0.0
@@ -152,42 +150,3 @@ def warnings(node: NodeDirectory, record: Mapping[str, Any], tasks: Mapping[str,
             lost = f"{-change['estimate']:.3f} [{-change['high']:.3f}, {-change['low']:.3f}]"
             sentences.append(f"{name}: held-out success fell by {lost}: look at the lost prompts before going on")
     return sentences
-
-
-def diagnosis(
-    run: RunDirectory, model: str, probes: Probes, k: int, earlier: Mapping[str, Probes] = MappingProxyType({})
-) -> list[dict[str, Any]]:
-    """diagnosis.json with this model's entries added (or replaced). earlier: probes of the checkpoints it comes from,
-    by name, which tell what it lost."""
-    before = run.read_json("diagnosis.json", [])
-    kept = [entry for entry in before if entry["model"] != model]
-    fresh = [
-        behavior.diagnose(
-            behavior.measured_outcomes(
-                outcomes(groups),
-                content_outcomes(groups),
-                {label: outcomes(others[name]) for label, others in earlier.items() if name in others},
-            ),
-            prompt_infos(groups),
-            k=k,
-            model=model,
-            task=name,
-            known=[known_successes(group) for group in groups],
-        )
-        for name, groups in probes.items()
-    ]
-    return kept + fresh
-
-
-def known_successes(group: Group) -> dict[tuple[int, ...], float]:
-    """The right responses of a probed prompt with the log-probs they were sampled with, without any that the checker
-    also rejected."""
-    reward = [
-        (tuple(m.tokens.tolist()), m.signals.get("reward"), m) for m in group.members if m.behavior_logp is not None
-    ]
-    wrong = {tokens for tokens, score, _ in reward if score is not None and score < RIGHT}
-    return {
-        tokens: float(member.behavior_logp.sum(dtype="float64"))
-        for tokens, score, member in reward
-        if score is not None and score >= RIGHT and tokens not in wrong
-    }
