@@ -25,13 +25,26 @@ class Collector(ABC):
     A collector whose fields hold other collectors runs them inside; `everything` and `replace` reach those too.
     """
 
-    requires: frozenset[str] = frozenset()
-    provides: frozenset[str] = frozenset()
-    removes: frozenset[str] = frozenset()
     least: int = 1  # groups that it has to be given at once
     turns: int = 0  # responses that it samples in the same conversation, after the first
     reads: str = "demonstrations"  # of a source: the form of its data, a key of `offon.data.LOADERS`
-    needs: tuple[Need, ...] = ()  # what it has scored
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return frozenset()
+
+    @property
+    def provides(self) -> frozenset[str]:
+        return frozenset()
+
+    @property
+    def removes(self) -> frozenset[str]:
+        return frozenset()
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """What it has scored."""
+        return ()
 
     @property
     def parts(self) -> tuple[Collector, ...]:

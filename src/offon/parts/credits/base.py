@@ -35,11 +35,25 @@ class Credit(ABC):
     counts_token_rewards   whether rewards of single tokens that came before reach the advantage
     """
 
-    needs: tuple[Need, ...] = ()
-    requires: frozenset[str] = frozenset({"reward"})
-    provides: frozenset[str] = frozenset({"advantage"})
-    min_group: int = 1
-    counts_token_rewards: bool = False
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return ()
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return frozenset({"reward"})
+
+    @property
+    def provides(self) -> frozenset[str]:
+        return frozenset({"advantage"})
+
+    @property
+    def min_group(self) -> int:
+        return 1
+
+    @property
+    def counts_token_rewards(self) -> bool:
+        return False
 
     @property
     def steps(self) -> tuple[Credit, ...]:

@@ -19,8 +19,13 @@ LOGP = Need("logp", SELF)
 
 
 class Factor(ABC):
-    needs: tuple[Need, ...] = ()
-    requires: frozenset[str] = frozenset()
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return ()
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return frozenset()
 
     @abstractmethod
     def __call__(self, reading: Reading) -> Tensor:

@@ -28,7 +28,10 @@ class ParameterPenalty:
     name: str = "parameter_penalty"
 
     unit = "parameters"
-    requires: frozenset[str] = frozenset()
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return frozenset()
 
     @property
     def needs(self) -> tuple[Need, ...]:

@@ -34,8 +34,14 @@ class Term(ABC):
     coef: Schedule
     name: str
     unit: Unit = "token"
-    needs: tuple[Need, ...] = ()
-    requires: frozenset[str] = frozenset()
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return ()
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return frozenset()
 
     @abstractmethod
     def weigh(self, batch: Batch) -> Tensor:

@@ -20,8 +20,13 @@ STEP_LOGP = Need("logp", SELF, when="step")
 
 
 class TokenMask(ABC):
-    needs: tuple[Need, ...] = ()
-    requires: frozenset[str] = frozenset()
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return ()
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return frozenset()
 
     @abstractmethod
     def __call__(self, reading: Reading, stopped_M: Tensor) -> Tensor:
