@@ -54,7 +54,7 @@ def exact(
     `view` names the prompt to condition on; `verify` is the predicate, the testbed's checker by default.
     """
     was_training = model.training
-    found = expand(
+    enumerations = expand(
         [Model.wrap(model, tokenizer, device=next(model.parameters()).device)],
         [tokenizer(item.prompt if view == "prompt" else item.views[view]).input_ids for item in items],
         Sampling(temperature=temperature),
@@ -64,11 +64,11 @@ def exact(
     )
     model.train(was_training)
     verify = verify or TestbedTask().verify
-    return [_judged(item, each, tokenizer, verify) for item, each in zip(items, found, strict=True)]
+    return [_judged(item, each, tokenizer, verify) for item, each in zip(items, enumerations, strict=True)]
 
 
-def _judged(item: Item, found: Enumeration, tokenizer, verify) -> Exact:
-    tree = found.tree
+def _judged(item: Item, enumeration: Enumeration, tokenizer, verify) -> Exact:
+    tree = enumeration.tree
     ends, mass = np.flatnonzero(tree.ends), tree.reach[:, 0]
     texts = tokenizer.batch_decode([tree.path(edge) for edge in ends], skip_special_tokens=True)
     verdicts = verify([(item, text) for text in texts])
@@ -77,7 +77,7 @@ def _judged(item: Item, found: Enumeration, tokenizer, verify) -> Exact:
         success=sum(float(p) for p, verdict in zip(mass[ends], verdicts, strict=True) if verdict.score == 1),
         content=sum(float(p) for p, verdict in zip(mass[ends], verdicts, strict=True) if verdict.content == 1),
         routes={route: opening[tokenizer.convert_tokens_to_ids(route)] for route in ROUTES},
-        residual=float(found.residual[0]),
+        residual=float(enumeration.residual[0]),
     )
 
 
