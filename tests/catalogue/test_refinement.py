@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from offon.catalogue.methods.grpo import dr_grpo
 from offon.catalogue.methods.refinement import critique_grpo, critique_revise, score
-from offon.catalogue.methods.rewards import dr_grpo
 from offon.collect import again, keep_best, refine, rollouts, verify
 from offon.data.render import Renderer
 from offon.parts.context import Context

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge
 
 from offon.catalogue.arguments import ModelArg
-from offon.catalogue.methods.rewards import Share
+from offon.catalogue.methods.grpo import Share
 from offon.catalogue.registry import method
 from offon.collect import Rollouts
 from offon.errors import ConfigError
