@@ -15,6 +15,7 @@ from typing import Any, Literal, get_origin
 
 from offon.catalogue.arguments import names_of
 from offon.catalogue.families import FAMILIES
+from offon.catalogue.surrogate import Computed, computed
 from offon.catalogue.toolbox import Plan
 from offon.catalogue.user_function import function_at
 from offon.errors import ConfigError
@@ -86,6 +87,11 @@ class MethodInfo:
                 for learner in stage.learners
             ],
         }
+
+    @property
+    def computed(self) -> Computed | None:
+        """At its defaults: what is computed in place of a surrogate with ratios, in a sentence and in formulas."""
+        return computed(self.example()) if self.kind == "stage" else None
 
     @property
     def data_among(self) -> dict[str, str]:

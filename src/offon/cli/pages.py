@@ -41,8 +41,15 @@ def in_full(info: MethodInfo) -> dict[str, Any]:
         for name, p in info.arguments.items()
     ]
     recommends = dict(info.example().recommends) if info.kind == "stage" else {}
+    computed = info.computed
     needs = {name: "needed" if needed else "optional" for name, needed in info.inputs.items()}
-    full = {"inputs": needs, "arguments": arguments, "recommends": recommends, "doc": info.doc}
+    full = {
+        "inputs": needs,
+        "arguments": arguments,
+        "recommends": recommends,
+        "doc": info.doc,
+        "computed": computed and computed._asdict(),
+    }
     return {**info.describe(), **full, "example": in_a_recipe(info)}
 
 
@@ -114,6 +121,13 @@ def page(method: dict[str, Any]) -> str:
         "",
         method["doc"],
     ]
+    if computed := method["computed"]:
+        lines += [
+            "",
+            *textwrap.wrap(computed["sentence"], WIDTH),
+            "",
+            *(f"    {line}" for line in computed["formulas"]),
+        ]
     if method["inputs"]:
         lines += ["", "takes " + ", ".join(f"{name} ({need})" for name, need in method["inputs"].items())]
     if method["arguments"]:
