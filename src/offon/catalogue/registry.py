@@ -97,8 +97,8 @@ class MethodInfo:
     def data_among(self) -> dict[str, str]:
         """Inputs and arguments that are data, and the form of each as their annotations say."""
         marks = {name: names_of(parameter.annotation) for name, parameter in self.signature.parameters.items()}
-        found = {name: mark.what for name, mark in marks.items() if mark and mark.edge == "data"}
-        return {"data": "demonstrations", **found} if "data" in self.inputs else found
+        marked = {name: mark.what for name, mark in marks.items() if mark and mark.edge == "data"}
+        return {"data": "demonstrations", **marked} if "data" in self.inputs else marked
 
     def composed(self, **given: Any) -> Any:
         """What the row returns for these inputs and arguments: a stage or a loop; of a row that makes, its plan."""
@@ -225,5 +225,5 @@ def _kind_of(function: Callable[..., Any]) -> Kind:
     """What an undecorated row is, by the parameter that gives it away, or by what it says it returns."""
     signature = inspect.signature(function, eval_str=True)
     by_parameter = {"stage": "modifier", "toolbox": "make"}
-    found = next((kind for name, kind in by_parameter.items() if name in signature.parameters), "stage")
-    return "loop" if signature.return_annotation is Loop else found
+    kind = next((kind for name, kind in by_parameter.items() if name in signature.parameters), "stage")
+    return "loop" if signature.return_annotation is Loop else kind

@@ -129,12 +129,12 @@ def kl_reward(
     """
     penalty = kl_penalty(coef, estimator, to=model_or_start(to))
 
-    def charged(own: Credit) -> Credit:
-        if not own.counts_token_rewards:
+    def charged(base: Credit) -> Credit:
+        if not base.counts_token_rewards:
             raise ConfigError(
                 "this stage's credit reads no rewards of tokens: the penalty would be lost", fix="kl_loss or kl_anchor"
             )
-        return penalty >> own
+        return penalty >> base
 
     return on_credit(stage, charged)
 
@@ -195,7 +195,7 @@ def pass_at_k(
         taken.append(comparison)
         return aimed
 
-    changed = on_credit(stage, lambda own: own.exchange(PerResponse, instead))
+    changed = on_credit(stage, lambda base: base.exchange(PerResponse, instead))
     if not taken:
         raise ConfigError("pass_at_k replaces a comparison within groups, and this stage's credit makes none")
     return changed

@@ -18,7 +18,7 @@ from offon.collect.signals.perplexity import (
     without_prompt,
 )
 from offon.collect.sources.dataset import recorded
-from offon.collect.sources.hints import Told
+from offon.collect.sources.hints import ShownView
 from offon.parts import Stage, one, policy, policy_gradient
 from offon.parts.loop import BASE, LAST, Loop, Ref
 from offon.parts.schedules import Each, Growth
@@ -110,7 +110,7 @@ def rationales(
     Deviations: the paper's rationales are few-shot; here the prompt is the item's.
     """
     answer = rollouts(task, 1, temperature=0.0) | verify(task)
-    again = shown(view, template) | rollouts(task, 1, temperature=0.0, guide=Told(view=view)) | verify(task)
+    again = shown(view, template) | rollouts(task, 1, temperature=0.0, guide=ShownView(view=view)) | verify(task)
     collector = answer | gate(right(), else_=again) if rationalize else answer
     toolbox.write(toolbox.collect(collector | keep_best(1, at_least=1.0)))
 
@@ -133,10 +133,10 @@ def star(
     Watch: the share of prompts answered without help, per iteration. Fails: see `rationales`.
     Deviations: the paper prompts with few-shot rationales.
     """
-    told_as = {"rationalize": rationalize, "view": view, "template": template}
+    answer_shown = {"rationalize": rationalize, "view": view, "template": template}
     return Loop(
         {
-            "data": {"method": "rationales", "init": LAST, **told_as},
+            "data": {"method": "rationales", "init": LAST, **answer_shown},
             "model": {"method": "sft", "init": BASE, "data": Ref("data"), "steps": Growth(first_steps, growth)},
         },
         iterations,
@@ -257,9 +257,9 @@ def rewritten(
     Watch: the share that was rewritten (the ledger's fates). Fails: a small model copies the reference, or fails to
     follow the template: all rows fall back. Deviations: the paper also drops rewrites with banned phrases.
     """
-    own = shown("reference", template) | rollouts(None, 1, guide=Told(view="reference")) | verify(task)
+    rewritten = shown("reference", template) | rollouts(None, 1, guide=ShownView(view="reference")) | verify(task)
     asked = [group.replace(members=()) for group in data]
-    toolbox.write(toolbox.collect(own | gate(right(), else_=add_demo(data)), asked))
+    toolbox.write(toolbox.collect(rewritten | gate(right(), else_=add_demo(data)), asked))
 
 
 @method(

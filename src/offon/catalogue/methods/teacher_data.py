@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from offon.catalogue.arguments import TeacherArg
 from offon.catalogue.registry import method
 from offon.collect import Collector, demonstrations, rollouts, shown, tagged_by
-from offon.collect.sources.hints import Told
+from offon.collect.sources.hints import ShownView
 from offon.parts import SELF_START, Artefact, Mix, Skew, Stage, TopK, divergence, one, policy, policy_gradient
 
 Count = Annotated[int, Ge(1)]
@@ -149,7 +149,7 @@ def context_distill(task, *, view: str = "context", template: str | None = None,
     """
     term = divergence(to=SELF_START, view=view) if targets == "logits" else policy_gradient(advantage=one)
     return Stage(
-        shown(view, template) | rollouts(task, model=SELF_START, guide=Told(view=view)),
+        shown(view, template) | rollouts(task, model=SELF_START, guide=ShownView(view=view)),
         policy(term),
         recommends={"learning_rate": 1e-5},
     )

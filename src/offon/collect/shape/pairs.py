@@ -47,8 +47,8 @@ class Paired(Collector):
 
     def __call__(self, context: Context, groups: list[Group]) -> list[Group]:
         def paired(group: Group) -> Group:
-            said = [" ".join(member.text.split()) for member in group.members]
-            group = group.drop([i == 0 or text != said[0] for i, text in enumerate(said)], "equals the chosen one")
+            texts = [" ".join(member.text.split()) for member in group.members]
+            group = group.drop([i == 0 or text != texts[0] for i, text in enumerate(texts)], "equals the chosen one")
             if len(group.members) < 2:
                 return group.drop([False] * len(group.members), "nothing to compare with")
             return group.replace(comparisons=tuple(Comparison(0, i) for i in range(1, len(group.members))))

@@ -41,8 +41,8 @@ def by_separator(n_tokens: int, separator: str, text_of: Callable[[int], str]) -
         [4, 5]
     """
     counts = range(n_tokens + 1)
-    found = text_of(n_tokens).count(separator)
-    ends = [bisect_left(counts, nth, key=lambda n: text_of(n).count(separator)) for nth in range(1, found + 1)]
+    n_separators = text_of(n_tokens).count(separator)
+    ends = [bisect_left(counts, nth, key=lambda n: text_of(n).count(separator)) for nth in range(1, n_separators + 1)]
     return sorted({*ends, n_tokens} - {0})
 
 

@@ -122,10 +122,10 @@ class Library:
 
     @cached_property
     def by_prompt(self) -> Mapping[Tokens, list[Trajectory]]:
-        found = defaultdict(list)
+        by_prompt = defaultdict(list)
         for group in self.data:
-            found[group.prompt] += group.members
-        return found
+            by_prompt[group.prompt] += group.members
+        return by_prompt
 
     def of(self, step: Step, group: Group, n: int) -> list[Trajectory]:
         """Up to n demonstrations of a group's prompt; where there are more, which ones is a function of the draw."""
