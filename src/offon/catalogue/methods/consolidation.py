@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from offon.catalogue.arguments import DataArg, ModelArg
 from offon.catalogue.registry import method
 from offon.collect import demonstrations, rollouts
-from offon.collect.sources.replay_mixture import REHEARSED, Beside, beside
+from offon.collect.sources.dataset import REHEARSED, Beside, beside
 from offon.errors import ConfigError
 from offon.maths import merging
 from offon.parts import Artefact, Learner, ParameterPenalty, Stage, divergence, one, policy_gradient
