@@ -149,9 +149,15 @@ _METHODS: dict[str, MethodInfo] = {}
 
 
 def method(
-    *, family: str, interface: str, usual_provenance: str, usual_role: str, paper: str, kind: Kind = "stage",
+    *,
+    family: str,
+    interface: str,
+    usual_provenance: str,
+    usual_role: str,
+    paper: str,
+    kind: Kind = "stage",
     recommends: Mapping[str, Any] = MappingProxyType({}),
-):  # fmt: skip
+):
     """Register a row. Family, interface and roles are the survey's words; roles are usual tendencies, never claims.
 
     kind  what it is called with, and what it returns

@@ -142,9 +142,13 @@ def kl_reward(
 @method(kind="modifier", family="rl", interface="reward", usual_provenance="on-policy", usual_role="consolidation",
         paper="2402.03300")  # fmt: skip
 def kl_loss(
-    stage: Stage, *, to: ModelArg | None = None, coef: float = 0.04, estimator: Literal["k1", "k2", "k3"] = "k3",
+    stage: Stage,
+    *,
+    to: ModelArg | None = None,
+    coef: float = 0.04,
+    estimator: Literal["k1", "k2", "k3"] = "k3",
     over: Literal["none", "behavior"] = "none",
-) -> Stage:  # fmt: skip
+) -> Stage:
     """Stay close to an earlier model: a KL estimate on sampled tokens as a term of its own.
 
         L' = L + coef * mean_t [over * k(d_t)],   d = log pi - log pi_to,  k1 = d,  k2 = d^2 / 2,  k3 = e^-d - 1 + d

@@ -94,9 +94,13 @@ def above(toolbox, data, *, at_least: float = 1.0) -> None:
     usual_role="reshaping", paper="2203.14465",
 )  # fmt: skip
 def rationales(
-    toolbox, task, *, rationalize: bool = True, view: str = "answer",
+    toolbox,
+    task,
+    *,
+    rationalize: bool = True,
+    view: str = "answer",
     template: str = "{prompt}\n(The answer is {reference}.)\n",
-) -> None:  # fmt: skip
+) -> None:
     """STaR's data: one greedy answer a prompt; where it is wrong, one more with the answer shown.
 
         L = 1/D sum over tokens of right answers of -log pi(y_t | x)          (sft on what this makes)
@@ -120,9 +124,15 @@ def rationales(
     paper="2203.14465",
 )  # fmt: skip
 def star(
-    task, *, iterations: Count = 5, first_steps: Count = 40, growth: Annotated[float, Ge(1)] = 1.2,
-    rationalize: bool = True, view: str = "answer", template: str = "{prompt}\n(The answer is {reference}.)\n",
-) -> Loop:  # fmt: skip
+    task,
+    *,
+    iterations: Count = 5,
+    first_steps: Count = 40,
+    growth: Annotated[float, Ge(1)] = 1.2,
+    rationalize: bool = True,
+    view: str = "answer",
+    template: str = "{prompt}\n(The answer is {reference}.)\n",
+) -> Loop:
     """Self-taught reasoner: answer, keep what is right (told the answer where it was wrong), fine-tune the base; again.
 
         L = 1/D sum over tokens of right answers of -log pi(y_t | x)
@@ -246,9 +256,12 @@ def grape(toolbox, data) -> None:
     usual_role="expansion or reshaping", paper="2402.13669",
 )  # fmt: skip
 def rewritten(
-    toolbox, data, task, *,
+    toolbox,
+    data,
+    task,
+    *,
     template: str = "{prompt}\n\nA reference answer: {reference}\n\nWrite the answer in your own words.\n",
-) -> None:  # fmt: skip
+) -> None:
     """Demonstrations in the model's own words: it is shown the reference and answers; right answers replace it.
 
         y~ ~ pi_init(. | template(x, y)),  kept if the task's checker calls it right, else y
@@ -267,9 +280,12 @@ def rewritten(
     usual_role="expansion or reshaping", paper="2402.13669",
 )  # fmt: skip
 def self_distilled_sft(
-    data, task, *, steps: Count = 100,
+    data,
+    task,
+    *,
+    steps: Count = 100,
     template: str = "{prompt}\n\nA reference answer: {reference}\n\nWrite the answer in your own words.\n",
-) -> Loop:  # fmt: skip
+) -> Loop:
     """Self-distillation fine-tuning (2024): have the model rewrite the demonstrations, then train it on its rewrites.
 
         L = 1/D sum_t -log pi(y~_t | x),  y~ the model's own answer when shown y, if right, else y

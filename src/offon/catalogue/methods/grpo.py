@@ -94,9 +94,15 @@ def dr_grpo(task, *, group_size: GroupSize = 8, clip: Bounds = (0.2, 0.2), lengt
 
 @method(family="rl", interface="reward", usual_provenance="on-policy", usual_role="reshaping", paper="2503.14476")
 def dapo(
-    task, *, group_size: GroupSize = 16, clip: Bounds = (0.2, 0.28), max_rounds: Samples = 4,
-    overlong: Literal["punish", "filter", "none"] = "punish", buffer: Share = 0.2, punishment: float = 0.5,
-) -> Stage:  # fmt: skip
+    task,
+    *,
+    group_size: GroupSize = 16,
+    clip: Bounds = (0.2, 0.28),
+    max_rounds: Samples = 4,
+    overlong: Literal["punish", "filter", "none"] = "punish",
+    buffer: Share = 0.2,
+    punishment: float = 0.5,
+) -> Stage:
     """Decoupled clip and dynamic sampling: GRPO with four changes.
 
         L = -1/M sum_i sum_t min(r_t A_i, clip(r_t, 1 - low, 1 + high) A_i),   r_t = pi(y_t) / pi_sampled(y_t)
@@ -185,9 +191,13 @@ def gmpo(task, *, group_size: GroupSize = 8, log_clip: float = 0.4) -> Stage:
 
 @method(family="rl", interface="reward", usual_provenance="on-policy", usual_role="reshaping", paper="2506.13585")
 def cispo(
-    task, *, group_size: GroupSize = 8, high: float = 4.0, low: float | None = None,
+    task,
+    *,
+    group_size: GroupSize = 8,
+    high: float = 4.0,
+    low: float | None = None,
     cap: Literal["relative", "absolute"] = "relative",
-) -> Stage:  # fmt: skip
+) -> Stage:
     """Clipped importance-sampling weights: the weight is capped, the gradient of no token is dropped.
 
         w_t = clip(r_t, 1 - low, 1 + high)      relative (the paper, verl); clip(r_t, low, high) if absolute (TRL)
@@ -288,9 +298,14 @@ def kl_cov(task, *, group_size: GroupSize = 8, share: Share = 2e-4, coef: float 
 
 @method(family="rl", interface="reward", usual_provenance="on-policy", usual_role="reshaping", paper="2508.09726")
 def gfpo(
-    task, *, group_size: GroupSize = 16, keep: GroupSize = 8, by: Literal["length", "reward_per_token"] = "length",
-    rest: Literal["zero", "drop"] = "zero", clip: Bounds = (0.2, 0.28),
-) -> Stage:  # fmt: skip
+    task,
+    *,
+    group_size: GroupSize = 16,
+    keep: GroupSize = 8,
+    by: Literal["length", "reward_per_token"] = "length",
+    rest: Literal["zero", "drop"] = "zero",
+    clip: Bounds = (0.2, 0.28),
+) -> Stage:
     """Group filtered policy optimisation: sample many, learn from the shortest, so that answers stay short.
 
         S = the `keep` members that are shortest (or earn most reward per token)
@@ -317,9 +332,13 @@ def gfpo(
 
 @method(family="rl", interface="reward", usual_provenance="on-policy", usual_role="reshaping", paper="2601.05242")
 def gdpo(
-    task, *, rewards: Mapping[str, float] = MappingProxyType({"reward": 1.0}), group_size: GroupSize = 8,
-    over: Literal["samples", "tokens"] = "samples", clip: Bounds = (0.2, 0.2),
-) -> Stage:  # fmt: skip
+    task,
+    *,
+    rewards: Mapping[str, float] = MappingProxyType({"reward": 1.0}),
+    group_size: GroupSize = 8,
+    over: Literal["samples", "tokens"] = "samples",
+    clip: Bounds = (0.2, 0.2),
+) -> Stage:
     """Group reward-decoupled policy optimisation: several rewards, each normalised on its own before they are added.
 
         A_i = (B_i - mean B) / (std B + 1e-4) over the batch,  B_i = sum_k w_k (R_i^k - mean_G R^k) / (std_G R^k + 1e-4)

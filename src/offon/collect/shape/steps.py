@@ -71,8 +71,12 @@ def values_of(trajectory: Trajectory, signal: str) -> list[float | None]:
     return [step.signals[signal] for step in steps_of(trajectory)]
 
 
-def step_rows(groups: Iterable[Group], labels: Callable[[Sequence[float | None]], Sequence[float | None]], signal: str,
-              tokenizer: Any) -> Iterator[dict[str, Any]]:  # fmt: skip
+def step_rows(
+    groups: Iterable[Group],
+    labels: Callable[[Sequence[float | None]], Sequence[float | None]],
+    signal: str,
+    tokenizer: Any,
+) -> Iterator[dict[str, Any]]:
     """A row for each member in TRL's stepwise convention: prompt, completions (the steps), labels, separator.
 
     Steps are written with the text they end in, so that nothing separates them. One without a text (an end token alone)
