@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from offon.catalogue import registry
-from offon.collect.sources.replay_mixture import REHEARSED
+from offon.collect.sources.dataset import REHEARSED
 from offon.errors import ConfigError, ModelError
 from offon.models.model import LoraSpec, Model
 from offon.parts.models import Artefact

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from offon.catalogue.methods.grpo import dr_grpo
 from offon.catalogue.methods.refinement import critique_grpo, critique_revise, score
-from offon.catalogue.methods.rewards import dr_grpo
 from offon.collect import again, keep_best, refine, rollouts, verify
 from offon.data.render import Renderer
 from offon.parts.context import Context
@@ -198,7 +198,7 @@ def test_rewards_of_tokens_stay_with_the_attempt_they_were_given_in():
 def test_the_first_stage_rewards_second_attempts_and_holds_first_ones():
     learner = score(TASK, phase="first").learners[0]
     assert advantages(learner.credit, (1.0, 0.0), (0.0, 1.0)) == [[0, 0, -1], [0, 0, 1]]
-    assert {term.name: (term.on, term.coef) for term in learner.terms if term.gain} == {
+    assert {term.name: (term.on, term.coef) for term in learner.terms if term.factor} == {
         "kl": ("trainable", 0.01), "kl_first": ("turn:0", 0.1),
     }  # fmt: skip
     member = attempts(1.0, 0.0).with_token_signals(advantage=[0, 0, 0, 0])

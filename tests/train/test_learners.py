@@ -189,7 +189,7 @@ def test_a_learner_s_own_columns_are_kept_under_its_name(tmp_path, init):
     runtime = run(tmp_path, two_learners(), init)
     names = {name for group in runtime.buffer for m in group.members for name in m.token_signals}
     assert names == {"advantage", "return", "logp@self", "value@critic"}
-    own = runtime.stage.own_columns(runtime.stage.learner("critic"))
+    own = runtime.stage.columns_of(runtime.stage.learner("critic"))
     assert own == {"value@self": "value@critic"}
     (group, *_) = swapped(runtime.buffer, own)
     assert "value@self" in group.members[0].token_signals

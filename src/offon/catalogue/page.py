@@ -89,6 +89,8 @@ def section(info: MethodInfo) -> str:
         "```",
         "",
     ]
+    if computed := info.computed:
+        lines += [computed.sentence, "", "```text", *computed.formulas, "```", ""]
     lines += [f"- `{name}`: {default_of(parameter)}" for name, parameter in info.arguments.items()]
     if info.parts:
         lines += ["", f"Collect: `{info.parts['collect']}`"]

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_origin
 
 from offon.catalogue.arguments import names_of
 from offon.catalogue.families import FAMILIES
+from offon.catalogue.surrogate import Computed, computed
 from offon.catalogue.toolbox import Plan
 from offon.catalogue.user_function import function_at
 from offon.errors import ConfigError
@@ -88,11 +89,16 @@ class MethodInfo:
         }
 
     @property
+    def computed(self) -> Computed | None:
+        """At its defaults: what is computed in place of a surrogate with ratios, in a sentence and in formulas."""
+        return computed(self.example()) if self.kind == "stage" else None
+
+    @property
     def data_among(self) -> dict[str, str]:
         """Inputs and arguments that are data, and the form of each as their annotations say."""
         marks = {name: names_of(parameter.annotation) for name, parameter in self.signature.parameters.items()}
-        found = {name: mark.what for name, mark in marks.items() if mark and mark.edge == "data"}
-        return {"data": "demonstrations", **found} if "data" in self.inputs else found
+        marked = {name: mark.what for name, mark in marks.items() if mark and mark.edge == "data"}
+        return {"data": "demonstrations", **marked} if "data" in self.inputs else marked
 
     def composed(self, **given: Any) -> Any:
         """What the row returns for these inputs and arguments: a stage or a loop; of a row that makes, its plan."""
@@ -143,9 +149,15 @@ _METHODS: dict[str, MethodInfo] = {}
 
 
 def method(
-    *, family: str, interface: str, usual_provenance: str, usual_role: str, paper: str, kind: Kind = "stage",
+    *,
+    family: str,
+    interface: str,
+    usual_provenance: str,
+    usual_role: str,
+    paper: str,
+    kind: Kind = "stage",
     recommends: Mapping[str, Any] = MappingProxyType({}),
-):  # fmt: skip
+):
     """Register a row. Family, interface and roles are the survey's words; roles are usual tendencies, never claims.
 
     kind  what it is called with, and what it returns
@@ -219,5 +231,5 @@ def _kind_of(function: Callable[..., Any]) -> Kind:
     """What an undecorated row is, by the parameter that gives it away, or by what it says it returns."""
     signature = inspect.signature(function, eval_str=True)
     by_parameter = {"stage": "modifier", "toolbox": "make"}
-    found = next((kind for name, kind in by_parameter.items() if name in signature.parameters), "stage")
-    return "loop" if signature.return_annotation is Loop else found
+    kind = next((kind for name, kind in by_parameter.items() if name in signature.parameters), "stage")
+    return "loop" if signature.return_annotation is Loop else kind

@@ -82,12 +82,12 @@ def _prompts(prompts: Sequence[Mapping[str, Any]], call: str) -> list[str]:
         counts = " -> ".join(f"{c}/{n}" for c, n in (prompt["before"], prompt["after"]))
         bounds = prompt.get("k_to_solve", {})
         tries = " -> ".join(map(_tries, bounds.values()))
-        told = f"tries until a success: {tries}  " if bounds else ""
-        lines.append(f"{call:6}  {counts}  {told}{_shown(_own(prompt['prompt'], prompts), 60)}")
+        tries_in_words = f"tries until a success: {tries}  " if bounds else ""
+        lines.append(f"{call:6}  {counts}  {tries_in_words}{_shown(_distinct_part(prompt['prompt'], prompts), 60)}")
     return lines + ([f"        and {len(named) - PROMPTS} more"] if len(named) > PROMPTS else [])
 
 
-def _own(text: str, prompts: Sequence[Mapping[str, Any]]) -> str:
+def _distinct_part(text: str, prompts: Sequence[Mapping[str, Any]]) -> str:
     """A prompt without the words that all prompts begin with."""
     common = os.path.commonprefix([prompt["prompt"] for prompt in prompts]) if len(prompts) > 1 else ""
     start = max(common.rfind(" "), common.rfind("\n")) + 1
@@ -165,12 +165,12 @@ def _settled(prompts: Sequence[Mapping[str, Any]]) -> str:
     """What known responses say of prompts that counts leave undecided."""
     undecided = [prompt for prompt in prompts if prompt["call"] == "undecided" and "support" in prompt]
     names = {("OUT", "IN"): "gained", ("IN", "OUT"): "lost", ("IN", "IN"): "kept", ("OUT", "OUT"): "never"}
-    found = Counter(names.get((p["support"]["before"], p["support"]["after"])) for p in undecided)
-    told = [f"{found[name]} {name}" for name in names.values() if found[name]]
-    if not told:
+    n_by_change = Counter(names.get((p["support"]["before"], p["support"]["after"])) for p in undecided)
+    changes = [f"{n_by_change[name]} {name}" for name in names.values() if n_by_change[name]]
+    if not changes:
         return ""
-    sure = f"{len(undecided) - found[None]} of {len(undecided)} undecided prompts"
-    return f"what is known of single responses settles {sure}: {', '.join(told)}"
+    sure = f"{len(undecided) - n_by_change[None]} of {len(undecided)} undecided prompts"
+    return f"what is known of single responses settles {sure}: {', '.join(changes)}"
 
 
 def _covered(exact: Mapping[str, Any]) -> int:
@@ -190,7 +190,7 @@ def _tree(tree: Mapping[str, Any] | None, prompts: Sequence[Mapping[str, Any]]) 
             ending = {True: "right", False: "wrong", None: "ends"}[node["right"]] if node["ends"] else ""
             word = "  " * _level(nodes, index) + (_shown(node["token"], 40).strip() or repr(node["token"]))
             rows.append([word, percent(node["before"]), percent(node["after"]), node["cell"], ending])
-    head = (f"branches of {_shown(_own(tree['prompt'], prompts), 50)!r}", "before", "after", "", "")
+    head = (f"branches of {_shown(_distinct_part(tree['prompt'], prompts), 50)!r}", "before", "after", "", "")
     rest = [percent(tree["residual"][when]) for when in ("before", "after")]
     if len(shown) < len(nodes):
         rows.append([f"({len(nodes) - len(shown)} smaller branches in --json)", "", "", "", ""])

@@ -256,7 +256,7 @@ def attribute(
     with recorded(output), only_results_on_stdout():
         from offon.pipeline.attribution import attribute as study
 
-        found = study(
+        attribution = study(
             resolved,
             output,
             stages=stages.split(",") if stages else None,
@@ -267,7 +267,7 @@ def attribute(
             command=" ".join(sys.argv),
         )
     progress.close()
-    print_json(found) if json else print(attribution_page(found))
+    print_json(attribution) if json else print(attribution_page(attribution))
 
 
 @app.command()

@@ -41,8 +41,15 @@ def in_full(info: MethodInfo) -> dict[str, Any]:
         for name, p in info.arguments.items()
     ]
     recommends = dict(info.example().recommends) if info.kind == "stage" else {}
+    computed = info.computed
     needs = {name: "needed" if needed else "optional" for name, needed in info.inputs.items()}
-    full = {"inputs": needs, "arguments": arguments, "recommends": recommends, "doc": info.doc}
+    full = {
+        "inputs": needs,
+        "arguments": arguments,
+        "recommends": recommends,
+        "doc": info.doc,
+        "computed": computed and computed._asdict(),
+    }
     return {**info.describe(), **full, "example": in_a_recipe(info)}
 
 
@@ -105,15 +112,22 @@ def catalogue(methods: list[dict[str, Any]]) -> str:
 
 
 def page(method: dict[str, Any]) -> str:
-    own = method["family"] == "own"
+    users = method["family"] == "own"
     lines = [
         f"{method['name']}: "
-        + ("your own" if own else "{family}, {interface}, usually {usual_provenance}, {usual_role}".format(**method)),
+        + ("your own" if users else "{family}, {interface}, usually {usual_provenance}, {usual_role}".format(**method)),
         *([method["reference"]] if method["reference"] else []),
         HOW[method["kind"]],
         "",
         method["doc"],
     ]
+    if computed := method["computed"]:
+        lines += [
+            "",
+            *textwrap.wrap(computed["sentence"], WIDTH),
+            "",
+            *(f"    {line}" for line in computed["formulas"]),
+        ]
     if method["inputs"]:
         lines += ["", "takes " + ", ".join(f"{name} ({need})" for name, need in method["inputs"].items())]
     if method["arguments"]:
@@ -152,8 +166,8 @@ def diagnosis_page(diagnosis: dict[str, Any]) -> str:
 
 def _kind(one: dict[str, Any]) -> str:
     """A call, and which kind of it where that is known."""
-    told = " ".join(filter(None, (one.get("sub"), f"since {one['since']}" if one.get("since") else "")))
-    return f"{one['call']} ({told})" if told else one["call"]
+    details = " ".join(filter(None, (one.get("sub"), f"since {one['since']}" if one.get("since") else "")))
+    return f"{one['call']} ({details})" if details else one["call"]
 
 
 def _calls_by_family(diagnosis: dict[str, Any]) -> str:
@@ -177,9 +191,9 @@ def _shares(prevalence: dict[str, dict[str, float]]) -> str:
 def _rests_on(diagnosis: dict[str, Any]) -> list[str]:
     """The checker, controls, notes and cost, a line each."""
     notes = sorted(diagnosis["notes"], key=lambda note: not note.startswith(rests_on.CONTROL))
-    told = [note if note.startswith(rests_on.CONTROL) else f"note: {note}" for note in notes]
+    noted = [note if note.startswith(rests_on.CONTROL) else f"note: {note}" for note in notes]
     return list(
-        map(_wrapped, filter(None, [rests_on.checker(diagnosis.get("verifier")), *told, rests_on.spent(diagnosis)]))
+        map(_wrapped, filter(None, [rests_on.checker(diagnosis.get("verifier")), *noted, rests_on.spent(diagnosis)]))
     )
 
 
@@ -187,24 +201,24 @@ def _wrapped(text: str, indent: str = "") -> str:
     return textwrap.fill(text, WIDTH, initial_indent=indent, subsequent_indent=indent or "  ", break_on_hyphens=False)
 
 
-def attribution_page(found: dict[str, Any]) -> str:
+def attribution_page(study: dict[str, Any]) -> str:
     """What each stage adds on average over the orders in which they may come, task by task; then success by subset."""
-    seeds = f"{found['seeds']} seed{'s' if found['seeds'] > 1 else ''}"
-    lines = [f"what each stage contributes to {found['result']}, in points of success (Shapley values; {seeds})", ""]
-    tasks = list(found["shapley"])
-    rows = [[stage, *(_points(found["shapley"][task][stage]) for task in tasks)] for stage in found["stages"]]
-    rows.append(["together", *(_points(found["total"][task]) for task in tasks)])
+    seeds = f"{study['seeds']} seed{'s' if study['seeds'] > 1 else ''}"
+    lines = [f"what each stage contributes to {study['result']}, in points of success (Shapley values; {seeds})", ""]
+    tasks = list(study["shapley"])
+    rows = [[stage, *(_points(study["shapley"][task][stage]) for task in tasks)] for stage in study["stages"]]
+    rows.append(["together", *(_points(study["total"][task]) for task in tasks)])
     lines += [table(("stage", *tasks), rows), ""]
-    for index, (one, other, _) in enumerate(next(iter(found["interaction"].values()))):
-        told = [f"{task} {_points(found['interaction'][task][index][2])}" for task in tasks]
-        lines.append(f"{one} and {other} together, beyond what each adds alone: {', '.join(told)}")
+    for index, (one, other, _) in enumerate(next(iter(study["interaction"].values()))):
+        by_task = [f"{task} {_points(study['interaction'][task][index][2])}" for task in tasks]
+        lines.append(f"{one} and {other} together, beyond what each adds alone: {', '.join(by_task)}")
     subsets = [
         [" + ".join(one["stages"]) or "none", *(f"{one['success'][task]['estimate']:.1%}" for task in tasks)]
-        for one in found["subsets"]
+        for one in study["subsets"]
     ]
     lines += ["", table(("stages run", *(f"success on {task}" for task in tasks)), subsets)]
-    lines += [f"not run: {' + '.join(one['stages']) or 'none'}, because {one['why']}" for one in found["infeasible"]]
-    return "\n".join([*lines, "", *(f"note: {note}" for note in found["notes"])])
+    lines += [f"not run: {' + '.join(one['stages']) or 'none'}, because {one['why']}" for one in study["infeasible"]]
+    return "\n".join([*lines, "", *(f"note: {note}" for note in study["notes"])])
 
 
 def _points(est: dict[str, float]) -> str:

@@ -2,8 +2,14 @@
 
 from offon.collect.shape.combinators import Gate, Mixture, Refill, gate, mixture, refill
 from offon.collect.shape.filter import Condition, Drop, KeepBest, drop, keep_best, mixed, rate, right, tagged
-from offon.collect.shape.judged import AgainstOpponents, Judged, against_opponents, judged
-from offon.collect.shape.pairs import BestAgainstWorst, best_against_worst
+from offon.collect.shape.pairs import (
+    AgainstOpponents,
+    BestAgainstWorst,
+    Judged,
+    against_opponents,
+    best_against_worst,
+    judged,
+)
 from offon.collect.shape.steps import LabelledSteps, Steps, labelled_steps, steps
 from offon.collect.shape.views import Shown, SiblingShown, shown, sibling_shown
 from offon.collect.signals.monte_carlo_value import ContinuationValue, continuation_value
@@ -12,16 +18,21 @@ from offon.collect.sources.dataset import (
     AddDemo,
     Demonstrations,
     DrawnFrom,
+    Labelled,
+    Mismatched,
     Preferences,
+    Rankings,
     TaggedBy,
     add_demo,
     demonstrations,
     drawn_from,
+    labelled,
+    mismatched,
     preferences,
+    rankings,
     tagged_by,
 )
 from offon.collect.sources.hints import ExpertPrefix, Hint, Rubric, Template
-from offon.collect.sources.labelled import Labelled, Mismatched, Rankings, labelled, mismatched, rankings
 from offon.collect.sources.refinement import Again, Refine, again, refine
 from offon.collect.sources.replay import AddReplay, Experience, QueueHardest, add_replay, experience, queue_hardest
 from offon.collect.sources.rollouts import Asked, Guidance, Guide, Rollouts, rollouts, sample

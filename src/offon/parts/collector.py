@@ -61,29 +61,29 @@ class Collector(ABC):
     @property
     def samplers(self) -> tuple[ModelRef, ...]:
         """The models that generate here."""
-        inner = (part for _, found in _inside(self) for part in found)
+        inner = (part for _, parts in _inside(self) for part in parts)
         return tuple(dict.fromkeys(model for part in inner for model in part.samplers))
 
     def replace(self, kind: type, **changes: Any) -> Collector:
         """The same collector with fields of every part of one kind replaced, however deep."""
-        return self._rewritten(lambda part: changes if isinstance(part, kind) else {})
+        return self._rebuilt(lambda part: changes if isinstance(part, kind) else {})
 
     def given(self, **values: Any) -> Collector:
         """The same collector with what the node has (its sampling, its tokenizer) written into every part that has a
         field of that name."""
 
-        def own(part: Collector) -> dict[str, Any]:
+        def fields_of(part: Collector) -> dict[str, Any]:
             return {field.name: values[field.name] for field in dataclasses.fields(part) if field.name in values}
 
-        return self._rewritten(own)
+        return self._rebuilt(fields_of)
 
     def exchange(self, kind: Any, change: Callable[[Any], Collector]) -> Collector:
         """The same collector with every part of a kind (or of one of several) changed for another, however deep."""
         return change(self) if isinstance(self, kind) else self._with_inside(lambda part: part.exchange(kind, change))
 
-    def _rewritten(self, changes: Callable[[Collector], Mapping[str, Any]]) -> Collector:
-        own = self._with_inside(lambda part: part._rewritten(changes))
-        return dataclasses.replace(own, **changed) if (changed := changes(self)) else own  # type: ignore[type-var]
+    def _rebuilt(self, changes: Callable[[Collector], Mapping[str, Any]]) -> Collector:
+        rebuilt = self._with_inside(lambda part: part._rebuilt(changes))
+        return dataclasses.replace(rebuilt, **changed) if (changed := changes(self)) else rebuilt  # type: ignore[type-var]
 
     def _with_inside(self, change: Callable[[Collector], Collector]) -> Collector:
         inner = {name: tuple(map(change, held)) for name, held in _inside(self)}

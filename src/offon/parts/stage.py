@@ -46,8 +46,8 @@ class Learner:
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        own = () if self.credit is None else self.credit.needs
-        return tuple(dict.fromkeys([*own, *(need for term in self.terms for need in term.needs)]))
+        of_credit = () if self.credit is None else self.credit.needs
+        return tuple(dict.fromkeys([*of_credit, *(need for term in self.terms for need in term.needs)]))
 
 
 def policy(*terms: Term, credit: Credit | None = None) -> Learner:
@@ -128,9 +128,9 @@ class Stage:
     @property
     def needs(self) -> tuple[Need, ...]:
         """What collectors and learners have scored, named as the stage names models: see `seen_by`."""
-        own = [self.named(need, self.main) for part in self.collect.everything for need in part.needs]
-        own += [self.named(need, learner) for learner in self.learners for need in learner.needs]
-        return tuple(dict.fromkeys(own))
+        needs = [self.named(need, self.main) for part in self.collect.everything for need in part.needs]
+        needs += [self.named(need, learner) for learner in self.learners for need in learner.needs]
+        return tuple(dict.fromkeys(needs))
 
     @property
     def samplers(self) -> tuple[ModelRef, ...]:
@@ -155,18 +155,18 @@ class Stage:
     def named(self, need: Need, learner: Learner) -> Need:
         return dataclasses.replace(need, model=self.seen_by(learner, need.model))
 
-    def own_columns(self, learner: Learner) -> dict[str, str]:
+    def columns_of(self, learner: Learner) -> dict[str, str]:
         """Columns that mean the learner's own to its parts -> the names they have in the buffer, where they differ."""
         columns = {need.column: self.named(need, learner).column for need in learner.needs}
         if learner.credit is not None and learner is not self.main:
             columns["advantage"] = f"advantage@{learner.name}"
-        return {own: kept for own, kept in columns.items() if own != kept}
+        return {name: kept for name, kept in columns.items() if name != kept}
 
     def learner(self, name: str) -> Learner:
-        found = {learner.name: learner for learner in self.learners}
-        if name not in found:
-            raise ConfigError(f"no learner is named {name!r}", why=f"the stage's: {', '.join(found)}")
-        return found[name]
+        by_name = {learner.name: learner for learner in self.learners}
+        if name not in by_name:
+            raise ConfigError(f"no learner is named {name!r}", why=f"the stage's: {', '.join(by_name)}")
+        return by_name[name]
 
     uses_init = True  # what a stage trains
 
@@ -200,13 +200,13 @@ class Stage:
             require(part.requires, have, str(part))
             have = (have - part.removes) | part.provides
         for learner in self.learners:
-            own = have
+            readable = have
             if learner.credit is not None:
                 require(learner.credit.requires, have, f"credit {learner.credit}")
-                own = have | learner.credit.provides
-                have = own - {"advantage"}
+                readable = have | learner.credit.provides
+                have = readable - {"advantage"}
             for term in learner.terms:
-                require(term.requires, own, f"term {term.name}")
+                require(term.requires, readable, f"term {term.name}")
         for need in self.needs:
             self._require_head(need)
         if routes := [ref for ref in self.samplers if isinstance(ref, Route)]:

@@ -1,8 +1,7 @@
 """Recipes: names, values and artefacts in YAML or plain Python values, checked and resolved before anything loads."""
 
 from offon.catalogue.user_function import function_at
-from offon.recipe.problems import located_model, located_task
-from offon.recipe.resolve import resolve
+from offon.recipe.references import located_model, located_task
 from offon.recipe.resolved import (
     FunctionNode,
     GateNode,
@@ -13,6 +12,7 @@ from offon.recipe.resolved import (
     ResolvedRecipe,
     TrainNode,
 )
+from offon.recipe.resolver import resolve
 from offon.recipe.yaml_reader import Document, override, parse, read
 
 __all__ = [

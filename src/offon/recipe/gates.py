@@ -12,7 +12,8 @@ from typing import Any
 
 from offon.errors import DataError, ModelError
 from offon.recipe.fields import Gate, Limit, Probe
-from offon.recipe.problems import BAD, DATA_FILES, Reader, did_you_mean
+from offon.recipe.problems import BAD, did_you_mean
+from offon.recipe.references import DATA_FILES, References
 from offon.recipe.resolved import GateNode, MethodNode, Node, TrainNode
 from offon.recipe.yaml_reader import Keys
 
@@ -20,14 +21,15 @@ EXAMPLE = "limits: {success: {min: 0.3}}"
 RETENTION, PROTECTED_ATTRITION, ERS_DROP = 0.8, 0.05, 0.03  # what a handoff should keep: docs/recipe.md, Gates
 
 
-def read_gate(reader: Reader, name: str, keys: Mapping[str, Any]) -> GateNode | None:
+def read_gate(references: References, name: str, keys: Mapping[str, Any]) -> GateNode | None:
     """A gate with the sources it names; its limits as they were written."""
+    reader = references.reader
     position, before = ("pipeline", name), len(reader.problems)
     given = reader.section(Gate, keys, position)
     if "limits" not in given:
         reader.problem(f"gate {name!r} has no limits", position, fix=f"{EXAMPLE}, or limits: handoff")
     sources = {
-        key: _source(reader, given[key], (*position, key)) for key in ("gate", "init") if given.get(key) is not None
+        key: _source(references, given[key], (*position, key)) for key in ("gate", "init") if given.get(key) is not None
     }
     if len(reader.problems) > before:
         return None
@@ -37,26 +39,27 @@ def read_gate(reader: Reader, name: str, keys: Mapping[str, Any]) -> GateNode | 
     )  # fmt: skip
 
 
-def _source(reader: Reader, value: Any, position: Keys) -> Any:
+def _source(references: References, value: Any, position: Keys) -> Any:
     kind = DataError if isinstance(value, str) and value.endswith(DATA_FILES) else ModelError
-    return value if value is BAD else reader.located(value, position, kind)
+    return value if value is BAD else references.located(value, position, kind)
 
 
-def completed(reader: Reader, nodes: Iterable[Node | None], probe: Probe | None) -> list[Node | None]:
+def completed(references: References, nodes: Iterable[Node | None], probe: Probe | None) -> list[Node | None]:
     """The nodes, with every gate's limits read for what it looks at."""
     nodes = list(nodes)
     known = {node.name: node for node in nodes if node is not None}
     for name, node in known.items():
         if isinstance(node, GateNode):
-            known[name] = _Completion(reader, node, known, probe).node()
+            known[name] = _Completion(references, node, known, probe).node()
     return [node and known[node.name] for node in nodes]
 
 
 class _Completion:
     """One gate among the other nodes."""
 
-    def __init__(self, reader: Reader, gate: GateNode, nodes: Mapping[str, Node], probe: Probe | None):
-        self.reader, self.gate, self.nodes, self.probe = reader, gate, nodes, probe
+    def __init__(self, references: References, gate: GateNode, nodes: Mapping[str, Node], probe: Probe | None):
+        self.references, self.reader = references, references.reader
+        self.gate, self.nodes, self.probe = gate, nodes, probe
         self.position: Keys = ("pipeline", gate.name)
 
     def problem(self, what: str, *keys: str, **details: Any) -> None:
@@ -64,13 +67,12 @@ class _Completion:
 
     def node(self) -> GateNode:
         candidate = self.candidate(self.gate.gate)
-        circle = isinstance(self.nodes.get(candidate.removeprefix("$")), GateNode)  # told where nodes are ordered
+        circle = isinstance(self.nodes.get(candidate.removeprefix("$")), GateNode)  # refused where nodes are ordered
         kind = None if circle else self.kind(candidate) or self.kind_of_metrics()
         if kind is None:
             return self.gate
         init = self.gate.init or (self.started_from(candidate) if kind == "policy" else None)
-        if init and init.startswith("$"):
-            self.reader.edges.setdefault(self.gate.name, []).append(init[1:])
+        self.references.add_edge(init, self.gate.name)
         gate = dataclasses.replace(self.gate, init=init, judges=kind)
         self.refuse_sides(gate, candidate)
         return gate if kind == "weights" else dataclasses.replace(gate, limits=self.limits(gate))
@@ -142,11 +144,11 @@ class _Completion:
         if not isinstance(written, Mapping) or not written:
             self.problem("limits: a mapping of metrics, or handoff", "limits", of="value", fix=EXAMPLE)
             return {}
-        found = {metric: tuple(self.bounds(gate, metric, value)) for metric, value in written.items()}
+        limits = {metric: tuple(self.bounds(gate, metric, value)) for metric, value in written.items()}
         for metric in written:
             if self.metric_exists(gate, metric):
                 self.refuse_unmeasurable(gate, metric)
-        return found
+        return limits
 
     def handoff(self, gate: GateNode) -> dict[str, Any]:
         """What a stage should leave to the next: most of what was there, the protected tasks, and what later stages

@@ -160,9 +160,9 @@ class GateNode:
         for metric, limits in self.limits.items():
             for limit in limits:
                 bounds = (("at least", limit.min), ("at most", limit.max))
-                said = " and ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None)
+                within = " and ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None)
                 where = f" on {', '.join(limit.tasks)}" if limit.tasks else ""
-                yield f"{metric} {said}{where}{' (estimate)' if limit.at == 'estimate' else ''}"
+                yield f"{metric} {within}{where}{' (estimate)' if limit.at == 'estimate' else ''}"
 
     def lines(self) -> Iterator[tuple[str, Any]]:
         yield "gate", self.gate

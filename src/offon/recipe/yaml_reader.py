@@ -133,8 +133,8 @@ def parse(text: str, *, name: str = "recipe", folder: Path | None = None) -> Doc
     finally:
         loader.dispose()
     if not isinstance(root, yaml.MappingNode):
-        found = "nothing" if root is None else "a list" if isinstance(root, yaml.SequenceNode) else "a single value"
-        raise ConfigError(f"a recipe is a mapping of keys to values, and this is {found}", where=name)
+        kind = "nothing" if root is None else "a list" if isinstance(root, yaml.SequenceNode) else "a single value"
+        raise ConfigError(f"a recipe is a mapping of keys to values, and this is {kind}", where=name)
     builder = _Builder(name)
     data = builder.mapping(loader, root, ())
     if builder.problems:

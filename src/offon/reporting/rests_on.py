@@ -48,8 +48,8 @@ def checker(verifier: Mapping[str, Any] | None) -> str:
 def spent(entry: Mapping[str, Any]) -> str:
     """What was to be spent, and what was."""
     cost = entry.get("cost") or {}
-    told = [f"{words.compact(cost['rollouts'])} rollouts"] if cost.get("rollouts") else []
-    told += [text] if (text := words.cost(cost)) else []
-    told += [f"{words.compact(cost['verifier_calls'])} checks"] if cost.get("verifier_calls") else []
+    spent = [f"{words.compact(cost['rollouts'])} rollouts"] if cost.get("rollouts") else []
+    spent += [text] if (text := words.cost(cost)) else []
+    spent += [f"{words.compact(cost['verifier_calls'])} checks"] if cost.get("verifier_calls") else []
     plan = (entry.get("plan") or "").rstrip(".")
-    return " ".join([f"Planned: {plan}."] * bool(plan) + [f"Spent: {' · '.join(told)}."] * bool(told))
+    return " ".join([f"Planned: {plan}."] * bool(plan) + [f"Spent: {' · '.join(spent)}."] * bool(spent))

@@ -91,14 +91,14 @@ def data_file(artefact: Artefact) -> Path:
     """The one data file of a made data set, or the data itself."""
     if artefact.path.is_file():
         return artefact.path
-    found = [p for p in sorted(artefact.path.iterdir()) if p.suffix in DATA and p.name != MANIFEST]
-    if len(found) != 1:
+    data_files = [p for p in sorted(artefact.path.iterdir()) if p.suffix in DATA and p.name != MANIFEST]
+    if len(data_files) != 1:
         raise ConfigError(
-            f"{artefact.label} holds {len(found)} data files, expected one",
+            f"{artefact.label} holds {len(data_files)} data files, expected one",
             where=str(artefact.path),
             fix="write one .jsonl or .parquet file, or name the file",
         )
-    return found[0]
+    return data_files[0]
 
 
 def node_hash(kind: str, settings: Mapping[str, Any], inputs: Mapping[str, str], version: str) -> str:

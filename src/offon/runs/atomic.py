@@ -84,8 +84,8 @@ def known_sha256(path: Path) -> str:
     return _READ.get(_state(path.stat())) or sha256(path)
 
 
-def _state(found: os.stat_result) -> tuple[int, ...]:
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+def _state(stat: os.stat_result) -> tuple[int, ...]:
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 SETTLED_NS = 50_000_000  # clocks of file systems tick every 10 ms or less: a younger file could change unseen
@@ -160,8 +160,8 @@ def committed(target: Path, *, before: Callable[[Path], None] = lambda directory
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    if found := problem(target, sha256):
-        raise StorageError(f"{target.name} does not read back as written", where=str(target), why=found)
+    if damage := problem(target, sha256):
+        raise StorageError(f"{target.name} does not read back as written", where=str(target), why=damage)
 
 
 def _swap_in(temporary: Path, target: Path) -> None:

@@ -133,7 +133,7 @@ def _empty(path: Path) -> None:
             entry.unlink()
 
 
-def _refuse_unless_free(path: Path, own: bool) -> None:
+def _refuse_unless_free(path: Path, continues: bool) -> None:
     """A run starts in an empty directory or continues one of its own; anything else is left alone."""
     if not path.exists():
         return
@@ -141,7 +141,7 @@ def _refuse_unless_free(path: Path, own: bool) -> None:
         raise ConfigError(f"{path} is a file", where=str(path), fix="choose another run directory")
     entries = [entry.name for entry in path.iterdir() if entry.name != LOCK]
     is_run = "run.json" in entries
-    if not entries or (own and is_run):
+    if not entries or (continues and is_run):
         return
     choices = "another directory for a new run"
     raise ConfigError(
@@ -424,8 +424,8 @@ class NodeDirectory:
 
     def _checkpoint_paths(self) -> list[tuple[int, Path]]:
         """(step, path), newest first."""
-        found = [(re.fullmatch(r"checkpoint-(\d+)", path.name), path) for path in self.path.glob("checkpoint-*")]
-        return sorted(((int(match[1]), path) for match, path in found if match), reverse=True)
+        matches = [(re.fullmatch(r"checkpoint-(\d+)", path.name), path) for path in self.path.glob("checkpoint-*")]
+        return sorted(((int(match[1]), path) for match, path in matches if match), reverse=True)
 
     def checkpoints(self) -> list[Checkpoint]:
         """All of them, newest first, each verified against its manifest."""
@@ -434,9 +434,9 @@ class NodeDirectory:
     def latest_checkpoint(self, report: Callable[[str], Any] = warnings.warn) -> Checkpoint | None:
         """The newest checkpoint that verifies; `report` hears of each newer one that does not, and why."""
         for step, path in self._checkpoint_paths():
-            if not (found := atomic.problem(path)):
+            if not (damage := atomic.problem(path)):
                 return Checkpoint(step, path)
-            report(f"{self.name}/{path.name} is ignored: {found}")
+            report(f"{self.name}/{path.name} is ignored: {damage}")
         return None
 
     @contextlib.contextmanager

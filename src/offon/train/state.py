@@ -149,11 +149,11 @@ class TrainState:
             if need.when == "buffer" and kept.column not in self._scored:
                 self.buffer = self.calls().score(self.buffer, kept)
                 self._scored.add(kept.column)
-        return swapped(self.buffer, self.stage.own_columns(learner))
+        return swapped(self.buffer, self.stage.columns_of(learner))
 
     def credited(self, learner: Learner, groups: list[Group]) -> None:
         """Put the scored, credited buffer on record: all of it."""
-        self.buffer = swapped(groups, self.stage.own_columns(learner))
+        self.buffer = swapped(groups, self.stage.columns_of(learner))
         self.node.write_buffer(self.state.buffer, [*self.buffer, *self._aside])
 
     def next_groups(self, learner: Learner | None = None) -> list[Group]:
@@ -165,7 +165,7 @@ class TrainState:
         order = (self.settings.seed, self.state.buffer)
         indices = [permuted(size, order, passes * size + p) for p in positions] if passes else positions
         groups = [self.buffer[i] for i in indices]
-        return swapped(groups, self.stage.own_columns(learner)) if learner else groups
+        return swapped(groups, self.stage.columns_of(learner)) if learner else groups
 
     # --- update ------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from tests.catalogue.variants.rewards import mean_std, ppo, responses, token_ratios
+from tests.catalogue.variants.grpo import mean_std, ppo, responses, token_ratios
 
 
 def rewards(group):

@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from offon.catalogue.arguments import DataArg, ModelArg
 from offon.catalogue.registry import method
 from offon.collect import demonstrations, rollouts
-from offon.collect.sources.replay_mixture import REHEARSED, Beside, beside
+from offon.collect.sources.dataset import REHEARSED, Beside, beside
 from offon.errors import ConfigError
 from offon.maths import merging
 from offon.parts import Artefact, Learner, ParameterPenalty, Stage, divergence, one, policy_gradient
@@ -28,9 +28,12 @@ Models = list[ModelArg]
     usual_role="consolidation", paper="2203.02155",
 )  # fmt: skip
 def kl_anchor(
-    stage: Stage, *, to: ModelArg | None = None, coef: Annotated[float, Ge(0)] = 0.05,
+    stage: Stage,
+    *,
+    to: ModelArg | None = None,
+    coef: Annotated[float, Ge(0)] = 0.05,
     kind: Literal["reverse", "forward"] = "reverse",
-) -> Stage:  # fmt: skip
+) -> Stage:
     """Stay close to an earlier model: adds coef * KL over the whole vocabulary at every position that the stage trains.
 
         L' = L + coef * 1/D sum_t KL(pi || pi_anchor)      (reverse; forward swaps them)
@@ -205,9 +208,13 @@ def ties(toolbox, *, models: Models, density: Share = 0.2, scale: float = 1.0) -
     usual_role="consolidation", paper="2311.03099",
 )  # fmt: skip
 def dare(
-    toolbox, *, models: Models, drop: Annotated[float, Ge(0), Lt(1)] = 0.9, scale: float = 1.0,
+    toolbox,
+    *,
+    models: Models,
+    drop: Annotated[float, Ge(0), Lt(1)] = 0.9,
+    scale: float = 1.0,
     rescale: Literal["expected", "realised"] = "expected",
-) -> None:  # fmt: skip
+) -> None:
     """Thin the task vectors at random, grow what stays, and add them to the base, the node's `init`.
 
         theta = theta_0 + scale sum_i m_i (theta_i - theta_0) / (1 - drop),   m_i ~ Bernoulli(1 - drop) per entry

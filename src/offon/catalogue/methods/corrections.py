@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge
 
 from offon.catalogue.arguments import ModelArg
-from offon.catalogue.methods.rewards import Share
+from offon.catalogue.methods.grpo import Share
 from offon.catalogue.registry import method
 from offon.collect import Rollouts
 from offon.errors import ConfigError
@@ -129,12 +129,12 @@ def kl_reward(
     """
     penalty = kl_penalty(coef, estimator, to=model_or_start(to))
 
-    def charged(own: Credit) -> Credit:
-        if not own.counts_token_rewards:
+    def charged(base: Credit) -> Credit:
+        if not base.counts_token_rewards:
             raise ConfigError(
                 "this stage's credit reads no rewards of tokens: the penalty would be lost", fix="kl_loss or kl_anchor"
             )
-        return penalty >> own
+        return penalty >> base
 
     return on_credit(stage, charged)
 
@@ -142,9 +142,13 @@ def kl_reward(
 @method(kind="modifier", family="rl", interface="reward", usual_provenance="on-policy", usual_role="consolidation",
         paper="2402.03300")  # fmt: skip
 def kl_loss(
-    stage: Stage, *, to: ModelArg | None = None, coef: float = 0.04, estimator: Literal["k1", "k2", "k3"] = "k3",
+    stage: Stage,
+    *,
+    to: ModelArg | None = None,
+    coef: float = 0.04,
+    estimator: Literal["k1", "k2", "k3"] = "k3",
     over: Literal["none", "behavior"] = "none",
-) -> Stage:  # fmt: skip
+) -> Stage:
     """Stay close to an earlier model: a KL estimate on sampled tokens as a term of its own.
 
         L' = L + coef * mean_t [over * k(d_t)],   d = log pi - log pi_to,  k1 = d,  k2 = d^2 / 2,  k3 = e^-d - 1 + d
@@ -195,7 +199,7 @@ def pass_at_k(
         taken.append(comparison)
         return aimed
 
-    changed = on_credit(stage, lambda own: own.exchange(PerResponse, instead))
+    changed = on_credit(stage, lambda base: base.exchange(PerResponse, instead))
     if not taken:
         raise ConfigError("pass_at_k replaces a comparison within groups, and this stage's credit makes none")
     return changed

@@ -18,7 +18,7 @@ from offon.collect.signals.perplexity import (
     without_prompt,
 )
 from offon.collect.sources.dataset import recorded
-from offon.collect.sources.hints import Told
+from offon.collect.sources.hints import ShownView
 from offon.parts import Stage, one, policy, policy_gradient
 from offon.parts.loop import BASE, LAST, Loop, Ref
 from offon.parts.schedules import Each, Growth
@@ -94,9 +94,13 @@ def above(toolbox, data, *, at_least: float = 1.0) -> None:
     usual_role="reshaping", paper="2203.14465",
 )  # fmt: skip
 def rationales(
-    toolbox, task, *, rationalize: bool = True, view: str = "answer",
+    toolbox,
+    task,
+    *,
+    rationalize: bool = True,
+    view: str = "answer",
     template: str = "{prompt}\n(The answer is {reference}.)\n",
-) -> None:  # fmt: skip
+) -> None:
     """STaR's data: one greedy answer a prompt; where it is wrong, one more with the answer shown.
 
         L = 1/D sum over tokens of right answers of -log pi(y_t | x)          (sft on what this makes)
@@ -110,7 +114,7 @@ def rationales(
     Deviations: the paper's rationales are few-shot; here the prompt is the item's.
     """
     answer = rollouts(task, 1, temperature=0.0) | verify(task)
-    again = shown(view, template) | rollouts(task, 1, temperature=0.0, guide=Told(view=view)) | verify(task)
+    again = shown(view, template) | rollouts(task, 1, temperature=0.0, guide=ShownView(view=view)) | verify(task)
     collector = answer | gate(right(), else_=again) if rationalize else answer
     toolbox.write(toolbox.collect(collector | keep_best(1, at_least=1.0)))
 
@@ -120,9 +124,15 @@ def rationales(
     paper="2203.14465",
 )  # fmt: skip
 def star(
-    task, *, iterations: Count = 5, first_steps: Count = 40, growth: Annotated[float, Ge(1)] = 1.2,
-    rationalize: bool = True, view: str = "answer", template: str = "{prompt}\n(The answer is {reference}.)\n",
-) -> Loop:  # fmt: skip
+    task,
+    *,
+    iterations: Count = 5,
+    first_steps: Count = 40,
+    growth: Annotated[float, Ge(1)] = 1.2,
+    rationalize: bool = True,
+    view: str = "answer",
+    template: str = "{prompt}\n(The answer is {reference}.)\n",
+) -> Loop:
     """Self-taught reasoner: answer, keep what is right (told the answer where it was wrong), fine-tune the base; again.
 
         L = 1/D sum over tokens of right answers of -log pi(y_t | x)
@@ -133,10 +143,10 @@ def star(
     Watch: the share of prompts answered without help, per iteration. Fails: see `rationales`.
     Deviations: the paper prompts with few-shot rationales.
     """
-    told_as = {"rationalize": rationalize, "view": view, "template": template}
+    answer_shown = {"rationalize": rationalize, "view": view, "template": template}
     return Loop(
         {
-            "data": {"method": "rationales", "init": LAST, **told_as},
+            "data": {"method": "rationales", "init": LAST, **answer_shown},
             "model": {"method": "sft", "init": BASE, "data": Ref("data"), "steps": Growth(first_steps, growth)},
         },
         iterations,
@@ -246,9 +256,12 @@ def grape(toolbox, data) -> None:
     usual_role="expansion or reshaping", paper="2402.13669",
 )  # fmt: skip
 def rewritten(
-    toolbox, data, task, *,
+    toolbox,
+    data,
+    task,
+    *,
     template: str = "{prompt}\n\nA reference answer: {reference}\n\nWrite the answer in your own words.\n",
-) -> None:  # fmt: skip
+) -> None:
     """Demonstrations in the model's own words: it is shown the reference and answers; right answers replace it.
 
         y~ ~ pi_init(. | template(x, y)),  kept if the task's checker calls it right, else y
@@ -257,9 +270,9 @@ def rewritten(
     Watch: the share that was rewritten (the ledger's fates). Fails: a small model copies the reference, or fails to
     follow the template: all rows fall back. Deviations: the paper also drops rewrites with banned phrases.
     """
-    own = shown("reference", template) | rollouts(None, 1, guide=Told(view="reference")) | verify(task)
+    rewritten = shown("reference", template) | rollouts(None, 1, guide=ShownView(view="reference")) | verify(task)
     asked = [group.replace(members=()) for group in data]
-    toolbox.write(toolbox.collect(own | gate(right(), else_=add_demo(data)), asked))
+    toolbox.write(toolbox.collect(rewritten | gate(right(), else_=add_demo(data)), asked))
 
 
 @method(
@@ -267,9 +280,12 @@ def rewritten(
     usual_role="expansion or reshaping", paper="2402.13669",
 )  # fmt: skip
 def self_distilled_sft(
-    data, task, *, steps: Count = 100,
+    data,
+    task,
+    *,
+    steps: Count = 100,
     template: str = "{prompt}\n\nA reference answer: {reference}\n\nWrite the answer in your own words.\n",
-) -> Loop:  # fmt: skip
+) -> Loop:
     """Self-distillation fine-tuning (2024): have the model rewrite the demonstrations, then train it on its rewrites.
 
         L = 1/D sum_t -log pi(y~_t | x),  y~ the model's own answer when shown y, if right, else y

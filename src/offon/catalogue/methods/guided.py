@@ -49,8 +49,16 @@ def guided(stage: Stage, guide: Guide, baseline: Baseline = "prompt") -> Stage:
     kind="modifier", family="guided", interface="reward", usual_provenance="on-policy", usual_role="expansion",
     paper="2601.18779",
 )  # fmt: skip
-def hints(stage: Stage, *, view: str = "hint", start: Share = 1.0, end: Share = 0.0, over: Share = 0.7,
-          shape: Shape = "linear", drop: bool = False) -> Stage:  # fmt: skip
+def hints(
+    stage: Stage,
+    *,
+    view: str = "hint",
+    start: Share = 1.0,
+    end: Share = 0.0,
+    over: Share = 0.7,
+    shape: Shape = "linear",
+    drop: bool = False,
+) -> Stage:
     """Sample a fading share of the groups under a prompt with a hint.
 
         share(step) = start -> end over the first `over` of the stage, then end
@@ -71,8 +79,15 @@ def hints(stage: Stage, *, view: str = "hint", start: Share = 1.0, end: Share = 
     kind="modifier", family="guided", interface="reward", usual_provenance="on-policy", usual_role="expansion",
     paper="2506.17211",
 )  # fmt: skip
-def expert_prefix(stage: Stage, *, demos: DataArg | None = None, start: float = 0.9, end: float = 0.0,
-                  over: float = 0.7, shape: Shape = "linear") -> Stage:  # fmt: skip
+def expert_prefix(
+    stage: Stage,
+    *,
+    demos: DataArg | None = None,
+    start: float = 0.9,
+    end: float = 0.0,
+    over: float = 0.7,
+    shape: Shape = "linear",
+) -> Stage:
     """Begin each response with the beginning of a demonstration, ever shorter; train what the learner writes after it.
 
         h = first round(p |d|) tokens of a demonstration d of x,  p(step) = start -> end over the first `over`
@@ -93,8 +108,17 @@ def expert_prefix(stage: Stage, *, demos: DataArg | None = None, start: float = 
     kind="modifier", family="guided", interface="reward", usual_provenance="on-policy", usual_role="expansion",
     paper="2505.15692",
 )  # fmt: skip
-def templates(stage: Stage, *, texts: tuple[str, ...], start: float = 0.5, end: float = 0.0, over: float = 0.7,
-              shape: Shape = "linear", drop: bool = False, baseline: Baseline = "prompt") -> Stage:  # fmt: skip
+def templates(
+    stage: Stage,
+    *,
+    texts: tuple[str, ...],
+    start: float = 0.5,
+    end: float = 0.0,
+    over: float = 0.7,
+    shape: Shape = "linear",
+    drop: bool = False,
+    baseline: Baseline = "prompt",
+) -> Stage:
     """Sample a fading share of each group's members with the prompt inside a text that says how to go about it.
 
         member i sees template(x) with probability p(step) = start -> end, else x;  L' = L as for hints
@@ -114,9 +138,17 @@ def templates(stage: Stage, *, texts: tuple[str, ...], start: float = 0.5, end: 
     kind="modifier", family="guided", interface="reward", usual_provenance="on-policy", usual_role="expansion",
     paper="2508.16949",
 )  # fmt: skip
-def rubrics(stage: Stage, *, column: str = "rubric", text: str = RUBRIC, middle: float = 0.2,
-            steepness: Annotated[float, Ge(0)] = 125.0, spread: Literal["group", "none"] = "group",
-            drop: bool = False, baseline: Baseline = "prompt") -> Stage:  # fmt: skip
+def rubrics(
+    stage: Stage,
+    *,
+    column: str = "rubric",
+    text: str = RUBRIC,
+    middle: float = 0.2,
+    steepness: Annotated[float, Ge(0)] = 125.0,
+    spread: Literal["group", "none"] = "group",
+    drop: bool = False,
+    baseline: Baseline = "prompt",
+) -> Stage:
     """RuscaRL: show part of the criteria an answer will be judged by, to some members more than to others, then none.
 
         criteria shown to member i of G = round(share(step) * (G - 1 - i) / (G - 1) * K),  which of the K is drawn

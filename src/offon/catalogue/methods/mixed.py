@@ -37,8 +37,16 @@ RL = {"learning_rate": 1e-6}
 
 
 @method(**WORDS, usual_role="expansion", paper="2504.14945")
-def luffy(task, data, *, group_size: GroupSize = 8, demos: Annotated[int, Ge(0)] = 1,
-          gamma: Annotated[float, Gt(0)] = 0.1, clip: Bounds | None = None, length: Count = 8192) -> Stage:  # fmt: skip
+def luffy(
+    task,
+    data,
+    *,
+    group_size: GroupSize = 8,
+    demos: Annotated[int, Ge(0)] = 1,
+    gamma: Annotated[float, Gt(0)] = 0.1,
+    clip: Bounds | None = None,
+    length: Count = 8192,
+) -> Stage:
     """Demonstrations compete with the learner's own responses in one group, and learn where they are unlikely.
 
         A_i = R_i - mean over the group, demonstrations included
@@ -68,8 +76,17 @@ def luffy(task, data, *, group_size: GroupSize = 8, demos: Annotated[int, Ge(0)]
 
 
 @method(**WORDS, usual_role="expansion", paper="2506.19767")
-def srft(task, data, *, group_size: GroupSize = 8, demos: Count = 1, sft: float = 0.5, right: float = 0.1,
-         gamma: Annotated[float, Gt(0)] = 0.1, length: Count = 8192) -> Stage:  # fmt: skip
+def srft(
+    task,
+    data,
+    *,
+    group_size: GroupSize = 8,
+    demos: Count = 1,
+    sft: float = 0.5,
+    right: float = 0.1,
+    gamma: Annotated[float, Gt(0)] = 0.1,
+    length: Count = 8192,
+) -> Stage:
     """SFT and RL at once, weighed by how sure the learner is.
 
         L =   1/M sum_demos     - sft exp(-H) log pi(y_t)                      M demonstrated tokens
@@ -99,8 +116,18 @@ def srft(task, data, *, group_size: GroupSize = 8, demos: Count = 1, sft: float 
 
 
 @method(**WORDS, usual_role="expansion", paper="2505.16984")
-def uft(task, data, *, group_size: GroupSize = 8, cuts: Count = 5, start: Share = 0.95, end: Share = 0.05,
-        over: Share = 0.6, sft: float = 0.001, clip: Bounds = (0.2, 0.2)) -> Stage:  # fmt: skip
+def uft(
+    task,
+    data,
+    *,
+    group_size: GroupSize = 8,
+    cuts: Count = 5,
+    start: Share = 0.95,
+    end: Share = 0.05,
+    over: Share = 0.6,
+    sft: float = 0.001,
+    clip: Bounds = (0.2, 0.2),
+) -> Stage:
     """Unified fine-tuning: rollouts begin with part of a demonstration, ever less of it, which is also learned.
 
         h = first k/cuts of a demonstration,  k ~ Binomial(cuts, p(step)),  p: start -> end by a cosine over `over`
@@ -128,9 +155,19 @@ def uft(task, data, *, group_size: GroupSize = 8, cuts: Count = 5, start: Share 
 
 
 @method(**WORDS, usual_role="expansion", paper="2508.11408")
-def chord(task, data, *, weight: Literal["phi", "mu"] = "phi", peak: Share = 0.1, valley: Share = 0.1,
-          rise: Share = 0.0, over: Share = 1.0, group_size: GroupSize = 8, demos: Count = 1,
-          clip: Bounds = (0.2, 0.2)) -> Stage:  # fmt: skip
+def chord(
+    task,
+    data,
+    *,
+    weight: Literal["phi", "mu"] = "phi",
+    peak: Share = 0.1,
+    valley: Share = 0.1,
+    rise: Share = 0.0,
+    over: Share = 1.0,
+    group_size: GroupSize = 8,
+    demos: Count = 1,
+    clip: Bounds = (0.2, 0.2),
+) -> Stage:
     """SFT as an auxiliary objective of RL, faded or weighed token by token.
 
         L = (1 - mu) L_grpo + mu L_sft,   L_sft = 1/M sum_t - w_t log pi(d_t) over demonstrations
@@ -161,8 +198,9 @@ def chord(task, data, *, weight: Literal["phi", "mu"] = "phi", peak: Share = 0.1
 
 
 @method(**WORDS, usual_role="expansion", paper="2509.04419")
-def hpt(task, data, *, group_size: GroupSize = 8, over: Annotated[int, Ge(0)] = 0, sft: float = 1.0,
-        length: Count = 8192) -> Stage:  # fmt: skip
+def hpt(
+    task, data, *, group_size: GroupSize = 8, over: Annotated[int, Ge(0)] = 0, sft: float = 1.0, length: Count = 8192
+) -> Stage:
     """Hybrid post-training: prompts the learner can solve are trained by RL, the others by their demonstration.
 
         L = 1/P sum_prompts  { -1/(G length) sum_i sum_t r_t A_i         if more than `over` of its G rollouts are right
@@ -186,8 +224,9 @@ def hpt(task, data, *, group_size: GroupSize = 8, over: Annotated[int, Ge(0)] = 
 
 
 @method(**WORDS, usual_role="expansion", paper="2506.07527")
-def relift(task, data, *, group_size: GroupSize = 8, clip: Bounds = (0.2, 0.28), sft: float = 1.0,
-           batch: Count | None = None) -> Stage:  # fmt: skip
+def relift(
+    task, data, *, group_size: GroupSize = 8, clip: Bounds = (0.2, 0.28), sft: float = 1.0, batch: Count | None = None
+) -> Stage:
     """RL interleaved with fine-tuning on what it cannot learn: prompts that always fail queue for a step of SFT.
 
         RL steps    L = -1/M sum_i sum_t min(r_t A_i, clip(r_t, 1 - low, 1 + high) A_i),   A_i = R_i - mean of the group
@@ -213,10 +252,17 @@ def relift(task, data, *, group_size: GroupSize = 8, clip: Bounds = (0.2, 0.28),
 
 
 @method(**{**WORDS, "interface": "reward"}, usual_role="reshaping", paper="2506.09340")
-def repo(task, *, group_size: GroupSize = 8, replays: Annotated[int, Ge(0)] = 8, from_n: Count = 16,
-         choose: Literal["highest", "recent", "random", "varied"] = "highest",
-         baseline: Literal["split", "joint"] = "split", coef: float = 1.0,
-         clip: Bounds = (0.2, 0.2)) -> Stage:  # fmt: skip
+def repo(
+    task,
+    *,
+    group_size: GroupSize = 8,
+    replays: Annotated[int, Ge(0)] = 8,
+    from_n: Count = 16,
+    choose: Literal["highest", "recent", "random", "varied"] = "highest",
+    baseline: Literal["split", "joint"] = "split",
+    coef: float = 1.0,
+    clip: Bounds = (0.2, 0.2),
+) -> Stage:
     """GRPO with earlier rollouts of the same prompts beside the fresh ones.
 
         L = L_grpo(fresh) + coef * L_grpo(replays),   r_t = pi(y_t) / pi_k(y_t), pi_k the weights that sampled y
@@ -248,8 +294,15 @@ def repo(task, *, group_size: GroupSize = 8, replays: Annotated[int, Ge(0)] = 8,
 
 
 @method(**{**WORDS, "interface": "reward"}, usual_role="reshaping", paper="2510.02245")
-def exgrpo(task, *, group_size: GroupSize = 8, share: Share = 0.5, start: Share = 0.35,
-           gamma: Annotated[float, Gt(0)] = 0.1, length: Count = 8192) -> Stage:  # fmt: skip
+def exgrpo(
+    task,
+    *,
+    group_size: GroupSize = 8,
+    share: Share = 0.5,
+    start: Share = 0.35,
+    gamma: Annotated[float, Gt(0)] = 0.1,
+    length: Count = 8192,
+) -> Stage:
     """Experience: half of the prompts are ones solved now and then, with one past success in their group.
 
         A_i = R_i - mean of the group, the replay included

@@ -62,9 +62,13 @@ def online_dpo(task, *, beta: Beta = 0.1, ties: Literal["drop", "random"] = "dro
     paper="2403.08635",
 )  # fmt: skip
 def online_ipo(
-    task, *, tau: Beta = 0.1, normalise: Literal["none", "length"] = "none", mixture: Mixture = 0.0,
+    task,
+    *,
+    tau: Beta = 0.1,
+    normalise: Literal["none", "length"] = "none",
+    mixture: Mixture = 0.0,
     ties: Literal["drop", "random"] = "drop",
-) -> Stage:  # fmt: skip
+) -> Stage:
     """Online IPO: two fresh responses per prompt, a judge prefers one, the margin is regressed on 1 / (2 tau).
 
         L = 1/P sum (d - 1 / (2 tau))^2,   d = [S_w - S_w^ref] - [S_l - S_l^ref],   S = sum_t log pi(y_t)
@@ -117,9 +121,13 @@ def xpo(task, *, beta: Beta = 0.1, alpha: float = 1e-5, ties: Literal["drop", "r
     paper="2312.00886",
 )  # fmt: skip
 def nash_md(
-    task, *, beta: float = 0.1, mixture: Mixture = 0.5,
-    kl: Literal["sequence", "token"] = "sequence", by: Literal["sign", "logistic"] = "sign",
-) -> Stage:  # fmt: skip
+    task,
+    *,
+    beta: float = 0.1,
+    mixture: Mixture = 0.5,
+    kl: Literal["sequence", "token"] = "sequence",
+    by: Literal["sign", "logistic"] = "sign",
+) -> Stage:
     """Nash learning from human feedback (Nash-MD): win against a mixture of oneself and the reference.
 
         y ~ pi,   y' ~ pi_mix proportional to pi^(1 - mixture) ref^mixture, token by token;  ref = the learner's start

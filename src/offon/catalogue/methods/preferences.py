@@ -54,8 +54,16 @@ def likelihood(coef: float, per: NllPer) -> tuple[PolicyGradient, ...]:
 
 
 @row(paper="2305.18290")
-def dpo(data=None, task=None, *, beta: Positive = 0.1, nll: Coef = 0.0, nll_per: NllPer = "pair",
-        normalise: Normalise = "none", group_size: GroupSize = 8) -> Stage:  # fmt: skip
+def dpo(
+    data=None,
+    task=None,
+    *,
+    beta: Positive = 0.1,
+    nll: Coef = 0.0,
+    nll_per: NllPer = "pair",
+    normalise: Normalise = "none",
+    group_size: GroupSize = 8,
+) -> Stage:
     """Direct preference optimisation, optionally with a likelihood term on the chosen response.
 
         L = 1/P sum -log sigmoid(h) + nll * NLL(chosen),   h = beta * [(S_w - S_w^ref) - (S_l - S_l^ref)]
@@ -96,8 +104,7 @@ def cdpo(data=None, task=None, *, smoothing: Share = 0.1, beta: Positive = 0.1, 
 
 
 @row(paper="2403.00409")
-def robust_dpo(data=None, task=None, *, flipped: Share = 0.1, beta: Positive = 0.1,
-               group_size: GroupSize = 8) -> Stage:  # fmt: skip
+def robust_dpo(data=None, task=None, *, flipped: Share = 0.1, beta: Positive = 0.1, group_size: GroupSize = 8) -> Stage:
     """Provably robust DPO: unbiased for the clean loss when a known share of the labels is flipped at random.
 
         L = 1/P sum [-(1 - e) log sigmoid(h) + e log sigmoid(-h)] / (1 - 2e),   h as in dpo,   e = flipped
@@ -115,8 +122,9 @@ def robust_dpo(data=None, task=None, *, flipped: Share = 0.1, beta: Positive = 0
 
 
 @row(paper="2310.12036")
-def ipo(data=None, task=None, *, tau: Positive = 0.1, normalise: Normalise = "none",
-        group_size: GroupSize = 8) -> Stage:  # fmt: skip
+def ipo(
+    data=None, task=None, *, tau: Positive = 0.1, normalise: Normalise = "none", group_size: GroupSize = 8
+) -> Stage:
     """Identity preference optimisation: pull the log-ratio difference to a finite margin instead of to infinity.
 
         L = 1/P sum (d - 1 / (2 tau))^2,   d = (S_w - S_w^ref) - (S_l - S_l^ref)
@@ -167,8 +175,9 @@ def simpo(data=None, task=None, *, beta: Positive = 2.0, gamma: Coef = 0.5, grou
 
 
 @row(paper="2401.08417")
-def cpo(data=None, task=None, *, beta: Positive = 0.1, nll: Coef = 1.0, nll_per: NllPer = "token",
-        group_size: GroupSize = 8) -> Stage:  # fmt: skip
+def cpo(
+    data=None, task=None, *, beta: Positive = 0.1, nll: Coef = 1.0, nll_per: NllPer = "token", group_size: GroupSize = 8
+) -> Stage:
     """Contrastive preference optimisation: dpo against a uniform reference, kept near the chosen answers by likelihood.
 
         L = 1/P sum -log sigmoid(beta * (S_w - S_l)) + nll * NLL(chosen),   S = sum_t log pi(y_t)
@@ -209,9 +218,14 @@ LINKS = {
 
 
 @row(paper="2402.05749")
-def gpo(data=None, task=None, *, beta: Positive = 0.1, group_size: GroupSize = 8,
-        link: Literal["logistic", "square", "hinge", "exponential", "truncated_square", "savage"] = "square",
-        ) -> Stage:  # fmt: skip
+def gpo(
+    data=None,
+    task=None,
+    *,
+    beta: Positive = 0.1,
+    group_size: GroupSize = 8,
+    link: Literal["logistic", "square", "hinge", "exponential", "truncated_square", "savage"] = "square",
+) -> Stage:
     """Generalised preference optimisation: any convex loss of dpo's margin.
 
         L = 1/P sum f(h),   h = beta * [(S_w - S_w^ref) - (S_l - S_l^ref)]

@@ -55,9 +55,14 @@ Bounds = tuple[float, float]
     paper="2410.01679",
 )  # fmt: skip
 def vineppo(
-    task, *, group_size: Count = 8, continuations: Count = 9, separator: str | int = "\n", clip: Positive = 0.2,
+    task,
+    *,
+    group_size: Count = 8,
+    continuations: Count = 9,
+    separator: str | int = "\n",
+    clip: Positive = 0.2,
     kl: Annotated[float, Ge(0)] = 1e-4,
-) -> Stage:  # fmt: skip
+) -> Stage:
     """VinePPO: PPO whose values are measured by continuing from every step, not learned.
 
         V(s) = mean reward of `continuations` fresh rollouts from s by the live policy;  V(end) = R
@@ -92,9 +97,15 @@ def vineppo(
     paper="2410.08146",
 )  # fmt: skip
 def pav(
-    task, *, group_size: GroupSize = 4, alpha: float = 3.0, prover: ModelArg | None = None, prover_best_of: Count = 4,
-    continuations: Count = 8, separator: str | int = "\n",
-) -> Stage:  # fmt: skip
+    task,
+    *,
+    group_size: GroupSize = 4,
+    alpha: float = 3.0,
+    prover: ModelArg | None = None,
+    prover_best_of: Count = 4,
+    continuations: Count = 8,
+    separator: str | int = "\n",
+) -> Stage:
     """Rewarding progress (process advantage verifiers): outcome RL with a bonus for steps a prover profits from.
 
         A_mu(k) = Q_mu(s_k) - Q_mu(s_k-1),   mu = best of `prover_best_of` tries by the prover
@@ -154,9 +165,17 @@ def grpo_process(
     paper="2504.15275",
 )  # fmt: skip
 def pure(
-    task, *, prm: RewardArg, group_size: GroupSize = 4, min_temperature: Positive = 0.1, verifiable: float = 1.0,
-    baseline: Literal["token", "step"] = "token", kl: float = 1e-3, clip: float = 0.2, separator: str | int = "\n",
-) -> Stage:  # fmt: skip
+    task,
+    *,
+    prm: RewardArg,
+    group_size: GroupSize = 4,
+    min_temperature: Positive = 0.1,
+    verifiable: float = 1.0,
+    baseline: Literal["token", "step"] = "token",
+    kl: float = 1e-3,
+    clip: float = 0.2,
+    separator: str | int = "\n",
+) -> Stage:
     """PURE: a response is worth its worst step, so that good steps cannot make up for a bad one.
 
         r_k = 2 sigma(score at the last token of step k) - 1,   r*_k = r_k softmax_k(-r / min_temperature)
@@ -187,10 +206,19 @@ def pure(
     paper="2502.01456",
 )  # fmt: skip
 def prime(
-    task, *, group_size: GroupSize = 4, beta: Positive = 0.05, process: float = 5.0, outcome: float = 5.0,
-    scale: Literal["buffer", "none"] = "buffer", update: Literal["after", "before"] = "after", clip: float = 0.2,
-    keep: Bounds = (0.2, 0.8), max_rounds: Count = 4, prm_learning_rate: Positive = 1e-6,
-) -> Stage:  # fmt: skip
+    task,
+    *,
+    group_size: GroupSize = 4,
+    beta: Positive = 0.05,
+    process: float = 5.0,
+    outcome: float = 5.0,
+    scale: Literal["buffer", "none"] = "buffer",
+    update: Literal["after", "before"] = "after",
+    clip: float = 0.2,
+    keep: Bounds = (0.2, 0.8),
+    max_rounds: Count = 4,
+    prm_learning_rate: Positive = 1e-6,
+) -> Stage:
     """PRIME: a process reward model that is a language model, trained by outcomes beside the policy it rewards.
 
         prm      L = 1/N sum_i -log sigma(+-beta sum_t d_it),  + if the response is right,  d = log pi_prm - log pi_ref
@@ -223,9 +251,12 @@ def prime(
     paper="2211.14275",
 )  # fmt: skip
 def prm(
-    data, *, last_step_only: bool = False, after_error: Literal["train", "mask"] = "train",
+    data,
+    *,
+    last_step_only: bool = False,
+    after_error: Literal["train", "mask"] = "train",
     per: Literal["label", "solution"] = "label",
-) -> Stage:  # fmt: skip
+) -> Stage:
     """A process reward model: one number after each step, trained to say whether the step is right.
 
         L = 1/D sum over labelled steps k of  -y_k log sigma(s_k) - (1 - y_k) log sigma(-s_k)
@@ -252,9 +283,15 @@ def prm(
     usual_role="consolidation", paper="2312.08935",
 )  # fmt: skip
 def math_shepherd(
-    toolbox, task, *, labels: Literal["hard", "soft"] = "hard", solutions: Count = 8, continuations: Count = 8,
-    completer: ModelArg | None = None, separator: str | int = "\n",
-) -> None:  # fmt: skip
+    toolbox,
+    task,
+    *,
+    labels: Literal["hard", "soft"] = "hard",
+    solutions: Count = 8,
+    continuations: Count = 8,
+    completer: ModelArg | None = None,
+    separator: str | int = "\n",
+) -> None:
     """Math-Shepherd: step labels from how often a solution can still be finished, as data for prm.
 
         c_k of `continuations` completions of the first k steps succeed;   hard y_k = [c_k > 0],   soft y_k = c_k / n
@@ -276,9 +313,15 @@ def math_shepherd(
     usual_role="consolidation", paper="2406.06592",
 )  # fmt: skip
 def omegaprm(
-    toolbox, task, *, labels: Literal["soft", "hard"] = "soft", solutions: Count = 8, continuations: Count = 8,
-    completer: ModelArg | None = None, separator: str | int = "\n",
-) -> None:  # fmt: skip
+    toolbox,
+    task,
+    *,
+    labels: Literal["soft", "hard"] = "soft",
+    solutions: Count = 8,
+    continuations: Count = 8,
+    completer: ModelArg | None = None,
+    separator: str | int = "\n",
+) -> None:
     """OmegaPRM's search: the first error of a failed solution by bisection, as step labels for prm.
 
         MC(k) = share of `continuations` completions of the first k steps that succeed

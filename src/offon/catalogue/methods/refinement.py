@@ -47,8 +47,16 @@ def critique_revise(
 @method(
     family="refinement", interface="reward", usual_provenance="on-policy", usual_role="expansion", paper="2409.12917"
 )
-def score(task, *, phase: Literal["first", "second"] = "second", group_size: GroupSize = 4, bonus: float = 10.0,
-          kl: float = 0.01, kl_first: float = 0.1, ask: str = RETRY) -> Stage:  # fmt: skip
+def score(
+    task,
+    *,
+    phase: Literal["first", "second"] = "second",
+    group_size: GroupSize = 4,
+    bonus: float = 10.0,
+    kl: float = 0.01,
+    kl_first: float = 0.1,
+    ask: str = RETRY,
+) -> Stage:
     """SCoRe: two attempts in one conversation, REINFORCE on both; first hold the first attempt, then reward progress.
 
         first phase    R~_1 = 0      R~_2 = R_2                        + kl_first * KL on the first attempt
@@ -80,8 +88,15 @@ def score(task, *, phase: Literal["first", "second"] = "second", group_size: Gro
 
 
 @method(family="refinement", interface="critique", usual_provenance="mixed", usual_role="expansion", paper="2506.03106")
-def critique_grpo(task, *, group_size: GroupSize = 7, refinements: Count = 1, gamma: float = 0.1, length: Count = 8192,
-                  asks: Asks = (VERDICT,)) -> Stage:  # fmt: skip
+def critique_grpo(
+    task,
+    *,
+    group_size: GroupSize = 7,
+    refinements: Count = 1,
+    gamma: float = 0.1,
+    length: Count = 8192,
+    asks: Asks = (VERDICT,),
+) -> Stage:
     """Critique-GRPO: rollouts and their best refinement in one group; refinements are trained without the critique.
 
         y_i ~ pi(. | x),  y'_i ~ pi(. | x, y_i, critique_i);  the best `refinements` of the y'_i join the group

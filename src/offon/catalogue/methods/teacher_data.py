@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from offon.catalogue.arguments import TeacherArg
 from offon.catalogue.registry import method
 from offon.collect import Collector, demonstrations, rollouts, shown, tagged_by
-from offon.collect.sources.hints import Told
+from offon.collect.sources.hints import ShownView
 from offon.parts import SELF_START, Artefact, Mix, Skew, Stage, TopK, divergence, one, policy, policy_gradient
 
 Count = Annotated[int, Ge(1)]
@@ -49,8 +49,15 @@ def sequence_kd(teacher, task, *, group_size: Count = 1) -> Stage:
     family="off-policy distillation", interface="teacher targets", usual_provenance="off-policy",
     usual_role="expansion or consolidation", paper="1503.02531",
 )  # fmt: skip
-def kd(teacher, task=None, data=None, *, alpha: Share = 0.5, kd_temperature: Positive = 1.0,
-       skew: Annotated[float, Ge(0), Lt(1)] = 0.0) -> Stage:  # fmt: skip
+def kd(
+    teacher,
+    task=None,
+    data=None,
+    *,
+    alpha: Share = 0.5,
+    kd_temperature: Positive = 1.0,
+    skew: Annotated[float, Ge(0), Lt(1)] = 0.0,
+) -> Stage:
     """Distillation on given prefixes: match the teacher's whole next-token distribution, and the tokens.
 
         L = 1/D sum_t [ (1 - alpha) * -log pi(y_t) + alpha * T^2 KL(q_T || p_T) ],  q_T, p_T = softmax(logits / T)
@@ -80,8 +87,15 @@ def kd(teacher, task=None, data=None, *, alpha: Share = 0.5, kd_temperature: Pos
     family="off-policy distillation", interface="teacher targets", usual_provenance="off-policy",
     usual_role="expansion or consolidation", paper="2503.16870",
 )  # fmt: skip
-def topk_kd(teacher, task=None, data=None, *, top: Count = 64, kd_temperature: Positive = 1.0,
-            rest: Literal["tail", "renormalised", "raw"] = "tail") -> Stage:  # fmt: skip
+def topk_kd(
+    teacher,
+    task=None,
+    data=None,
+    *,
+    top: Count = 64,
+    kd_temperature: Positive = 1.0,
+    rest: Literal["tail", "renormalised", "raw"] = "tail",
+) -> Stage:
     """Distillation on the teacher's K likeliest tokens, the others in one bucket.
 
         L = 1/D sum_t T^2 KL(coarse(q_T) || coarse(p_T)),  coarse(p) = (p_1 .. p_K, 1 - sum_K p)
@@ -133,8 +147,9 @@ def rationale_distill(data, *, alpha: Share = 0.5) -> Stage:
     family="off-policy distillation", interface="teacher targets", usual_provenance="off-policy",
     usual_role="consolidation", paper="2112.00861",
 )  # fmt: skip
-def context_distill(task, *, view: str = "context", template: str | None = None,
-                    targets: Literal["logits", "traces"] = "logits") -> Stage:  # fmt: skip
+def context_distill(
+    task, *, view: str = "context", template: str | None = None, targets: Literal["logits", "traces"] = "logits"
+) -> Stage:
     """Context distillation: behave without a context as the model did with it.
 
         logits   L = 1/D sum_t KL(pi_0(. | c, x, y_<t) || pi(. | x, y_<t)),  y ~ pi_0(. | c, x)
@@ -149,7 +164,7 @@ def context_distill(task, *, view: str = "context", template: str | None = None,
     """
     term = divergence(to=SELF_START, view=view) if targets == "logits" else policy_gradient(advantage=one)
     return Stage(
-        shown(view, template) | rollouts(task, model=SELF_START, guide=Told(view=view)),
+        shown(view, template) | rollouts(task, model=SELF_START, guide=ShownView(view=view)),
         policy(term),
         recommends={"learning_rate": 1e-5},
     )
@@ -159,9 +174,14 @@ def context_distill(task, *, view: str = "context", template: str | None = None,
     family="consolidation", interface="teacher targets", usual_provenance="any",
     usual_role="consolidation", paper="1503.02531",
 )  # fmt: skip
-def ensemble_kd(task=None, data=None, *, teachers: list[TeacherArg],
-                weights: list[float] | None = None,
-                kind: Literal["forward", "reverse"] = "forward") -> Stage:  # fmt: skip
+def ensemble_kd(
+    task=None,
+    data=None,
+    *,
+    teachers: list[TeacherArg],
+    weights: list[float] | None = None,
+    kind: Literal["forward", "reverse"] = "forward",
+) -> Stage:
     """Distillation from several teachers into one student: specialists, or stages that each forgot something else.
 
         forward   L = 1/D sum_t sum_k w_k KL(q_k || p), the gradient of KL(sum_k w_k q_k || p): arithmetic mean

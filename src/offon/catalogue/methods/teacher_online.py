@@ -45,8 +45,15 @@ TEACHER = Artefact("teacher")
     family="on-policy distillation", interface="teacher targets", usual_provenance="on-policy",
     usual_role="consolidation", paper="2306.13649",
 )  # fmt: skip
-def on_policy_distill(task, teacher, *, form: Literal["sampled", "full"] = "full", group_size: Count = 1,
-                      kind: Literal["reverse", "forward", "jsd"] = "reverse", beta: Inside = 0.5) -> Stage:  # fmt: skip
+def on_policy_distill(
+    task,
+    teacher,
+    *,
+    form: Literal["sampled", "full"] = "full",
+    group_size: Count = 1,
+    kind: Literal["reverse", "forward", "jsd"] = "reverse",
+    beta: Inside = 0.5,
+) -> Stage:
     """On-policy distillation: the student writes, the teacher grades every token.
 
         full      L = 1/N sum_t D(p(. | x, y_<t), q(. | x, y_<t)), whole vocabulary, y ~ student (GKD, lambda = 1)
@@ -94,8 +101,9 @@ def opd(task, teacher, *, group_size: Count = 4) -> Stage:
     family="on-policy distillation", interface="teacher targets", usual_provenance="on-policy",
     usual_role="expansion or consolidation", paper="2602.12125",
 )  # fmt: skip
-def g_opd(task, teacher, *, strength: Annotated[float, Ge(0)] = 1.25, reference: ModelArg | None = None,
-          group_size: Count = 1) -> Stage:  # fmt: skip
+def g_opd(
+    task, teacher, *, strength: Annotated[float, Ge(0)] = 1.25, reference: ModelArg | None = None, group_size: Count = 1
+) -> Stage:
     """Generalised on-policy distillation: past the teacher, away from where it came from (ExOPD where strength > 1).
 
         L = -1/N sum_t min(r_t A_t, clip(r_t, 0.8, 1.2) A_t)
@@ -148,8 +156,15 @@ def gkd(teacher, task=None, data=None, *, beta: Share = 0.5, on_policy: Share = 
     family="on-policy distillation", interface="teacher targets", usual_provenance="on-policy",
     usual_role="consolidation", paper="2602.12275",
 )  # fmt: skip
-def context_opd(task, teacher=None, *, view: str = "context", template: str | None = None, top: Count = 256,
-                rest: Literal["tail", "renormalised", "raw"] = "raw") -> Stage:  # fmt: skip
+def context_opd(
+    task,
+    teacher=None,
+    *,
+    view: str = "context",
+    template: str | None = None,
+    top: Count = 256,
+    rest: Literal["tail", "renormalised", "raw"] = "raw",
+) -> Stage:
     """On-policy context distillation: on its own responses, agree with a model that reads a context.
 
         L = 1/N sum_t sum_{v in K} p_v (log p_v - log q_v),  p = pi(. | x, y_<t),  q = teacher(. | c, x, y_<t)
@@ -176,9 +191,14 @@ def context_opd(task, teacher=None, *, view: str = "context", template: str | No
     family="on-policy distillation", interface="privileged information", usual_provenance="on-policy",
     usual_role="expansion or consolidation", paper="2601.18734",
 )  # fmt: skip
-def opsd(task, *, beta: Share = 0.5, view: str = "privileged",
-         template: str | None = "{prompt}\n\nA reference solution:\n{reference}\n\nSolve it in your own words.",
-         group_size: Count = 1) -> Stage:  # fmt: skip
+def opsd(
+    task,
+    *,
+    beta: Share = 0.5,
+    view: str = "privileged",
+    template: str | None = "{prompt}\n\nA reference solution:\n{reference}\n\nSolve it in your own words.",
+    group_size: Count = 1,
+) -> Stage:
     """On-policy self-distillation: the model that knows the solution teaches the model that does not.
 
         L = 1/N sum_t JSD_beta(q, p),  p = pi(. | x, y_<t),  q = pi_0(. | solution, x, y_<t),  y ~ pi(. | x)
@@ -201,8 +221,16 @@ def opsd(task, *, beta: Share = 0.5, view: str = "privileged",
     family="on-policy distillation", interface="teacher targets", usual_provenance="off-policy",
     usual_role="consolidation", paper="2306.08543",
 )  # fmt: skip
-def minillm(task, teacher, *, mix: Share = 0.2, returns: Literal["next", "own"] = "next", text: DataArg | None = None,
-            text_share: Share = 0.2, clip: Annotated[float, Gt(0)] = 0.2) -> Stage:  # fmt: skip
+def minillm(
+    task,
+    teacher,
+    *,
+    mix: Share = 0.2,
+    returns: Literal["next", "own"] = "next",
+    text: DataArg | None = None,
+    text_share: Share = 0.2,
+    clip: Annotated[float, Gt(0)] = 0.2,
+) -> Stage:
     """MiniLLM: the reverse KL of whole sequences, by policy gradient.
 
         L = 1/N sum_t [ -min(w_t R_t, clip(w_t, 0.8, 1.2) R_t) + KL(p(. | y_<t) || q(. | y_<t)) ]
@@ -278,8 +306,9 @@ def sdpo(
     family="on-policy distillation", interface="teacher targets", usual_provenance="on-policy",
     usual_role="consolidation", paper="2606.30406",
 )  # fmt: skip
-def multi_teacher_opd(task, *, teachers: dict[str, TeacherArg], by: str = "family",
-                      band: tuple[float, float] = (0.5, 5.0)) -> Stage:  # fmt: skip
+def multi_teacher_opd(
+    task, *, teachers: dict[str, TeacherArg], by: str = "family", band: tuple[float, float] = (0.5, 5.0)
+) -> Stage:
     """On-policy distillation from a teacher for each domain.
 
         L = -1/N sum_t rho_t [low <= rho_t <= high] r_t A_t,   A_t = log q_d(x)(y_t) - log p(y_t)

@@ -136,8 +136,8 @@ class Distinct(Collector):
 
     def __call__(self, context: Context, groups: list[Group]) -> list[Group]:
         def first(group: Group) -> Group:
-            said = [" ".join(member.text.split()) for member in group.members]
-            return group.drop([text not in said[:i] for i, text in enumerate(said)], "said before")
+            texts = [" ".join(member.text.split()) for member in group.members]
+            return group.drop([text not in texts[:i] for i, text in enumerate(texts)], "said before")
 
         return [first(group) for group in groups]
 

@@ -41,8 +41,8 @@ def by_separator(n_tokens: int, separator: str, text_of: Callable[[int], str]) -
         [4, 5]
     """
     counts = range(n_tokens + 1)
-    found = text_of(n_tokens).count(separator)
-    ends = [bisect_left(counts, nth, key=lambda n: text_of(n).count(separator)) for nth in range(1, found + 1)]
+    n_separators = text_of(n_tokens).count(separator)
+    ends = [bisect_left(counts, nth, key=lambda n: text_of(n).count(separator)) for nth in range(1, n_separators + 1)]
     return sorted({*ends, n_tokens} - {0})
 
 
@@ -71,8 +71,12 @@ def values_of(trajectory: Trajectory, signal: str) -> list[float | None]:
     return [step.signals[signal] for step in steps_of(trajectory)]
 
 
-def step_rows(groups: Iterable[Group], labels: Callable[[Sequence[float | None]], Sequence[float | None]], signal: str,
-              tokenizer: Any) -> Iterator[dict[str, Any]]:  # fmt: skip
+def step_rows(
+    groups: Iterable[Group],
+    labels: Callable[[Sequence[float | None]], Sequence[float | None]],
+    signal: str,
+    tokenizer: Any,
+) -> Iterator[dict[str, Any]]:
     """A row for each member in TRL's stepwise convention: prompt, completions (the steps), labels, separator.
 
     Steps are written with the text they end in, so that nothing separates them. One without a text (an end token alone)

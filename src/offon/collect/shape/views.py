@@ -93,14 +93,14 @@ class SiblingShown(Collector):
     requires = frozenset({"members", "reward"})
 
     def __call__(self, context: Context, groups: list[Group]) -> list[Group]:
-        return [self._told(context.step.render, group) for group in groups]
+        return [self._with_sibling(context.step.render, group) for group in groups]
 
     def check(self, prompts: Sequence[Group], render: Renderer) -> None:
         if "{sibling}" not in self.template:
             raise ConfigError(f"the template {self.template!r:.60} shows no sibling", fix="write {sibling} in it")
         check_template(self.template, self.view, prompts, render, sibling="")
 
-    def _told(self, render: Any, group: Group) -> Group:
+    def _with_sibling(self, render: Any, group: Group) -> Group:
         good = [index for index, m in enumerate(group.members) if m.signals["reward"] >= self.at_least]
         sibling = [next((other for other in good if other != index), None) for index in range(len(group.members))]
         prefixes = [other if other is None else self._prefix(render, group, other) for other in sibling]

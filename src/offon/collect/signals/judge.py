@@ -97,12 +97,12 @@ class Judge(Source):
         answers = self._ask(context, groups, asked)
 
         def share(g: int, member: int) -> float | None:
-            found = [
+            shares = [
                 value if a == member else 1 - value
                 for (group, a, b), answer in answers.items()
                 if group == g and member in (a, b) and (value := preference(answer)) is not None
             ]
-            return sum(found) / len(found) if found else None
+            return sum(shares) / len(shares) if shares else None
 
         return [[share(g, m) for m in range(len(group.members))] for g, group in enumerate(groups)]
 
@@ -131,12 +131,12 @@ def in_words(prompt: Prompt) -> str:
 
 def grade(answer: str | None, low: float, high: float) -> float | None:
     """The last score that is written, on [0, 1]; None where there is none, or one off the scale."""
-    found = SCORE.findall(answer or "")
-    score = float(found[-1]) if found else None
+    scores = SCORE.findall(answer or "")
+    score = float(scores[-1]) if scores else None
     return (score - low) / (high - low) if score is not None and low <= score <= high else None
 
 
 def preference(answer: str | None) -> float | None:
     """1 for A, 0 for B, a half for a tie; None where it is not said."""
-    found = BETTER.findall(answer or "")
-    return VALUE[found[-1].lower()] if found else None
+    verdicts = BETTER.findall(answer or "")
+    return VALUE[verdicts[-1].lower()] if verdicts else None

@@ -117,7 +117,7 @@ class ContinuationValue(Collector):
             valued = with_values(member, self.signal, ends[: len(steps)])
             spent = asked[g, m] + (member.signals.get("continuations") or 0)
             members.append(valued.with_signals(**{self.signal: value.get((g, m, 0)), "continuations": spent}))
-        unscored = {m for (of, m, _), found in value.items() if of == g and found is None}
+        unscored = {m for (of, m, _), estimate in value.items() if of == g and estimate is None}
         scored = [m not in unscored for m in range(len(members))]
         return group.replace(members=tuple(members)).drop(scored, "no continuation could be scored")
 

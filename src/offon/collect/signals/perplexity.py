@@ -106,11 +106,11 @@ def top_share(groups: Sequence[Group], by: str, share: float, at_most: float = m
 
 def by_prompt(groups: Sequence[Group]) -> list[Group]:
     """One group for each prompt, with the members of all groups that have it."""
-    found: dict[Any, Group] = {}
+    merged: dict[Any, Group] = {}
     for group in groups:
-        known = found.get(group.prompt)
-        found[group.prompt] = group if known is None else known.add(*group.members)
-    return list(found.values())
+        known = merged.get(group.prompt)
+        merged[group.prompt] = group if known is None else known.add(*group.members)
+    return list(merged.values())
 
 
 instruction_following, mean_logp, without_prompt = InstructionFollowing, MeanLogp, WithoutPrompt

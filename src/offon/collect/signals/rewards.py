@@ -56,8 +56,8 @@ class RewardModel(Source):
 
 
 def _last(member: Trajectory, column: np.ndarray) -> float | None:
-    own = np.flatnonzero(member.trainable)
-    return float(column[own[-1]]) if len(own) else None
+    trainable = np.flatnonzero(member.trainable)
+    return float(column[trainable[-1]]) if len(trainable) else None
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,8 @@ class Reward(Collector):
         fresh = [group.replace(members=tuple(m for m in group.members if _new(m)), comparisons=()) for group in groups]
         numbers = {name: source(context, fresh) for name, source in self.sources.items()}
         return [
-            self._rewarded(group, {name: found[g] for name, found in numbers.items()}) for g, group in enumerate(groups)
+            self._rewarded(group, {name: values[g] for name, values in numbers.items()})
+            for g, group in enumerate(groups)
         ]
 
     def _rewarded(self, group: Group, numbers: Mapping[str, Sequence[float | None]]) -> Group:

@@ -1,4 +1,9 @@
-"""What a data set gives: demonstrations and preference pairs as they are, or demonstrations beside what was sampled."""
+"""What a data set gives.
+
+Its rows as they are: demonstrations, preference pairs, labelled and ranked responses. Rows of another data set in place
+of prompts that were drawn, for all of them (`drawn_from`) or a share (`beside`). Demonstrations of a prompt joined to
+what was sampled for it (`add_demo`).
+"""
 
 from __future__ import annotations
 
@@ -7,12 +12,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+
 from offon.data.render import Renderer
 from offon.errors import DataError
 from offon.parts.collector import Collector
 from offon.parts.context import Context, Step, permuted
+from offon.parts.models import Need
+from offon.parts.terms import MISMATCHED
 from offon.types import Group, Trajectory
 from offon.types.trajectory import Tokens
+
+REHEARSED = "rehearsed"  # not "replay", the tag of a stage's own earlier rollouts
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,55 @@ class Preferences(Collector):
 
 
 @dataclass(frozen=True)
+class Labelled(Collector):
+    """Single responses, tagged desirable or undesirable."""
+
+    data: Sequence[Group]
+    reads = "labelled"
+    provides = frozenset({"members", "labels"})
+
+    def __call__(self, context: Context, groups: list[Group]) -> list[Group]:
+        return groups
+
+
+@dataclass(frozen=True)
+class Rankings(Collector):
+    """Responses in order: groups of several with all comparisons between them."""
+
+    data: Sequence[Group]
+    reads = "rankings"
+    provides = frozenset({"members", "comparisons", "rankings"})
+
+    def __call__(self, context: Context, groups: list[Group]) -> list[Group]:
+        return groups
+
+
+@dataclass(frozen=True)
+class Mismatched(Collector):
+    """Put each group's first response after the next group's prompt, to be scored and never trained: what the learner
+    thinks of an answer to another question. A group that is left alone (a replay took the others' places) gets none."""
+
+    least = 2
+    requires = frozenset({"members"})
+    provides = frozenset({MISMATCHED})
+
+    def __call__(self, context: Context, groups: list[Group]) -> list[Group]:
+        if len(groups) < self.least:
+            return groups
+        responses = [group.members[0] for group in (groups[-1], *groups)]
+        return [group.add(_elsewhere(response, group)) for response, group in zip(responses, groups, strict=False)]
+
+
+def _elsewhere(response: Trajectory, group: Group) -> Trajectory:
+    return response.replace(
+        views={"sample": group.prompt},
+        scaffold=np.ones(len(response), bool),
+        tags=frozenset({MISMATCHED}),
+        id=f"{group.members[0].id}/{MISMATCHED}",
+    )
+
+
+@dataclass(frozen=True)
 class DrawnFrom(Collector):
     """Demonstrations of another data set in place of the prompts that were drawn: each draw has its row, in an order of
     its own that passes over all of them. As a side of a mixture, a second stream of data."""
@@ -59,6 +119,50 @@ class DrawnFrom(Collector):
 
     def __str__(self) -> str:
         return "drawn_from(data)"
+
+
+@dataclass(frozen=True)
+class Beside(Collector):
+    """For a share of the groups a row of another data set in place of the prompt, its members tagged "rehearsed".
+
+    Which groups is a coin per draw; the rows come in an order of their own that passes over all of them. What the
+    stage declares holds for the other members: they alone are scored, verified, compared.
+    """
+
+    inner: Collector
+    groups: Sequence[Group]
+    share: float
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return self.inner.requires
+
+    @property
+    def provides(self) -> frozenset[str]:
+        return self.inner.provides
+
+    @property
+    def removes(self) -> frozenset[str]:
+        return self.inner.removes
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return tuple(need for part in self.inner.parts for need in part.needs)
+
+    @property
+    def reads(self) -> str:
+        return self.inner.parts[0].reads
+
+    def __call__(self, context: Context, groups: list[Group]) -> list[Group]:
+        replayed = [context.step.uniform(REHEARSED, group.draw) < self.share for group in groups]
+        rows = DrawnFrom(self.groups)(context, [g for g, r in zip(groups, replayed, strict=True) if r])
+        kept = [group for group, r in zip(groups, replayed, strict=True) if not r]
+        old = iter([row.map(lambda member: member.tagged(REHEARSED)) for row in rows])
+        new = iter(self.inner(context, kept) if kept else [])
+        return [*(next(old if r else new) for r in replayed), *new]  # a refill adds what it set aside
+
+    def __str__(self) -> str:
+        return f"beside({self.inner}, share={self.share:g})"
 
 
 @dataclass(frozen=True)
@@ -122,10 +226,10 @@ class Library:
 
     @cached_property
     def by_prompt(self) -> Mapping[Tokens, list[Trajectory]]:
-        found = defaultdict(list)
+        by_prompt = defaultdict(list)
         for group in self.data:
-            found[group.prompt] += group.members
-        return found
+            by_prompt[group.prompt] += group.members
+        return by_prompt
 
     def of(self, step: Step, group: Group, n: int) -> list[Trajectory]:
         """Up to n demonstrations of a group's prompt; where there are more, which ones is a function of the draw."""
@@ -184,5 +288,5 @@ def add_demo(data: Sequence[Group], n: int = 1) -> AddDemo:
     return AddDemo(Library(data), n)
 
 
-demonstrations, preferences, drawn_from, tagged_by = Demonstrations, Preferences, DrawnFrom, TaggedBy
-recorded = Recorded
+demonstrations, preferences, labelled, rankings = Demonstrations, Preferences, Labelled, Rankings
+mismatched, drawn_from, beside, tagged_by, recorded = Mismatched, DrawnFrom, Beside, TaggedBy, Recorded

@@ -57,7 +57,7 @@ class Hint(Guide):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told(Hint):
+class ShownView(Hint):
     """Every member sees a view that a collector before this wrote (`shown`), and is trained under the plain prompt."""
 
     drop: bool = True
@@ -100,8 +100,8 @@ class ExpertPrefix(Guide):
     def _demo(self, step: Step, group: Group) -> Trajectory | None:
         """Without its last token, which would end the response."""
         if self.library is not None:
-            found = self.library.of(step, group, 1)
-            return found[0].head(len(found[0]) - 1) if found else None
+            demonstrations = self.library.of(step, group, 1)
+            return demonstrations[0].head(len(demonstrations[0]) - 1) if demonstrations else None
         if not group.item.reference:
             return None
         return Trajectory.of(step.render.encode(group.item.reference), group.prompt, Source.EXTERNAL)

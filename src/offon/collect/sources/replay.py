@@ -21,7 +21,7 @@ from offon.types import RIGHT, Group, Trajectory
 
 Choice = Literal["recent", "highest", "random", "varied", "least entropy"]
 ENTROPY = Need("entropy", SELF, when="buffer")
-OWN = "list_contains(source, 2) and not list_contains(tags, 'replay') and signals['reward'] is not null"
+SAMPLED_HERE = "list_contains(source, 2) and not list_contains(tags, 'replay') and signals['reward'] is not null"
 SOLVED = f"signals['reward'] >= {RIGHT}"
 SUCCESS = f"case when {SOLVED} then 1.0 else 0.0 end"
 
@@ -76,11 +76,13 @@ class Experience(Collector):
     provides = frozenset({"members", "behavior_logp"})
 
     def __call__(self, context: Context, groups: list[Group]) -> list[Group]:
-        by_buffer = f"select avg({SUCCESS}) as rate from trajectories where {OWN} group by buffer"
+        by_buffer = f"select avg({SUCCESS}) as rate from trajectories where {SAMPLED_HERE} group by buffer"
         [best] = context.memory.ask(f"select max(rate) as rate from ({by_buffer}) t")
         if not groups or (best["rate"] or 0.0) <= self.start:
             return groups
-        by_draw = f"select item, draw, avg({SUCCESS}) as rate from trajectories where {OWN} group by item, draw"
+        by_draw = (
+            f"select item, draw, avg({SUCCESS}) as rate from trajectories where {SAMPLED_HERE} group by item, draw"
+        )
         drawn = self._drawn(
             context.step,
             context.memory.ask(
@@ -137,13 +139,13 @@ class QueueHardest(Collector):
         size, known = self.size or len(groups), self.demos.library.by_prompt
         served = "select signals['queued'] from trajectories where list_contains(tags, 'queued')"
         failed = context.memory.ask(
-            f"select draw, any_value(prompt_tokens) as prompt from trajectories where {OWN} group by draw "
+            f"select draw, any_value(prompt_tokens) as prompt from trajectories where {SAMPLED_HERE} group by draw "
             f"having max(signals['reward']) < {RIGHT} and draw not in ({served}) order by draw"
         )
         waiting = [str(row["draw"]) for row in failed if tuple(row["prompt"]) in known][:size]
         if len(waiting) < size:
             return self.collect(context, groups)
-        hardest = context.memory(f"draw in ({', '.join(waiting)}) and {OWN}")
+        hardest = context.memory(f"draw in ({', '.join(waiting)}) and {SAMPLED_HERE}")
         places = [g.replace(draw=place.draw, members=()) for g, place in zip(hardest, groups, strict=False)]
         return [
             group.map(lambda demo, of=of: demo.tagged("queued").with_signals(queued=float(of.draw)))
@@ -159,10 +161,10 @@ def remembered(context: Context, items: Sequence[str], where: str) -> dict[str, 
     if not items:
         return {}
     names = ", ".join("'" + item.replace("'", "''") + "'" for item in dict.fromkeys(items))
-    found: dict[str, Group] = {}
-    for group in context.memory(f"{OWN} and item in ({names}) and ({where})"):
-        found[group.item.id] = found[group.item.id].add(*group.members) if group.item.id in found else group
-    return found
+    by_item: dict[str, Group] = {}
+    for group in context.memory(f"{SAMPLED_HERE} and item in ({names}) and ({where})"):
+        by_item[group.item.id] = by_item[group.item.id].add(*group.members) if group.item.id in by_item else group
+    return by_item
 
 
 def choose(context: Context, groups: Sequence[Group], by: Choice, n: int) -> list[list[Trajectory]]:

@@ -105,12 +105,12 @@ class Rollouts(Collector):
         return (self.model,)
 
     @property
-    def own_sampling(self) -> Sampling:
+    def effective_sampling(self) -> Sampling:
         return dataclasses.replace(self.sampling, **dict(self.fixed))
 
     @property
     def provides(self) -> frozenset[str]:
-        return frozenset({"members"} | ({"behavior_logp"} if self.own_sampling.full_softmax else set()))
+        return frozenset({"members"} | ({"behavior_logp"} if self.effective_sampling.full_softmax else set()))
 
     def check(self, prompts: Sequence[Group], render: Renderer) -> None:
         if self.guide is not None:
@@ -127,9 +127,10 @@ class Rollouts(Collector):
         tags = {self.tag} if self.tag else set()
         guidance = self.guide(step, group, member, self.n) if self.guide else None
         if guidance is None:
-            return Asked(group.prompt, self.own_sampling, tags=frozenset(tags))
+            return Asked(group.prompt, self.effective_sampling, tags=frozenset(tags))
         begun = len(guidance.begun) if guidance.begun is not None else 0
-        left = dataclasses.replace(self.own_sampling, max_tokens=max(1, self.own_sampling.max_tokens - begun))
+        sampling = self.effective_sampling
+        left = dataclasses.replace(sampling, max_tokens=max(1, sampling.max_tokens - begun))
         train = group.prompt if self.guide.drop else None
         return Asked(guidance.prefix, left, guidance.begun, train, frozenset(tags | {"guided"}))
 

@@ -242,8 +242,8 @@ class TurnRewards(Credit):
         earned = (span.signals[self.signal] for span in turns[:-1])
         shaped = maths.shaped_turns(np.array([*earned, member.signals[self.signal]], dtype=float), self.bonus)
         of_tokens = token_rewards(member, signal=None)
-        own = [of_tokens[span.start : span.end].sum() for span in turns]
-        return np.concatenate([self.first * shaped[:1], shaped[1:]]) + own
+        of_turns = [of_tokens[span.start : span.end].sum() for span in turns]
+        return np.concatenate([self.first * shaped[:1], shaped[1:]]) + of_turns
 
 
 normalised_steps, min_form, leave_one_out_reward, progress = NormalisedSteps, MinForm, LeaveOneOutReward, Progress

@@ -44,7 +44,7 @@ class _Inner(Credit):
         """The credit of each part of each group (lists of member positions). A part too small for it is set aside."""
         members = [dict(enumerate(group.members)) for group in groups]
         dropped = [list(group.dropped) for group in groups]
-        places = [(g, part) for g, found in enumerate(parts) for part in found if part]
+        places = [(g, part) for g, of_group in enumerate(parts) for part in of_group if part]
         apart = [groups[g].replace(members=tuple(members[g][i] for i in part), dropped=()) for g, part in places]
         enough = [len(group.members) >= self.credit.min_group for group in apart]
         apart = [
@@ -58,8 +58,8 @@ class _Inner(Credit):
             members[g].update(zip(stays, credited.members, strict=True))
             dropped[g] += credited.dropped
         return [
-            group.replace(members=tuple(found.values()), dropped=tuple(gone))
-            for group, found, gone in zip(groups, members, dropped, strict=True)
+            group.replace(members=tuple(kept.values()), dropped=tuple(gone))
+            for group, kept, gone in zip(groups, members, dropped, strict=True)
         ]
 
 

@@ -39,8 +39,8 @@ class KlPenalty(Credit):
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        own = (Need("logp", SELF, when="buffer"),) if self.anchor == "proximal" else ()
-        return (Need("logp", self.to, when="buffer"), *own) if self.coef else ()
+        anchor = (Need("logp", SELF, when="buffer"),) if self.anchor == "proximal" else ()
+        return (Need("logp", self.to, when="buffer"), *anchor) if self.coef else ()
 
     @property
     def requires(self) -> frozenset[str]:
@@ -50,8 +50,8 @@ class KlPenalty(Credit):
         return group.map(self._penalised) if self.coef else group
 
     def _penalised(self, member: Trajectory) -> Trajectory:
-        reference, *own = (member.token_signals[need.column] for need in self.needs)
-        policy = own[0] if own else member.behavior_logp
+        reference, *proximal = (member.token_signals[need.column] for need in self.needs)
+        policy = proximal[0] if proximal else member.behavior_logp
         if policy is None:
             return member
         log_ratio = np.nan_to_num(maths.logp_difference(policy, reference))

@@ -12,7 +12,7 @@ from typing import Literal
 from offon.lazy import Tensor, torch
 from offon.maths import policy_gradient as maths
 from offon.parts.models import SELF, SELF_START, ModelRef, Need
-from offon.parts.terms.protocol import Metrics, Reading
+from offon.parts.terms.protocol import Formula, Metrics, Reading
 from offon.parts.terms.ratio import Ratio, behavior
 
 LOGP = Need("logp", SELF)
@@ -26,6 +26,10 @@ class Factor(ABC):
     @property
     def requires(self) -> frozenset[str]:
         return frozenset()
+
+    @property
+    def formula(self) -> Formula:
+        return Formula("f_t", (f"f_t as {type(self).__name__} says",))
 
     @abstractmethod
     def __call__(self, reading: Reading) -> Tensor:
@@ -46,6 +50,13 @@ class PowerOfP(Factor):
     at_least: float = 0.0
     at_most: float = 1.0
 
+    @property
+    def formula(self) -> Formula:
+        bounds = self.at_least > 0 or self.at_most < 1
+        pushing = (f"keep_t = [{self.at_least:g} <= p_t <= {self.at_most:g}]",) if bounds else ()
+        power = "p_t" if self.a == 1 else f"p_t^{self.a:g}"
+        return Formula(f"keep_t {power}" if bounds else power, (*pushing, "p_t = pi(y_t)"))
+
     def __call__(self, reading: Reading) -> Tensor:
         logp = reading[LOGP].detach()
         p = logp.exp()
@@ -61,6 +72,8 @@ def P() -> PowerOfP:
 class Uncertainty(Factor):
     """p (1 - p): largest at p = 1/2, nothing for what is known or out of reach (CHORD-phi, arXiv:2508.11408)."""
 
+    formula = Formula("p_t (1 - p_t)", ("p_t = pi(y_t)",))
+
     def __call__(self, reading: Reading) -> Tensor:
         p = reading[LOGP].detach().exp()
         return p * (1 - p)
@@ -73,6 +86,10 @@ class Shaped(Factor):
 
     gamma: float = 0.1
 
+    @property
+    def formula(self) -> Formula:
+        return Formula("w_t", (f"w_t = {self.gamma:g} p_t / (p_t + {self.gamma:g})^2, p_t = pi(y_t)",))
+
     def __call__(self, reading: Reading) -> Tensor:
         return maths.shaped(reading[LOGP].detach().exp(), self.gamma)
 
@@ -84,6 +101,10 @@ class EntropyWeight(Factor):
     scale: float = 1.0
     power: float = -1.0
     needs = (Need("entropy", SELF),)
+
+    @property
+    def formula(self) -> Formula:
+        return Formula("h_i", (f"h_i = {self.scale:g} exp({self.power:g} H_i), H_i the mean entropy of y_i",))
 
     def __call__(self, reading: Reading) -> Tensor:
         mean = reading.mean(reading[self.needs[0]])
@@ -104,6 +125,12 @@ class ImportanceWeight(Factor):
     @property
     def needs(self) -> tuple[Need, ...]:
         return (Need("logp", self.to),)
+
+    @property
+    def formula(self) -> Formula:
+        mean, to = ("mean_t " if self.level == "geometric" else ""), self.to
+        log_ratio = f"{mean}(log pi(y_t) - log pi_{to}(y_t))"
+        return Formula("v_t", (f"v_t = clip(exp({self.power:g} {log_ratio}), {self.low:g}, {self.high:g})",))
 
     def __call__(self, reading: Reading) -> Tensor:
         d = (reading[LOGP] - reading[self.needs[0]]).detach()
@@ -130,6 +157,10 @@ class Likelier(Factor):
     @property
     def requires(self) -> frozenset[str]:
         return self.ratio.requires
+
+    @property
+    def formula(self) -> Formula:
+        return Formula("v_t", (f"v_t = min({self.ratio.symbol}, {self.cap:g})", *self.ratio.formula.meaning))
 
     def __call__(self, reading: Reading) -> Tensor:
         ratio, _ = self.ratio(reading, reading[LOGP], torch.ones_like(reading[LOGP]))
@@ -164,6 +195,16 @@ class Kl(Factor):
     def requires(self) -> frozenset[str]:
         return self.over.requires if self.over else frozenset()
 
+    @property
+    def formula(self) -> Formula:
+        """Minus the slope of k at d; over a ratio, minus the slope of ratio * k by lp, over the ratio's."""
+        plain = {"k1": "(-1)", "k2": "(-d_t)", "k3": "(exp(-d_t) - 1)"}
+        times_ratio = {"k1": "(d_t + 1)", "k2": "(d_t^2 / 2 + d_t)", "k3": "d_t"}
+        meaning = (f"d_t = log pi(y_t) - log pi_{self.to}(y_t)",)
+        if self.over is None:
+            return Formula(plain[self.kind], meaning)
+        return Formula(f"(-{self.over.symbol} {times_ratio[self.kind]})", (*meaning, *self.over.formula.meaning))
+
     def __call__(self, reading: Reading) -> Tensor:
         value, slope = maths.kl_estimate(self._d(reading), self.kind)
         if self.over is None:
@@ -192,6 +233,10 @@ class AbsoluteLogRatio(Factor):
     @property
     def requires(self) -> frozenset[str]:
         return self.to.requires
+
+    @property
+    def formula(self) -> Formula:
+        return Formula(f"(-sign(log {self.to.symbol}))", self.to.formula.meaning)
 
     def __call__(self, reading: Reading) -> Tensor:
         return -self.to.log_ratio(reading, reading[LOGP]).sign()

@@ -39,9 +39,9 @@ class ParameterPenalty:
         return weights + ((Need("importance", self.importance, when="step"),) if self.importance else ())
 
     def loss(self, parameters: Mapping[Need, Weights]) -> Tensor:
-        own, anchor, *importance = (parameters[need] for need in self.needs)
+        trained, anchor, *importance = (parameters[need] for need in self.needs)
         total = torch.zeros(())
-        for name, value in own.items():
+        for name, value in trained.items():
             if not value.requires_grad:
                 continue
             for other, ref in zip((anchor, *importance), (self.to, self.importance), strict=False):

@@ -14,7 +14,7 @@ from offon.parts.models import Need
 from offon.parts.schedules import Schedule
 from offon.parts.select import select
 from offon.parts.terms.factors import LOGP, Factor
-from offon.parts.terms.protocol import Metrics, Reading, Reduce, Scores, Term, per_token
+from offon.parts.terms.protocol import Formula, Metrics, Reading, Reduce, Scores, Term, per_token
 from offon.parts.terms.ratio import Correction, Ratio, Trust
 from offon.parts.terms.token_mask import STEP_LOGP, TokenMask
 from offon.types.batch import Batch
@@ -77,6 +77,22 @@ class PolicyGradient(Term):
     def requires(self) -> frozenset[str]:
         credited = frozenset({"advantage"} if self.advantage is credit else ())
         return credited.union(*(slot.requires for slot in self._slots))
+
+    @property
+    def formula(self) -> Formula:
+        """What is computed, with sg for what is detached, and what its symbols mean."""
+        slots = [slot.formula for slot in (self.token_mask, self.correction) if slot is not None]
+        if self.ratio is not None:
+            symbol = self.ratio.symbol
+            slots += [self.ratio.formula, self.trust.formula(symbol) if self.trust else Formula(symbol)]
+        slots += [self.factor.formula] if self.factor else []
+        given = self.advantage is credit
+        slots.append(Formula("A_t" if given else "", ("A_t = 1",) if self.trust and not given else ()))
+        coefficient = " ".join(slot.factor for slot in slots if slot.factor)
+        times = "" if self.coef == 1 else f"{self.coef:g} * " if isinstance(self.coef, float | int) else "coef * "
+        detached = f"sg({coefficient}) " if coefficient else ""
+        meaning = tuple(dict.fromkeys(line for slot in slots for line in slot.meaning))
+        return Formula(f"-{times}{self.reduce.formula} {detached}log pi(y_t)", meaning)
 
     def weigh(self, batch: Batch) -> Tensor:
         selected = select(batch, self.on)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from offon.lazy import Tensor, torch
 from offon.maths.policy_gradient import sum_by_sequence
@@ -81,6 +81,13 @@ class Reading:
         return float(value_M.detach()[self.selected].sum()), float(self.selected.sum())
 
 
+class Formula(NamedTuple):
+    """A factor of a coefficient as pages write it, and what its symbols mean, a line each."""
+
+    factor: str
+    meaning: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class Reduce:
     """What a token term divides by, and over which population (see maths.weights).
@@ -91,6 +98,21 @@ class Reduce:
     kind: Literal["per_token", "per_sequence", "per_sequence_sum", "constant", "per_prompt"]
     length: float | None = None
     over: str | None = None
+
+    @property
+    def formula(self) -> str:
+        """The sums as pages write them: M tokens, N responses, P prompts, G_p responses of a prompt."""
+        match self.kind:
+            case "per_token":
+                return "1/M sum_t"
+            case "per_sequence":
+                return "1/N sum_i 1/|y_i| sum_t"
+            case "per_sequence_sum":
+                return "1/N sum_i sum_t"
+            case "constant":
+                return f"1/N sum_i 1/{self.length:g} sum_t"
+            case "per_prompt":
+                return f"1/P sum_p 1/G_p sum_i 1/{self.length:g} sum_t"
 
     def weigh(self, batch: Batch, on: str | Tensor) -> Tensor:
         """on: a selector, or the tokens themselves [M]."""

@@ -49,8 +49,8 @@ class LogRatio(SequenceScore):
         return (LOGP, Need("logp", self.to))
 
     def __call__(self, reading: Reading) -> Tensor:
-        own, other = (reading[need] for need in self.needs)
-        return (reading.sum if self.normalise == "none" else reading.mean)(own - other)
+        learner, other = (reading[need] for need in self.needs)
+        return (reading.sum if self.normalise == "none" else reading.mean)(learner - other)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from offon.lazy import Tensor, torch
 from offon.maths import policy_gradient as maths
 from offon.parts.models import SELF, Need
-from offon.parts.terms.protocol import Reading
+from offon.parts.terms.protocol import Formula, Reading
 from offon.types.batch import Batch
 
 STEP_LOGP = Need("logp", SELF, when="step")
@@ -27,6 +27,10 @@ class TokenMask(ABC):
     @property
     def requires(self) -> frozenset[str]:
         return frozenset()
+
+    @property
+    def formula(self) -> Formula:
+        return Formula("keep_t", (f"keep_t = 0 where {type(self).__name__} leaves a token out; else 1",))
 
     @abstractmethod
     def __call__(self, reading: Reading, stopped_M: Tensor) -> Tensor:

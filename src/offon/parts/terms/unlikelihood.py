@@ -51,6 +51,6 @@ def _earlier(tokens_T: np.ndarray, width: int) -> np.ndarray:
     n = len(tokens_T)
     first = np.isin(np.arange(n), np.unique(tokens_T, return_index=True)[1])
     before = np.tril(np.ones((n, n), bool), -1) & first[None] & (tokens_T[None] != tokens_T[:, None])
-    found = np.full((n, width), -1, np.int32)
-    found[:, :n] = np.where(before, tokens_T[None], -1)
-    return found
+    candidates = np.full((n, width), -1, np.int32)
+    candidates[:, :n] = np.where(before, tokens_T[None], -1)
+    return candidates

@@ -48,8 +48,8 @@ def _of_data(probe: Mapping[str, Any]) -> Iterator[Row]:
         if one := probe.get(name):
             yield called, words.percent(one["share"]), f"{one['rows']:,} rows"
     for task, one in (probe.get("contamination") or {}).items():
-        found = f"{one['rows']:,} rows, {one['prompts']} of {one['heldout']} prompts"
-        yield f"ask what is held out of {task}", words.percent(one["share"]), found
+        overlap = f"{one['rows']:,} rows, {one['prompts']} of {one['heldout']} prompts"
+        yield f"ask what is held out of {task}", words.percent(one["share"]), overlap
     if right := probe.get("right"):
         known = f", {right['known']:,} judged" if "known" in right else ""
         yield "right answers", words.written(right, "share"), words.interval(right, "share") + known

@@ -123,8 +123,8 @@ def _rows(nodes: list[dict[str, Any]], roots: Sequence[int]) -> None:
     """y of every node's middle line: room for its label and ribbons, and for everything that goes on from it."""
     for node in reversed(nodes):  # children come after their parents
         node["thick"] = {when: _thickness(node[when]) for when in ("before", "after")}
-        own, below = sum(node["thick"].values()), sum(nodes[child]["tall"] for child in node["children"])
-        node["tall"] = max(LABEL + SEAM + GAP + own, below)
+        height, below = sum(node["thick"].values()), sum(nodes[child]["tall"] for child in node["children"])
+        node["tall"] = max(LABEL + SEAM + GAP + height, below)
     top = TOP
     for root in sorted(roots, key=lambda root: -_weight(nodes[root])):
         nodes[root]["top"] = top
@@ -198,5 +198,5 @@ def _title(node: Mapping[str, Any]) -> str:
 def _in_words(nodes: Sequence[Mapping[str, Any]]) -> str:
     right = [node for node in nodes if node["ends"] and node["right_answer"]]
     shares = [words.percent(min(1.0, sum(node[when] for node in right))) for when in ("before", "after")]
-    told = f"{len(nodes)} ways on. " + (f"Right endings drawn: {shares[0]} before, {shares[1]} after." if right else "")
-    return told.strip()
+    text = f"{len(nodes)} ways on. " + (f"Right endings drawn: {shares[0]} before, {shares[1]} after." if right else "")
+    return text.strip()

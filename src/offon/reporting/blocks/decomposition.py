@@ -35,16 +35,17 @@ def decomposition(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _drawn(row: Mapping[str, Any], at) -> dict[str, Any]:
     bars = {weighting: stacked_terms(row[weighting], at) for weighting in WEIGHTINGS if row[weighting]}
-    for weighting, own in bars.items():
-        for bar in own:
-            bar["title"] = f"{_said(row[weighting], bar['term'])} ({_range(row[weighting], bar['term'])}), {weighting}"
+    for weighting, stacked in bars.items():
+        for bar in stacked:
+            terms, term = row[weighting], bar["term"]
+            bar["title"] = f"{_in_words(terms, term)} ({_range(terms, term)}), {weighting}"
     return {
         "row": row,
         "label": row["label"],
         "zero": at(0),
         "bars": bars,
         "total": {side: at(value) for side, value in row["success"]["change"].items()},
-        "words": "; ".join(_said(row["soft"], bar["term"]) for bar in bars["soft"]),
+        "words": "; ".join(_in_words(row["soft"], bar["term"]) for bar in bars["soft"]),
     }
 
 
@@ -68,7 +69,7 @@ def signed_sums(terms: Mapping[str, words.Est]) -> tuple[float, float]:
     return sum(value for value in values if value < 0), sum(value for value in values if value > 0)
 
 
-def _said(terms: Mapping[str, words.Est], term: str) -> str:
+def _in_words(terms: Mapping[str, words.Est], term: str) -> str:
     return f"{NAMES[term]} {words.points(SIGNED[term] * terms[term]['estimate'])} points"
 
 

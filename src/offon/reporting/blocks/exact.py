@@ -49,9 +49,9 @@ def coverage(by_depth: Mapping[str, Sequence[float]]) -> dict[str, Any] | None:
 
     step = max(1, -(-deep // 8))
     sides = {"before": before[:deep], "after": after[:deep]}
-    reach = min(next((depth for depth, share in enumerate(own) if share < ENOUGH), len(own)) for own in sides.values())
+    reach = min(next((n for n, share in enumerate(side) if share < ENOUGH), len(side)) for side in sides.values())
     return PANEL | {
-        "lines": {when: line([spot(depth, share) for depth, share in enumerate(own)]) for when, own in sides.items()},
+        "lines": {when: line([spot(depth, share) for depth, share in enumerate(side)]) for when, side in sides.items()},
         "x_ticks": [(round(spot(depth, 0)[0], 1), depth + 1) for depth in range(0, deep, step)],
         "y_ticks": [(round(spot(0, share)[1], 1), f"{share:.0%}") for share in (0, 0.5, 1)],
         "words": f"Both have half or more of their responses in the tree up to token {reach}."
@@ -62,8 +62,8 @@ def coverage(by_depth: Mapping[str, Sequence[float]]) -> dict[str, Any] | None:
 
 def instruments(chosen: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, str]]]:
     """What was used, and what was not with its reason."""
-    told = [{"name": one["name"], "why": one.get("why", ""), "applies": one["applies"]} for one in chosen]
-    return {"used": [one for one in told if one["applies"]], "not": [one for one in told if not one["applies"]]}
+    named = [{"name": one["name"], "why": one.get("why", ""), "applies": one["applies"]} for one in chosen]
+    return {"used": [one for one in named if one["applies"]], "not": [one for one in named if not one["applies"]]}
 
 
 def classes(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,13 +78,13 @@ def classes(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def _distinct(entry: Mapping[str, Any]) -> str:
     """How many classes a prompt's responses show, and a guess at how many they do not."""
-    told, sides = [], entry.get("distinct") or {}
+    counts, sides = [], entry.get("distinct") or {}
     for when in ("before", "after"):
         seen, unseen = (sides.get(when, {}).get(name) for name in ("seen", "unseen_heuristic"))
         if seen:
             guess = f" and perhaps {words.written(unseen, 'ratio')} unseen" if unseen and unseen["high"] > 0 else ""
-            told.append(f"{when} {words.written(seen, 'ratio')} ({words.interval(seen, 'ratio')}){guess}")
-    return f"Different {entry.get('map', 'clas')}s of a prompt: {', '.join(told)}." if told else ""
+            counts.append(f"{when} {words.written(seen, 'ratio')} ({words.interval(seen, 'ratio')}){guess}")
+    return f"Different {entry.get('map', 'clas')}s of a prompt: {', '.join(counts)}." if counts else ""
 
 
 def bits(entry: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -99,10 +99,10 @@ def first_passage(entry: Mapping[str, Any] | None) -> str:
     """Where in a response the new checkpoint starts to do what the old one hardly did."""
     if not entry or entry.get("median_token") is None:
         return ""
-    told = f"Where a response is new, it usually becomes so by token {words.short(entry['median_token'])}"
+    sentence = f"Where a response is new, it usually becomes so by token {words.short(entry['median_token'])}"
     share = entry.get("share_at_first_token")
     if isinstance(share, Mapping):
         share = f"{words.written(share, 'share')} ({words.interval(share, 'share')})"
     elif share is not None:
         share = words.percent(share)
-    return told + (f"; {share} of them already at the first." if share else ".")
+    return sentence + (f"; {share} of them already at the first." if share else ".")

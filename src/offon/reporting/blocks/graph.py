@@ -126,8 +126,8 @@ def _draw(boxes, edges, rank, lane, box, gap, down=False) -> dict[str, Any]:
     place = {}
     for name in boxes:
         column, row = (lane[name], rank[name]) if down else (rank[name], lane[name])
-        own = height if boxes[name]["regime"] or boxes[name]["kind"] == "train" else _SHORT_BOX
-        place[name] = (column * (width + gap[0]) + 1, row * (height + gap[1]) + (height - own) / 2 + 14, width, own)
+        tall = height if boxes[name]["regime"] or boxes[name]["kind"] == "train" else _SHORT_BOX
+        place[name] = (column * (width + gap[0]) + 1, row * (height + gap[1]) + (height - tall) / 2 + 14, width, tall)
 
     def edge(source, target, kinds):
         x0, y0, w0, h0 = place[source]

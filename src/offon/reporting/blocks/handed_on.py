@@ -29,7 +29,7 @@ ROLE_MEANING = {
 
 def handed_on(stage: Mapping[str, Any]) -> dict[str, Any] | None:
     """Everything that handoff.json says beyond success and D1; None where it says nothing."""
-    found = {
+    blocks = {
         "rows": _rows(stage["results"], stage["per_task"]),
         "columns": {name for task in stage["per_task"].values() for name, value in task.items() if value},
         "protected": _protected(stage["protected"]),
@@ -38,7 +38,7 @@ def handed_on(stage: Mapping[str, Any]) -> dict[str, Any] | None:
         "scaffold": _scaffold(stage["scaffold"]),
         "notes": stage["notes"],
     }
-    return found if any(found.values()) else None
+    return blocks if any(blocks.values()) else None
 
 
 def _rows(results: Sequence[Mapping[str, Any]], per_task: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -57,11 +57,11 @@ def _rows(results: Sequence[Mapping[str, Any]], per_task: Mapping[str, Any]) -> 
 def _protected(protected: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if not protected:
         return None
-    told = {
+    attrition = {
         "given up of what was protected": protected.get("attrition"),
         "given up of the rest, more than that": protected.get("selective_forgetting"),
     }
-    return {"tasks": words.listed(protected.get("tasks", [])), "rows": effects(told, "share", toned=False)}
+    return {"tasks": words.listed(protected.get("tasks", [])), "rows": effects(attrition, "share", toned=False)}
 
 
 def _transfer(transfer: Mapping[str, Any] | None) -> dict[str, Any] | None:

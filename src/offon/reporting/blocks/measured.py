@@ -45,5 +45,5 @@ def measured(rows: Sequence[Mapping[str, Any]], prompts: Sequence[Mapping[str, A
 
 def _named(rows: Sequence[Mapping[str, Any]], drawn) -> list[tuple[str, Any]]:
     """(task, what is drawn of it), for the tasks that have it; one task needs no name."""
-    found = [(row["task"], block) for row in rows if (block := drawn(row))]
-    return [("", block) for _, block in found] if len(rows) == 1 else found
+    drawn_rows = [(row["task"], block) for row in rows if (block := drawn(row))]
+    return [("", block) for _, block in drawn_rows] if len(rows) == 1 else drawn_rows

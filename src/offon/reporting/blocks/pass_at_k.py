@@ -35,14 +35,14 @@ def pass_at_k(curves: Mapping[str, Sequence[Mapping[str, float]]], k: int | None
             "band": band(sides["high"], sides["low"]),
             "end": sides["estimate"][-1] if curve else None,
         }
-    told = {when: next((p for p in curve if p["k"] == k), None) for when, curve in curves.items()}
+    at_k = {when: next((p for p in curve if p["k"] == k), None) for when, curve in curves.items()}
     ticks = [budget for budget in budgets[::2] if not k or abs(math.log2(budget / k)) > 0.2 * (high - low)]
     return PANEL | {
         **drawn,
         "x_ticks": [(x(budget), f"{budget}") for budget in ticks],
         "y_ticks": [(y(share), f"{share:.0%}") for share in (0, 0.5, 1)],
-        "at_k": " → ".join(f"{words.percent(p['estimate'])} ({words.percent_range(p)})" for p in told.values())
-        if all(told.values())
+        "at_k": " → ".join(f"{words.percent(p['estimate'])} ({words.percent_range(p)})" for p in at_k.values())
+        if all(at_k.values())
         else "",
         "k": (x(k), k) if k and budgets[0] <= k <= budgets[-1] else None,
     }

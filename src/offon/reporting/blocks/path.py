@@ -79,8 +79,8 @@ def _lineage(lineage: Mapping[str, Any] | None) -> str:
         return ""
     clauses = []
     for key, what in (("first_in", "first within reach"), ("first_solved", "first solved")):
-        told = words.listed([f"{stage} {n}" for stage, n in (lineage.get(key) or {}).items() if n])
-        clauses += [f"{what}: {told}"] if told else []
+        stages = words.listed([f"{stage} {n}" for stage, n in (lineage.get(key) or {}).items() if n])
+        clauses += [f"{what}: {stages}"] if stages else []
     again = lineage.get("lost_again")
     clauses += [f"out of reach again later: {again}"] if again else []
     return "Prompts, " + "; ".join(clauses) + "." if clauses else ""
@@ -88,18 +88,19 @@ def _lineage(lineage: Mapping[str, Any] | None) -> str:
 
 def _survives(task: Mapping[str, Any]) -> str:
     """How much of what each stage brought within reach for certain is still there at the end."""
-    told = [
+    surviving = [
         f"{row['stage']} {words.points(points)}"
         for row, points in zip(task["rows"], task.get("surviving_expansion") or [], strict=False)
     ]
-    return f"Of what was certainly expanded, still there at the end, in points: {words.listed(told)}." if told else ""
+    what = "Of what was certainly expanded, still there at the end, in points"
+    return f"{what}: {words.listed(surviving)}." if surviving else ""
 
 
 def _cost(cost: Mapping[str, Any] | None) -> str:
     """What a point of success that is still there at the end cost."""
-    told = [
+    prices = [
         f"{words.written(cost[name], name)}{unit} ({words.interval(cost[name], name)})"
         for name, unit in (("seconds", ""), ("tokens", " tokens"))
         if cost and cost.get(name)
     ]
-    return f"A point of success that is still there at the end cost {words.listed(told)}." if told else ""
+    return f"A point of success that is still there at the end cost {words.listed(prices)}." if prices else ""

@@ -54,9 +54,9 @@ def changed(prompts: Sequence[Mapping[str, Any]], *, most: int = SHOWN) -> list[
         return 0.0 if None in (before, after) else abs(after - before)
 
     groups = [
-        _group(call, sorted(own, key=change, reverse=True), words.CALLS.get(call, call), most)
+        _group(call, sorted(of_call, key=change, reverse=True), words.CALLS.get(call, call), most)
         for call in _ordered(prompts, CHANGES)
-        if (own := [prompt for prompt in prompts if prompt["call"] == call])
+        if (of_call := [prompt for prompt in prompts if prompt["call"] == call])
     ]
     for group in groups:
         group["prompts"] = [_drawn(prompt) for prompt in group["prompts"]]
@@ -68,14 +68,14 @@ def changed(prompts: Sequence[Mapping[str, Any]], *, most: int = SHOWN) -> list[
 def _drawn(prompt: Mapping[str, Any]) -> dict[str, Any]:
     sides = {when: _side(prompt[when]) for when in ("before", "after")}
     tries = prompt.get("k_to_solve") or {}
-    told = [words.k_to_solve(tries.get(when)) or "–" for when in ("before", "after")] if tries else []
+    tries_in_words = [words.k_to_solve(tries.get(when)) or "–" for when in ("before", "after")] if tries else []
     return {
         **prompt,
         **{f"{when}_drawn": side for when, side in sides.items()},
         "way": [min(side["at"] for side in sides.values()), max(side["at"] for side in sides.values())]
         if all(sides.values())
         else None,
-        "tries": " → ".join(told),
+        "tries": " → ".join(tries_in_words),
         "label": " → ".join(
             f"{words.percent(_rate(prompt[when]))} ({sides[when]['range']})" if sides[when] else "–" for when in sides
         ),
@@ -105,13 +105,13 @@ def _ordered(prompts: Sequence[Mapping[str, Any]], known: Sequence[str]) -> list
     return list(dict.fromkeys([*known, *(prompt["call"] for prompt in prompts)]))
 
 
-def _group(call: str, own: Sequence[Mapping[str, Any]], name: str, most: int) -> dict[str, Any]:
+def _group(call: str, prompts: Sequence[Mapping[str, Any]], name: str, most: int) -> dict[str, Any]:
     return {
         "call": call,
-        "title": f"{len(own)} {name}",
-        "prompts": list(own[:most]),
-        "more": len(own[most:]),
-        "families": any(prompt.get("family") for prompt in own),
+        "title": f"{len(prompts)} {name}",
+        "prompts": list(prompts[:most]),
+        "more": len(prompts[most:]),
+        "families": any(prompt.get("family") for prompt in prompts),
     }
 
 
@@ -126,9 +126,9 @@ def diagnosed(prompts: Sequence[Mapping[str, Any]], *, most: int = SHOWN) -> lis
 
     groups = []
     for call in _ordered(prompts, CLASSES):
-        own = sorted((prompt for prompt in prompts if prompt["call"] == call), key=sure)
-        if own:
-            group = _group(call, [_doubted(prompt) for prompt in own], words.CLASSES.get(call, call), most)
+        of_call = sorted((prompt for prompt in prompts if prompt["call"] == call), key=sure)
+        if of_call:
+            group = _group(call, [_doubted(prompt) for prompt in of_call], words.CLASSES.get(call, call), most)
             columns = {name: heads for name, heads in MEASURED.items() if any(p.get(name) for p in group["prompts"])}
             flags = {name: any(p[name] for p in group["prompts"]) for name in ("tries", "next", "sub", "bar")}
             groups.append(group | {"columns": columns} | flags)

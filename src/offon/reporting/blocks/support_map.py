@@ -81,10 +81,10 @@ def _marks(prompts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for (call, *_), members in together.items():
         centre = [round(sum(at[axis] for at, _ in members) / len(members), 1) for axis in (0, 1)]
         radius = min(_MARK * math.sqrt(len(members)), _LARGEST)
-        own = [prompt for _, prompt in members]
+        marked = [prompt for _, prompt in members]
         marks.append(
-            {"call": call, "n": len(own), "x": centre[0], "y": centre[1], "r": round(radius, 1)}
-            | {"shape": _shape(call, *centre, radius), "counted": radius >= _COUNTED, "title": _title(own)}
+            {"call": call, "n": len(marked), "x": centre[0], "y": centre[1], "r": round(radius, 1)}
+            | {"shape": _shape(call, *centre, radius), "counted": radius >= _COUNTED, "title": _title(marked)}
         )
     return sorted(marks, key=lambda mark: -mark["n"])
 
@@ -111,8 +111,8 @@ def _title(prompts: Sequence[Mapping[str, Any]]) -> str:
     families = Counter(prompt.get("family", "") for prompt in prompts)
     named = words.listed([f"{family} {number}" for family, number in families.most_common() if family])
     shares = [median(rate(prompt[when]) for prompt in prompts) for when in ("before", "after")]
-    told = " → ".join(map(words.percent, shares))
-    return f"{len(prompts)} prompts{f' ({named})' if named else ''} · about {told} · {call}"
+    success = " → ".join(map(words.percent, shares))
+    return f"{len(prompts)} prompts{f' ({named})' if named else ''} · about {success} · {call}"
 
 
 def _cells(eps: float, counts: Counter) -> list[dict[str, Any]]:
@@ -143,9 +143,9 @@ def _band(before: float, after: float) -> str:
 
 
 def _in_words(label: str, counts: Counter, eps: float | None, k: int | None) -> str:
-    told = words.listed([f"{counts[call]} {words.CALL_NAMES[call]}" for call in words.CALLS if counts[call]])
+    counted = words.listed([f"{counts[call]} {words.CALL_NAMES[call]}" for call in words.CALLS if counts[call]])
     reach = f" Within reach at k = {k}: {words.percent(eps)} or more." if eps else ""
-    return f"{label}: of {counts.total()} prompts {told}.{reach}"
+    return f"{label}: of {counts.total()} prompts {counted}.{reach}"
 
 
 def call_bars(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

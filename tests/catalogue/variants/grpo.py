@@ -1,4 +1,4 @@
-"""Rows on rewards of whole responses: their cases, and each paper's own surrogate."""
+"""GRPO and its kin: their cases, and each paper's own surrogate."""
 
 import torch
 
@@ -54,22 +54,6 @@ def group_std(group):
     return mean_std(rewards(group))
 
 
-def reinforce(groups, baseline="batch", group_size=1, kl=0.0):
-    every = torch.cat([rewards(g, kl=kl) for g in groups])
-    b = every.mean() if baseline == "batch" else 0.0
-    return per_response(groups, lambda g: rewards(g, kl=kl) - b, lambda r, a: a * r.lp.sum())
-
-
-def rloo(groups, group_size=4, kl=0.03, clip=None):
-    def leave_one_out(g):
-        reward = rewards(g, kl=kl)
-        return torch.stack([reward[i] - torch.cat([reward[:i], reward[i + 1 :]]).mean() for i in range(len(reward))])
-
-    if clip:
-        return per_response(groups, leave_one_out, lambda r, a: ppo((r.lp - r.old).sum().exp(), a, *clip))
-    return per_response(groups, leave_one_out, lambda r, a: a * r.lp.sum())
-
-
 def grpo(groups, group_size=8, clip=(0.2, 0.2), scale_rewards=True):
     advantages = group_std if scale_rewards else lambda g: rewards(g) - rewards(g).mean()
     return per_response(groups, advantages, clipped_mean(clip))
@@ -93,16 +77,6 @@ def dapo(groups, group_size=16, clip=(0.2, 0.28), max_rounds=4, overlong="punish
         for r, a in zip(g.responses, advantages(g), strict=True):
             if any(r is k for k in kept):
                 total, count = total + ppo(token_ratios(r), a, *clip).sum(), count + len(r.lp)
-    return -total / count
-
-
-def remax(groups, kl=0.0):
-    total = count = 0
-    for g in groups:
-        greedy = next(r.reward for r in g.responses if "baseline" in r.tags)
-        for r, reward in zip(g.responses, rewards(g, kl=kl), strict=True):
-            if "baseline" not in r.tags:
-                total, count = total + (reward - greedy) * r.lp.sum(), count + 1
     return -total / count
 
 
@@ -170,36 +144,6 @@ def kl_cov(groups, group_size=8, share=2e-4, coef=1.0):
     return -total / len(every)
 
 
-def opo(groups, group_size=8):
-    def advantages(g):
-        length = torch.tensor([float(len(r.lp)) for r in g.responses])
-        return rewards(g) - (length * rewards(g)).sum() / length.sum()
-
-    return per_token(groups, advantages, lambda r, a: a * r.lp)
-
-
-def reinforce_pp(groups, kl=0.01, gamma=1.0, clip=(0.2, 0.2)):
-    def returns(r):
-        reward = -kl * (r.old - r.at("logp@start"))
-        reward[-1] += r.reward
-        return torch.stack(
-            [sum(gamma ** (s - t) * reward[s] for s in range(t, len(reward))) for t in range(len(reward))]
-        )
-
-    every = torch.cat([returns(r) for r in responses(groups)])
-    advantages = lambda g: [(returns(r) - every.mean()) / (every.std() + 1e-4) for r in g.responses]  # noqa: E731
-    return per_token(groups, advantages, clipped(clip))
-
-
-def reinforce_pp_baseline(groups, group_size=8, clip=(0.2, 0.2)):
-    def centred(g):
-        return rewards(g) - rewards(g).mean()
-
-    lengths = torch.tensor([len(r.lp) for r in responses(groups)])
-    every = torch.cat([centred(g) for g in groups]).repeat_interleave(lengths)
-    return per_token(groups, lambda g: (centred(g) - every.mean()) / (every.std() + 1e-4), clipped(clip))
-
-
 def gfpo(groups, group_size=16, keep=8, by="length", rest="zero", clip=(0.2, 0.28)):
     def advantages(g):  # with rest=drop the others are no longer there
         length = torch.tensor([float(len(r.lp)) for r in g.responses])
@@ -220,25 +164,17 @@ def gdpo(groups, rewards={"reward": 1.0}, group_size=8, over="samples", clip=(0.
 
 
 SURROGATES = {
-    f.__name__: f
-    for f in (
-        reinforce, rloo, remax, grpo, dr_grpo, dapo, gspo, gspo_token, gmpo, cispo, sapo, clip_cov, kl_cov, opo,
-        reinforce_pp, reinforce_pp_baseline, gfpo, gdpo,
-    )
-}  # fmt: skip
+    f.__name__: f for f in (grpo, dr_grpo, dapo, gspo, gspo_token, gmpo, cispo, sapo, clip_cov, kl_cov, gfpo, gdpo)
+}
 
 VARIANTS = {
     "grpo": [{}, {"scale_rewards": False}],
-    "reinforce": [{}, {"baseline": "none"}, {"group_size": 3, "kl": 0.1}],
-    "rloo": [{}, {"clip": (0.2, 0.2), "kl": 0.0}],
-    "remax": [{}, {"kl": 0.1}],
     "dapo": [{"group_size": 6}, {"group_size": 6, "overlong": "filter", "max_rounds": 1}],
     "gspo": [{"clip": (0.2, 0.2)}],  # the sampler of these tests is another model: at 3e-4 everything is clipped
     "gspo_token": [{"clip": (0.2, 0.2)}],
     "cispo": [{"high": 0.1}, {"high": 1.1, "low": 0.9, "cap": "absolute"}],
     "clip_cov": [{"share": 1.0, "cov": (0.0, 0.5)}],
     "kl_cov": [{"share": 0.2}],
-    "reinforce_pp": [{}, {"gamma": 0.9}],
     "gfpo": [{"group_size": 6, "keep": 4}, {"group_size": 6, "keep": 4, "rest": "drop", "by": "reward_per_token"}],
     "gdpo": [{}, {"rewards": {"reward": 0.5}, "over": "tokens"}],
 }
