@@ -130,8 +130,8 @@ def named_answer(verifier: str, *, pattern: str | None = None, limit_s: float = 
     if verifier == "numeric":
 
         def number(item: Item, text: str) -> str | None:
-            found = verifiers.given_number(text)
-            return None if found is None else str(found)
+            found, _ = verifiers.given_number(text)
+            return None if found is None else str(found.value)
 
         return number
     factory, arguments = ("math_answer", ()) if verifier == "math" else ("regex_answer", (pattern,))
