@@ -8,6 +8,8 @@ import inspect
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
+from numbers import Real
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from offon.errors import ConfigError
@@ -146,11 +148,22 @@ def _or(names: Iterable[str]) -> str:
 
 
 def scored(value: Any, reason: str = "") -> Verdict:
-    """The verdict for a number some checker returned: unscored unless it is a finite number."""
+    """The verdict for a number some checker returned: unscored unless it is a finite number.
+
+    Scalars of numpy and torch are numbers, whatever their dtype; so are arrays with no axes, and truth values.
+    """
     if value is None:
         return Verdict(None, reason=reason or "the checker returned None")
-    if not isinstance(value, int | float):
+    value = scalar(value)
+    if not isinstance(value, Real):
         return Verdict(None, reason=f"the checker returned a {type(value).__name__}: {value!r:.60}")
     if not math.isfinite(value):
         return Verdict(None, reason=f"the checker returned {value}")
     return Verdict(float(value), reason=reason)
+
+
+def scalar(value: Any) -> Any:
+    """A scalar of an array library (no axes) as Python's number, anything else as it is."""
+    if getattr(value, "shape", None) == () and callable(getattr(value, "item", None)):
+        value = value.item()
+    return float(value) if isinstance(value, Decimal) else value

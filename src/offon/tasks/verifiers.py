@@ -10,13 +10,14 @@ can be read. It grants several guesses, so it is never a reward.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import lru_cache, partial
 
 from offon.tasks import numbers
 from offon.tasks.expressions import math_answer, math_checker
 from offon.tasks.marks import last_part, marked_answer, says
+from offon.tasks.references import best
 from offon.types import Verdict
 
 __all__ = ["exact", "math_answer", "math_checker", "numeric", "regex"]
@@ -121,5 +122,12 @@ def regex_answer(pattern: str) -> Callable[[str], str | None]:
     return answer
 
 
-def regex_checker(pattern: str) -> Callable[[str, str | None], Verdict]:
-    return partial(regex, pattern=pattern)
+def any_regex(pattern: str) -> Callable[[str, Sequence[str]], Verdict]:
+    """A worker's checker against accepted answers; without any, a match is right."""
+    check = partial(regex, pattern=pattern)
+    return lambda text, answers: best(check, text, answers) if answers else check(text, None)
+
+
+def any_math() -> Callable[[str, Sequence[str]], Verdict]:
+    """A worker's checker against accepted answers."""
+    return partial(best, math_checker())
