@@ -17,6 +17,7 @@ from offon.loops.calls import trajectory
 from offon.loops.runtime import sampling_of
 from offon.models.model import Model
 from offon.recipe.fields import Probe
+from offon.tasks.api import require_some
 from offon.types import RIGHT, Group, Item, Producer, Source
 
 PLAIN = "prompt"  # the view of an item that deployment sees
@@ -69,13 +70,7 @@ def run_probe(
         for (_, prompt), completion in zip(asked, completions, strict=True)
     ]
     verdicts = task.verify([(group.item, member.text) for (group, _), member in zip(asked, sampled, strict=True)])
-    if all(verdict.score is None for verdict in verdicts):
-        raise DataError(
-            f"the checker scored none of {len(verdicts)} responses",
-            where=f"task {task.name}",
-            why=verdicts[0].reason,
-            fix="mend the checker",
-        )
+    require_some(verdicts, f"task {task.name}")
     judged = iter(
         member.with_signals(reward=verdict.score, content=verdict.content)
         for member, verdict in zip(sampled, verdicts, strict=True)

@@ -7,7 +7,6 @@ import importlib
 import inspect
 import json
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from numbers import Real
@@ -187,11 +186,10 @@ def require_some(verdicts: Sequence[Verdict], where: str) -> None:
 
     Of some responses that is no news; they are set aside as unscored."""
     if verdicts and all(verdict.score is None for verdict in verdicts):
-        reason, n = Counter(verdict.reason for verdict in verdicts).most_common(1)[0]
         raise EngineError(
             f"the checker scored none of {len(verdicts)} responses",
             where=where,
-            why=f"{reason or 'it gave no reason'} ({n} times)",
+            why=f"of the first: {verdicts[0].reason or 'it gave no reason'}",
             fix="mend the checker, or the answers it compares with; nothing was trained on these responses",
         )
 

@@ -297,7 +297,7 @@ def _unit(text: str, end: int, strict: bool) -> tuple[Fraction, int, bool]:
     if word in FUNCTIONS:
         return Fraction(1), match.end(), True
     if len(word) == 1:
-        varied = (strict or word in "xyzn") if spaced else (strict or word not in LETTER_UNITS)
+        varied = word in "xyzn" or (strict and word not in LETTER_UNITS) if spaced else strict or word not in LETTER_UNITS
     else:
         varied = strict and not spaced and len(word) == 2 and word not in UNITS
     power = re.compile(r"\s?\^\s?\(?\s?-?\d\s?\)?|[/*][A-Za-z]+(?:\^\(?-?\d\)?|\d(?!\d))?")
