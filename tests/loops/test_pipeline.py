@@ -210,7 +210,9 @@ def test_a_checker_that_scores_nothing_stops_the_run_and_says_why(folder, tmp_pa
 @pytest.mark.parametrize("probe", ["false", "{prompts: 2, samples: 2, k: 1, max_tokens: 4}"])
 def test_a_checker_that_is_down_when_it_matters_stops_the_stage_with_exit_code_7(folder, tmp_path, probe):
     """It survives the check, which calls it once; the first buffer, or the probe before it, is scored by nobody."""
-    code = "def down(prompts, completions, **columns):\n    if 'I do not' not in completions[0]: raise KeyError('oops')\n"
+    code = (
+        "def down(prompts, completions, **columns):\n    if 'I do not' not in completions[0]: raise KeyError('oops')\n"
+    )
     (tmp_path / "rewards.py").write_text(code + "    return [0.0] * len(completions)\n")
     task = f"{{python: '{tmp_path}/rewards.py:down', data: {folder}/task.jsonl}}"
     text = f"model: ./base\ntask: {task}\nprobe: {probe}\npipeline:\n  rl: {{method: grpo, group_size: 2, steps: 2,"

@@ -14,28 +14,119 @@ settings.load_profile("quick")
 
 F = Fraction
 WRITTEN = {
-    "-7": F(-7), "+7": F(7), "\u22127": F(-7), "\u20137": F(-7), "- 7": F(-7), "\uff0d7": F(-7), "(-7)": F(-7), "-(7)": F(-7),
-    "{-}7": F(-7), "-{7}": F(-7), "minus 7": F(-7), "negative 7": F(-7), r"\text{-}7": F(-7), r"\text{-7}": F(-7),
-    "-$800": F(-800), "$-800": F(-800), r"-\$800": F(-800), r"\$-800": F(-800), "-€800": F(-800), "€\u2212800": F(-800),
-    "800 €": F(800), "$1,800.50": F("1800.5"), "US$ 800": F(800), r"\$ 1{,}800": F(1800), r"\pounds 8": F(8),
-    "8%": F(8), r"8\%": F(8), "8 percent": F(8), "8 per cent": F(8),
-    "36 cm^2": F(36), r"36\text{ cm}^2": F(36), r"36\,\mathrm{m}^{3}": F(36), "36 m\u00b2": F(36), "36 m2": F(36), "36kg": F(36),
-    "9.8 m/s^2": F("9.8"), r"20\ \text{km/h}": F(20), r"60^\circ": F(60), r"60^{\circ}": F(60), "60°": F(60), "60° C": F(60),
-    r"\mathbf{6}": F(6), r"\mathrm{6}": F(6), "3rd": F(3), "36 square units": F(36),
-    "2,000": F(2000), "2{,}000": F(2000), r"2\,000": F(2000), r"2\;000": F(2000), r"2\ 000": F(2000), "2\u202f000": F(2000),
-    "2\u00a0000": F(2000), "2\u2009000": F(2000), "2 000": F(2000), "2'000": F(2000), "2_000": F(2000), "3,00,000": F(300000),
-    "2.345,67": F("2345.67"), "2.345.678": F(2345678), r"2{,}345{,}678.25": F("2345678.25"),
-    r"\frac{2}{5}": F(2, 5), r"\frac25": F(2, 5), r"\frac 2 5": F(2, 5), r"\frac2{5}": F(2, 5), r"\dfrac{2}{5}": F(2, 5),
-    r"\tfrac{2}{5}": F(2, 5), r"\cfrac{2}{5}": F(2, 5), r"\frac{-2}{5}": F(-2, 5), r"\frac{2}{-5}": F(-2, 5),
-    r"-\frac{2}{5}": F(-2, 5), r"-\frac{-2}{5}": F(2, 5), r"\frac{3,000}{2}": F(1500), r"\frac{\frac{1}{2}}{3}": F(1, 6),
-    "2/5": F(2, 5), "-2/5": F(-2, 5), "2 / 5": F(2, 5), "\u2156": F(2, 5), "-\u2156": F(-2, 5), "2\u20445": F(2, 5),
-    r"4\frac{2}{5}": F(22, 5), r"-4\frac{2}{5}": F(-22, 5), r"4 \frac25": F(22, 5), "4 2/5": F(22, 5), "-4 2/5": F(-22, 5),
-    "4\u2156": F(22, 5), "\u22124\u2156": F(-22, 5),
-    ".25": F(1, 4), "-.25": F(-1, 4), "2.5e3": F(2500), "2.5E-1": F(1, 4), r"2.5 \times 10^3": F(2500), "2.5 x 10^3": F(2500),
-    r"2.5\times10^{-1}": F(1, 4), "2.5 × 10³": F(2500), r"-2.5\cdot 10^{3}": F(-2500), "10^{-2}": F(1, 100), "10⁻²": F(1, 100),
-    "2^{10}": F(1024), "3 * 10^2": F(300), "\uff11\uff12": F(12), "x = 7": F(7), "x=-7": F(-7), r"x \approx 7": F(7), "≈ 7": F(7),
-    "3 + 4 = 7": F(7), "$7$": F(7), r"\(7\)": F(7), r"\left(7\right)": F(7), "**7**": F(7), "`7`": F(7), "7.": F(7), "<b>7</b>": F(7),
-}  # fmt: skip
+    "-7": F(-7),
+    "+7": F(7),
+    "\u22127": F(-7),
+    "\u20137": F(-7),
+    "- 7": F(-7),
+    "\uff0d7": F(-7),
+    "(-7)": F(-7),
+    "-(7)": F(-7),
+    "{-}7": F(-7),
+    "-{7}": F(-7),
+    "minus 7": F(-7),
+    "negative 7": F(-7),
+    r"\text{-}7": F(-7),
+    r"\text{-7}": F(-7),
+    "-$800": F(-800),
+    "$-800": F(-800),
+    r"-\$800": F(-800),
+    r"\$-800": F(-800),
+    "-€800": F(-800),
+    "€\u2212800": F(-800),
+    "800 €": F(800),
+    "$1,800.50": F("1800.5"),
+    "US$ 800": F(800),
+    r"\$ 1{,}800": F(1800),
+    r"\pounds 8": F(8),
+    "8%": F(8),
+    r"8\%": F(8),
+    "8 percent": F(8),
+    "8 per cent": F(8),
+    "36 cm^2": F(36),
+    r"36\text{ cm}^2": F(36),
+    r"36\,\mathrm{m}^{3}": F(36),
+    "36 m\u00b2": F(36),
+    "36 m2": F(36),
+    "36kg": F(36),
+    "9.8 m/s^2": F("9.8"),
+    r"20\ \text{km/h}": F(20),
+    r"60^\circ": F(60),
+    r"60^{\circ}": F(60),
+    "60°": F(60),
+    "60° C": F(60),
+    r"\mathbf{6}": F(6),
+    r"\mathrm{6}": F(6),
+    "3rd": F(3),
+    "36 square units": F(36),
+    "2,000": F(2000),
+    "2{,}000": F(2000),
+    r"2\,000": F(2000),
+    r"2\;000": F(2000),
+    r"2\ 000": F(2000),
+    "2\u202f000": F(2000),
+    "2\u00a0000": F(2000),
+    "2\u2009000": F(2000),
+    "2 000": F(2000),
+    "2'000": F(2000),
+    "2_000": F(2000),
+    "3,00,000": F(300000),
+    "2.345,67": F("2345.67"),
+    "2.345.678": F(2345678),
+    r"2{,}345{,}678.25": F("2345678.25"),
+    r"\frac{2}{5}": F(2, 5),
+    r"\frac25": F(2, 5),
+    r"\frac 2 5": F(2, 5),
+    r"\frac2{5}": F(2, 5),
+    r"\dfrac{2}{5}": F(2, 5),
+    r"\tfrac{2}{5}": F(2, 5),
+    r"\cfrac{2}{5}": F(2, 5),
+    r"\frac{-2}{5}": F(-2, 5),
+    r"\frac{2}{-5}": F(-2, 5),
+    r"-\frac{2}{5}": F(-2, 5),
+    r"-\frac{-2}{5}": F(2, 5),
+    r"\frac{3,000}{2}": F(1500),
+    r"\frac{\frac{1}{2}}{3}": F(1, 6),
+    "2/5": F(2, 5),
+    "-2/5": F(-2, 5),
+    "2 / 5": F(2, 5),
+    "\u2156": F(2, 5),
+    "-\u2156": F(-2, 5),
+    "2\u20445": F(2, 5),
+    r"4\frac{2}{5}": F(22, 5),
+    r"-4\frac{2}{5}": F(-22, 5),
+    r"4 \frac25": F(22, 5),
+    "4 2/5": F(22, 5),
+    "-4 2/5": F(-22, 5),
+    "4\u2156": F(22, 5),
+    "\u22124\u2156": F(-22, 5),
+    ".25": F(1, 4),
+    "-.25": F(-1, 4),
+    "2.5e3": F(2500),
+    "2.5E-1": F(1, 4),
+    r"2.5 \times 10^3": F(2500),
+    "2.5 x 10^3": F(2500),
+    r"2.5\times10^{-1}": F(1, 4),
+    "2.5 × 10³": F(2500),
+    r"-2.5\cdot 10^{3}": F(-2500),
+    "10^{-2}": F(1, 100),
+    "10⁻²": F(1, 100),
+    "2^{10}": F(1024),
+    "3 * 10^2": F(300),
+    "\uff11\uff12": F(12),
+    "x = 7": F(7),
+    "x=-7": F(-7),
+    r"x \approx 7": F(7),
+    "≈ 7": F(7),
+    "3 + 4 = 7": F(7),
+    "$7$": F(7),
+    r"\(7\)": F(7),
+    r"\left(7\right)": F(7),
+    "**7**": F(7),
+    "`7`": F(7),
+    "7.": F(7),
+    "<b>7</b>": F(7),
+}
 
 
 @pytest.mark.parametrize("text", WRITTEN)
@@ -50,11 +141,51 @@ def test_a_number_has_its_value_however_it_is_written(text):
 
 
 PIECES = [
-    r"\sqrt{3}", r"5\sqrt{3}", r"\sqrt 3", "√3", r"4\pi", r"\frac{\pi}{3}", r"\frac{\sqrt{3}}{2}", r"\log_2 9", "x^3", "4x", "3x+9",
-    "2 + 5", r"4 + \sqrt{5}", "4 - 9i", "9!", r"x_4", "6x^3", r"\pm 4", r"2 \pm 4", "x > 4", r"x \le 4", "(3, 4)", "1, 2", "4 or 5",
-    r"4 \text{ and } 5", "4:30", "1.2.3", "12/25/2024", "4 - x", "e^4", r"0.\overline{4}", "|4|", "f(4)", r"2\sin 4", "4y", "5(3)",
-    "∛8", "221_{3}", r"2\cdot 5", "2 × 5", "three", "", r"\infty", "4/0",
-]  # fmt: skip
+    r"\sqrt{3}",
+    r"5\sqrt{3}",
+    r"\sqrt 3",
+    "√3",
+    r"4\pi",
+    r"\frac{\pi}{3}",
+    r"\frac{\sqrt{3}}{2}",
+    r"\log_2 9",
+    "x^3",
+    "4x",
+    "3x+9",
+    "2 + 5",
+    r"4 + \sqrt{5}",
+    "4 - 9i",
+    "9!",
+    r"x_4",
+    "6x^3",
+    r"\pm 4",
+    r"2 \pm 4",
+    "x > 4",
+    r"x \le 4",
+    "(3, 4)",
+    "1, 2",
+    "4 or 5",
+    r"4 \text{ and } 5",
+    "4:30",
+    "1.2.3",
+    "12/25/2024",
+    "4 - x",
+    "e^4",
+    r"0.\overline{4}",
+    "|4|",
+    "f(4)",
+    r"2\sin 4",
+    "4y",
+    "5(3)",
+    "∛8",
+    "221_{3}",
+    r"2\cdot 5",
+    "2 × 5",
+    "three",
+    "",
+    r"\infty",
+    "4/0",
+]
 
 
 @pytest.mark.parametrize("text", PIECES)
@@ -105,7 +236,7 @@ def test_a_piece_of_an_expression_is_no_number(text):
         (r"\boxed{x = 5 \text{ or } x = 7}", None),
         ("<answer>none</answer> or 7", None),
     ],
-)  # fmt: skip
+)
 def test_the_last_mark_is_read_as_a_whole(text, value):
     found, _ = given_number(text)
     assert (found and found.value) == value
@@ -128,7 +259,9 @@ integers = st.integers(-(10**9), 10**9)
 dash = st.sampled_from(["-", "\u2212", "\u2010", "\u2011", "\u2012", "\u2013", "\ufe63", "\uff0d", "- ", "\u2212 "])
 money = st.sampled_from(["", "$", r"\$", "€", "£", "¥"])
 comma = st.sampled_from([",", "{,}", "\u202f", "\u2009", "\u00a0", r"\,", r"\;", r"\ ", "'", "_", ""])
-place = st.sampled_from(["%s", "\\boxed{%s}", "<answer>%s</answer>", "#### %s", "The answer is %s.", "x = %s", "It is (%s)."])
+place = st.sampled_from(
+    ["%s", "\\boxed{%s}", "<answer>%s</answer>", "#### %s", "The answer is %s.", "x = %s", "It is (%s)."]
+)
 
 
 @given(integers, dash, money, comma, place, st.booleans(), st.sampled_from(["", ".5", ".0625"]))
@@ -141,7 +274,13 @@ def test_sign_and_value_survive_dashes_currencies_and_grouped_digits(n, dash, mo
     assert found is not None and found.value == value
 
 
-@given(st.integers(-99, 99), st.integers(1, 98), st.integers(2, 99), st.sampled_from(["frac", "dfrac", "tfrac", "cfrac"]), place)
+@given(
+    st.integers(-99, 99),
+    st.integers(1, 98),
+    st.integers(2, 99),
+    st.sampled_from(["frac", "dfrac", "tfrac", "cfrac"]),
+    place,
+)
 def test_fractions_and_mixed_numbers_keep_their_value(whole, over, under, command, place):
     for text, value in (
         (rf"\{command}{{{whole}}}{{{under}}}", Fraction(whole, under)),
@@ -163,7 +302,9 @@ def test_scientific_forms_keep_their_value(n, exponent, times):
     assert whole_number(f"{n}e{exponent}").value == n * Fraction(10) ** exponent
 
 
-@given(integers, st.sampled_from([r"%s\pi", r"%s\sqrt{2}", "%sx", r"\sqrt{%s}", "%s^x", r"%s + \pi", r"\log %s", "%s!"]))
+@given(
+    integers, st.sampled_from([r"%s\pi", r"%s\sqrt{2}", "%sx", r"\sqrt{%s}", "%s^x", r"%s + \pi", r"\log %s", "%s!"])
+)
 def test_a_longer_expression_is_never_read_as_its_digits(n, form):
     assert given_number(r"\boxed{" + form % n + "}")[0] is None
 
@@ -178,7 +319,16 @@ def test_any_text_is_read_without_an_error(text):
 
 
 def test_what_is_read_is_bounded():
-    for text in ("9" * 100_000, "9" * 50, "1e999999999", "9^9^9", "9^(999)", r"\frac{" * 5000, r"\boxed{" * 3000, "1 " * 5000):
+    for text in (
+        "9" * 100_000,
+        "9" * 50,
+        "1e999999999",
+        "9^9^9",
+        "9^(999)",
+        r"\frac{" * 5000,
+        r"\boxed{" * 3000,
+        "1 " * 5000,
+    ):
         found, _ = given_number(text)
         assert found is None or found.value < 10**4000
     assert given_number("9" * 50)[0] is None

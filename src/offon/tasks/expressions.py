@@ -20,7 +20,7 @@ from offon.tasks.marks import MATHS, Marked, last_part, marked_answer, says
 from offon.types import Verdict
 
 BARE_CHARS = 100
-DELIMITED = re.compile(r"\$|\\\(|\\\[|\\boxed|\\begin")
+DELIMITED = re.compile(r"\$|\\\(|\\\[|\\boxed")
 SEGMENT = re.compile(r"\$\$?([^$]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 COMMANDS = re.compile(r"\\(?:text|mathrm|mbox|operatorname)\s*\{[^{}]*\}|\\[A-Za-z]+")
 WORDS = re.compile(r"[A-Za-z]{3,}|\b(?:or|is|of|in|an|to)\b")
@@ -90,7 +90,8 @@ def _read(text: str, *, bare: bool) -> list:
     as_latex = f"${text.strip().rstrip('.')}$"
     if bare:
         return _parsed(as_latex) or _parsed(text)
-    return _parsed(text) or (_parsed(as_latex) if len(text) <= BARE_CHARS and "$" not in text else [])
+    short = len(text) <= BARE_CHARS and "$" not in text and len(WORDS.findall(text)) < 2
+    return _parsed(text) or (_parsed(as_latex) if short else [])
 
 
 def _parsed(text: str) -> list:
@@ -128,5 +129,6 @@ def _bases(text: str) -> list[str]:
 
 
 def mentioned(text: str, answer: str) -> bool:
+    """Whether an answer stands in the last part of a text: as a whole number where it is one, else word for word."""
     part, number = last_part(text), numbers.whole_number(answer)
-    return says(part, answer) or (number is not None and numbers.mentions(part, [number]))
+    return says(part, answer) if number is None else numbers.mentions(part, [number])

@@ -1,11 +1,12 @@
 """Numbers as people and models write them, read exactly.
 
-    -$1,234.50   $-500   −5   - 5   1{,}000   1\\,000   1 000   1_000   1,00,000   .5   1.5e3   1.5 \\times 10^3   2^{10}
-    3/4   \\frac{-3}{4}   \\frac34   2\\frac{1}{2}   2 1/2   2½   50\\%   25\\text{ cm}^2   25 m²   90^\\circ   5 million
+    -$1,234.50   $-500   −5   - 5   1{,}000   1\\,000   1 000   1_000   1,00,000   .5   1.5e3   2^{10}
+    1.5 \\times 10^3   3/4   \\frac{-3}{4}   \\frac34   2\\frac{1}{2}   2 1/2   2½   50\\%   25\\text{ cm}^2   25 m²
+    90^\\circ   5 million
 
 A text is first made plain (`plain`): typography and LaTeX become ASCII. Every number in it is then looked at with its
-surroundings: one that is a piece of a longer expression (`\\sqrt{2}`, `3\\pi`, `x^2`, `3 + 4`, `5!`, `10:30`, `> 5`) is no
-plain number, and is never read as its last digits. A sign is never lost: a dash before a number is its sign unless an
+surroundings: one that is a piece of a longer expression (`\\sqrt{2}`, `3\\pi`, `x^2`, `3 + 4`, `5!`, `10:30`, `> 5`) is
+no plain number, and is never read as its last digits. A sign is never lost: a dash before a number is its sign unless an
 operand stands before the dash.
 """
 
@@ -30,7 +31,9 @@ SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**
 
 # --- the plain form ---------------------------------------------------------------------------------------------
 
-_WORDS = r"text(?:bf|it|rm|tt|sf|normal|sc|up)?|math(?:rm|bf|it|sf|tt|bb|cal)|mbox|hbox|operatorname\*?|emph|underline|bm"
+_WORDS = (
+    r"text(?:bf|it|rm|tt|sf|normal|sc|up)?|math(?:rm|bf|it|sf|tt|bb|cal)|mbox|hbox|operatorname\*?|emph|underline|bm"
+)
 _REPLACED = [
     (r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits|rm|bf|it|large|Large|huge)(?![A-Za-z])\.?", ""),
     (r"\\!|\{\}", ""),
@@ -43,15 +46,18 @@ _REPLACED = [
     (r"\\(?:times|cdot|ast|star)(?![A-Za-z])|[×·⋅∗]", "*"),
     (r"(?<=\d)\s*[xX]\s*(?=10\s*(?:\^|\*\*))", "*"),
     (r"\\div(?![A-Za-z])|[÷⁄∕]", "/"),
-    (r"\\(?:approx|sim|simeq|equiv|to|rightarrow|[Rr]ightarrow|implies|therefore|thus|longrightarrow|cong|colon)"
-     r"(?![A-Za-z])|[≈≡→⇒∴≅]|[=-]{1,8}>|:=|~(?=\s*[-+$]?\d)", " = "),
+    (
+        r"\\(?:approx|sim|simeq|equiv|to|rightarrow|[Rr]ightarrow|implies|therefore|thus|longrightarrow|cong|colon)"
+        r"(?![A-Za-z])|[≈≡→⇒∴≅]|[=-]{1,8}>|:=|~(?=\s*[-+$]?\d)",
+        " = ",
+    ),
     (r"\\(?:le|leq|ge|geq|lt|gt|ne|neq|pm|mp|leqslant|geqslant)(?![A-Za-z])|[±∓≤≥≠]", " ± "),
     (r"\\([$#&_])|\\(?:textdollar|pounds|euro|yen)(?![A-Za-z])|[$€£¥₹₽₩₿¢]", r" "),
     (r"\\%", "%"),
     (r"(?i)\b(?:minus|negative)\s+(?=[\d.$])", " - "),
     (r"\\[\[\]()]", " "),
     (r"</?[A-Za-z][^<>\n]*>", " "),
-]  # fmt: skip
+]
 REPLACED = [(re.compile(pattern), new) for pattern, new in _REPLACED]
 TEXT = re.compile(rf"\\(?:{_WORDS})\s*\{{((?:[^{{}}\\]|\\.)*)\}}")
 EMPHASIS = re.compile(r"(?<![\w)}*])(\*{1,3})(?=\S)([^*\n]*?\S)\1(?![\w({*])|[`]")
@@ -157,11 +163,56 @@ NUMBER = re.compile(
 LARGEST_POWER = 4000  # digits
 WINDOW = 80  # characters before a number that say what it is a piece of
 UNITS = frozenset(
-    "cm mm km nm dm in ft yd mi kg mg lb oz ml mL cl dl hr hrs min sec ms ns hz Hz kW kJ Pa mol am pm st nd rd th ha "
-    "cc pt pts px mph kmh rpm deg rad".split()
+    [
+        "cm",
+        "mm",
+        "km",
+        "nm",
+        "dm",
+        "in",
+        "ft",
+        "yd",
+        "mi",
+        "kg",
+        "mg",
+        "lb",
+        "oz",
+        "ml",
+        "mL",
+        "cl",
+        "dl",
+        "hr",
+        "hrs",
+        "min",
+        "sec",
+        "ms",
+        "ns",
+        "hz",
+        "Hz",
+        "kW",
+        "kJ",
+        "Pa",
+        "mol",
+        "am",
+        "pm",
+        "st",
+        "nd",
+        "rd",
+        "th",
+        "ha",
+        "cc",
+        "pt",
+        "pts",
+        "px",
+        "mph",
+        "kmh",
+        "rpm",
+        "deg",
+        "rad",
+    ]
 )
 LETTER_UNITS = frozenset("mgshlLNJWVAKCFkM")
-FUNCTIONS = frozenset("sin cos tan cot sec csc log ln exp sqrt pi mod choose".split())
+FUNCTIONS = frozenset(["sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "exp", "sqrt", "pi", "mod", "choose"])
 
 
 @dataclass(frozen=True)
@@ -218,7 +269,9 @@ TIED_AFTER = re.compile(
 def _in_word(text: str, match: re.Match) -> bool:
     """a1, H2O, x_1: digits that belong to a name."""
     before = text[max(0, match.start() - 1) : match.start()]
-    return before.isalpha() or before == "_" or (before == "." and match.start() > 1 and text[match.start() - 2].isdigit())
+    return (
+        before.isalpha() or before == "_" or (before == "." and match.start() > 1 and text[match.start() - 2].isdigit())
+    )
 
 
 def _candidate(text: str, match: re.Match, strict: bool, bullets: bool) -> Candidate:
@@ -297,7 +350,9 @@ def _unit(text: str, end: int, strict: bool) -> tuple[Fraction, int, bool]:
     if word in FUNCTIONS:
         return Fraction(1), match.end(), True
     if len(word) == 1:
-        varied = word in "xyzn" or (strict and word not in LETTER_UNITS) if spaced else strict or word not in LETTER_UNITS
+        varied = (
+            word in "xyzn" or (strict and word not in LETTER_UNITS) if spaced else strict or word not in LETTER_UNITS
+        )
     else:
         varied = strict and not spaced and len(word) == 2 and word not in UNITS
     power = re.compile(r"\s?\^\s?\(?\s?-?\d\s?\)?|[/*][A-Za-z]+(?:\^\(?-?\d\)?|\d(?!\d))?")

@@ -2,8 +2,8 @@
 
     def reward(prompts, completions, **columns) -> list[float | None | {"score": float, "content": float}]
 
-`content` says whether the answer was right although its form was not. Where the function does not say and the row has an
-`answer`, it is whether the answer stands in the last part of the response.
+`content` says whether the answer was right although its form was not. Where the function does not say and the row has
+an `answer`, it is whether the answer stands in the last part of the response.
 
 The function runs in one worker process, loaded there once, so that it can keep state and load a model, and so that a
 call that hangs or crashes can be killed. It is called with the whole batch; if that call fails, each pair is tried by

@@ -15,8 +15,8 @@ from fractions import Fraction
 from functools import lru_cache, partial
 
 from offon.tasks import numbers
-from offon.tasks.expressions import math_answer, math_checker
-from offon.tasks.marks import last_part, marked_answer, says
+from offon.tasks.expressions import math_answer, math_checker, mentioned
+from offon.tasks.marks import last_part, marked_answer
 from offon.tasks.references import best
 from offon.types import Verdict
 
@@ -104,7 +104,7 @@ def regex(text: str, answer: str | None, pattern: str) -> Verdict:
     if answer is None:
         return Verdict(float(bool(matches)))
     right = bool(matches) and normalised(matches[-1]) == normalised(answer)
-    seen = right or opens_or_closes(text, answer) or (not matches and says(last_part(text), answer))
+    seen = right or opens_or_closes(text, answer) or (not matches and mentioned(text, answer))
     return Verdict(float(right), content=float(seen))
 
 

@@ -1,10 +1,10 @@
 """Any dataset of reasoning-gym, by name and configuration.
 
-Every data set is checked by what is sound for it (`offon.tasks.gym.checking`, docs/gym.md): exact match where one text is
-right, a checker of ours or the data set's own scorer where several are, in a process that can be killed. The package's
-own scorers mostly give credit for containing the answer, some run the answer as code, some raise: those used were read
-and probed. Several responses are right, the answer is parsed as data, the reference scores 1, junk and a reference
-buried in a sentence score at most 0.1, and nothing raises.
+Every data set is checked by what is sound for it (`offon.tasks.gym.checking`, docs/gym.md): exact match where one text
+is right, a checker of ours or the data set's own scorer where several are, in a process that can be killed. The
+package's own scorers mostly give credit for containing the answer, some run the answer as code, some raise: those used
+were read and probed. Several responses are right, the answer is parsed as data, the reference scores 1, junk and a
+reference buried in a sentence score at most 0.1, and nothing raises.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Any, Literal
 from offon.errors import ConfigError
 from offon.tasks import verifiers
 from offon.tasks.api import Pair, nearest, refuse_unknown, scored
+from offon.tasks.expressions import mentioned
 from offon.tasks.gym.checkers import RULES
 from offon.tasks.gym.checking import CHECKING, EVALUATES, FAULTY, NATIVE, Checking
 from offon.tasks.items import HELDOUT_SHARE, PLACE, Form, ItemTask, PromptForm
 from offon.tasks.jsonl import exact_answer
 from offon.tasks.killable import KillablePool, Outcome
-from offon.tasks.marks import last_part, says
 from offon.types import Item, Verdict
 
 NATIVE_LIMIT_S = 10.0
@@ -174,12 +174,12 @@ def sound_checker(dataset: str, config: Mapping[str, Any]) -> Callable[[Sequence
 
 
 def _judged(pair: Pair, outcome: Outcome) -> Verdict:
-    (item, text), answer = pair, pair[0].columns["answer"]
+    answer, text = pair[0].columns["answer"], pair[1]
     if outcome.failure:
         return Verdict(None, reason=outcome.failure)
     if not isinstance(answer, str):
         return Verdict(float(outcome.value))
-    said = verifiers.opens_or_closes(text, answer) or says(last_part(text), answer)
+    said = verifiers.opens_or_closes(text, answer) or mentioned(text, answer)
     return Verdict(float(outcome.value), content=float(outcome.value or said))
 
 

@@ -66,8 +66,8 @@ def _pieces(text: str) -> list[str]:
 
 
 def _value(text: str) -> Fraction | None:
-    """A number without words around it."""
-    number = None if re.search(r"[A-DF-Za-df-z]{2}", text) else numbers.whole_number(text)
+    """One number, with no words, brackets or lines around it."""
+    number = None if re.search(r"[A-DF-Za-df-z]{2}|[\[\]\n]", text.strip()) else numbers.whole_number(text)
     return number and number.value
 
 
@@ -157,8 +157,14 @@ def antiderivative(text: str, answer: str, metadata: Mapping[str, Any]) -> bool:
     import sympy
 
     variable = sympy.Symbol(metadata["variable"])
-    names = {variable.name: variable, "C": sympy.Symbol("C"), "c": sympy.Symbol("C"), "E": sympy.E, "e": sympy.E,
-             "pi": sympy.pi}  # fmt: skip
+    names = {
+        variable.name: variable,
+        "C": sympy.Symbol("C"),
+        "c": sympy.Symbol("C"),
+        "E": sympy.E,
+        "e": sympy.E,
+        "pi": sympy.pi,
+    }
     found, integrand = (_expression(part, names) for part in (text, metadata["integrand"]))
     if found is None or integrand is None:
         return False
@@ -176,7 +182,23 @@ def antiderivative(text: str, answer: str, metadata: Mapping[str, Any]) -> bool:
     return checked >= 3
 
 
-FUNCTIONS = ("sin", "cos", "tan", "exp", "log", "ln", "sqrt", "asin", "acos", "atan", "sinh", "cosh", "sec", "csc", "cot")
+FUNCTIONS = (
+    "sin",
+    "cos",
+    "tan",
+    "exp",
+    "log",
+    "ln",
+    "sqrt",
+    "asin",
+    "acos",
+    "atan",
+    "sinh",
+    "cosh",
+    "sec",
+    "csc",
+    "cot",
+)
 
 
 def _expression(text: str, names: Mapping[str, Any]) -> Any:
@@ -248,11 +270,11 @@ def _data(text: str) -> Any:
 def _numbers(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _numbers(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, list):
         return [_numbers(one) for one in value]
     if isinstance(value, str) and re.fullmatch(r"[-+]?\d{1,40}(?:\.\d{1,40})?", value):
         return float(value)
-    return ("truth", value) if isinstance(value, bool) else value
+    return ("truth", value) if isinstance(value, bool) else value  # 1 == True in Python
 
 
 def queens(text: str, answer: str, metadata: Mapping[str, Any]) -> bool:
@@ -322,8 +344,21 @@ def kinds_of_people(text: str, answer: str, metadata: Mapping[str, Any]) -> bool
 
 
 RULES: dict[str, Rule] = {
-    "caseless": caseless, "unspaced": unspaced, "listing": listing, "rounded": rounded, "solutions": solutions,
-    "three_figures": three_figures, "reduced": reduced, "complex": complex_number, "factors": factors,
-    "countdown": countdown, "polynomial": polynomial, "antiderivative": antiderivative, "data": data, "queens": queens,
-    "sudoku": sudoku, "survo": survo, "kinds_of_people": kinds_of_people,
-}  # fmt: skip
+    "caseless": caseless,
+    "unspaced": unspaced,
+    "listing": listing,
+    "rounded": rounded,
+    "solutions": solutions,
+    "three_figures": three_figures,
+    "reduced": reduced,
+    "complex": complex_number,
+    "factors": factors,
+    "countdown": countdown,
+    "polynomial": polynomial,
+    "antiderivative": antiderivative,
+    "data": data,
+    "queens": queens,
+    "sudoku": sudoku,
+    "survo": survo,
+    "kinds_of_people": kinds_of_people,
+}

@@ -37,28 +37,35 @@ CHECKING: dict[str, Checking] = {
     **_each(
         "ab bf binary_alternation caesar_cipher emoji_mystery figlet_font letter_jumble manipulate_matrix path_star "
         "self_reference sentence_reordering spell_backward string_insertion string_manipulation string_splitting "
-        "string_synthesis base_conversion", "exact", ONE,
+        "string_synthesis base_conversion",
+        "exact",
+        ONE,
     ),
     **_each(
         "aiw basic_arithmetic chain_sum circuit_logic count_bits count_primes gcd largest_island lcm leg_counting "
         "letter_counting maze number_sequence products rectangle_count rotten_oranges simple_equations",
-        "exact", "one integer is right",
+        "exact",
+        "one integer is right",
     ),
-    **_each(
-        "arc_1d arc_agi binary_matrix futoshiki modulo_grid rearc rotate_matrix spiral_matrix", "exact", GRID
-    ),
+    **_each("arc_1d arc_agi binary_matrix futoshiki modulo_grid rearc rotate_matrix spiral_matrix", "exact", GRID),
     **_each(
         "acre calendar_arithmetic color_cube_rotation course_schedule family_relationships game_of_life_halting "
         "isomorphic_strings mahjong_puzzle needle_haystack ransom_note syllogism tsumego zebra_puzzles",
-        "own", "one word is right, in any case", "caseless",
+        "own",
+        "one word is right, in any case",
+        "caseless",
     ),
     **_each("dice time_intervals", "own", "one text is right, spaces and case aside", "unspaced"),
     **_each("gsm_symbolic simple_geometry coin_flip", "own", "the number, to the reference's places", "rounded"),
     **_each("advanced_geometry pool_matrix", "own", "the numbers, to the reference's places", "rounded"),
     "polynomial_equations": Checking("own", "the solutions in any order, to the reference's places", "solutions"),
     "power_function": Checking("own", "the number, to three significant figures", "three_figures"),
-    **_each("codeio game_of_life list_functions number_filtering number_sorting", "own",
-            "the same data: spaces and quotes aside", "data"),
+    **_each(
+        "codeio game_of_life list_functions number_filtering number_sorting",
+        "own",
+        "the same data: spaces and quotes aside",
+        "data",
+    ),
     **_each("word_sequence_reversal word_sorting", "own", "the same words in the same order, spaces aside", "listing"),
     "fraction_simplification": Checking("own", "the reduced fraction, in plain text or LaTeX", "reduced"),
     "complex_arithmetic": Checking("own", "the complex number, however its parts are ordered or written", "complex"),
@@ -95,7 +102,7 @@ CHECKING: dict[str, Checking] = {
     "boxnet": Checking("refused", "it has no reference, and its scorer raises on data of another form"),
     "propositional_logic": Checking("refused", "it has no reference, and its scorer gives junk partial credit"),
     "composite": Checking("own", "as for the data set that an item comes from", "composite"),
-}  # fmt: skip
+}
 
 # What `scorer: native` refuses by name. Others that are not NATIVE mostly give credit for containing the answer.
 NATIVE = {name for name, checking in CHECKING.items() if checking.how == "native" and not checking.form}
@@ -128,12 +135,12 @@ PAGE = """# How answers to reasoning-gym are checked
 - `native`: the data set's own scorer, in a process that can be killed; a score below 1 is a verdict of 0
 - `refused`: no checking is sound, so the task does not open
 
-A response is read inside its last `<answer>..</answer>` if it has one. A verdict is 0 or 1: the partial credit that many of the
-package's scorers give (0.01 for any text, 0.5 for a solution that is too long, a share for containing the answer) is none.
-`scorer: native` keeps it as the reward, for the data sets marked `native` without a remark on their form; `scorer: exact` asks for the reference's text,
-where several are right too.
+A response is read inside its last `<answer>..</answer>` if it has one. A verdict is 0 or 1: the partial credit that
+many of the package's scorers give (0.01 for any text, 0.5 for a solution that is too long, a share for containing the
+answer) is none. `scorer: native` keeps it as the reward, for the data sets marked `native` without a remark on their
+form; `scorer: exact` asks for the reference's text, where several are right too.
 
-Printed by `python -m offon.tasks.gym.checking`.
+Printed by `python -c "from offon.tasks.gym.checking import page; print(page(), end='')"`.
 
 | data set | checking | what is right |
 |---|---|---|
@@ -147,7 +154,3 @@ def page() -> str:
         form = f"; the response has to be `{one.form.replace('|', chr(92) + '|')}`" if one.form else ""
         rows.append(f"| `{name}` | {one.how} | {one.right}{form} |")
     return PAGE + "\n".join(rows) + "\n"
-
-
-if __name__ == "__main__":
-    print(page(), end="")
