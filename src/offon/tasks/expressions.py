@@ -65,7 +65,7 @@ def given_expressions(text: str) -> tuple[list, Marked]:
     """What Math-Verify reads of a response's answer, and the mark it has."""
     marked = marked_answer(text, lambda said: bool(MATHS.search(said) or SINGLE.match(said)))
     if marked.kind == "box":
-        return _parsed(rf"\boxed{{{_tidy(marked.text)}}}"), marked
+        return _number(marked.text, strict=True) or _parsed(rf"\boxed{{{_tidy(marked.text)}}}"), marked
     if marked.kind == "sentence":
         return expressions(_stated(marked.text)), marked
     return expressions(marked.text), marked
@@ -81,8 +81,18 @@ def reference_expressions(answer: str) -> list:
 
 def expressions(text: str) -> list:
     """What a text without marks says last. One that is nothing but an expression may omit dollar signs."""
-    bare = len(text) <= BARE_CHARS and not DELIMITED.search(text)
+    bare = len(text) <= BARE_CHARS and not DELIMITED.search(text.replace(r"\$", ""))
+    if bare and (number := _number(text, strict=False)):
+        return number
     return _read(text, bare=bare and not WORDS.search(FUNCTION_NAMES.sub(" ", COMMANDS.sub(" ", text))))
+
+
+def _number(text: str, *, strict: bool) -> list:
+    """A plain number in its dress (currency, words, emphasis), which Math-Verify reads with less of it around."""
+    number = None if "=" in text else numbers.whole_number(text, strict=strict)
+    if number is None or number.unit != 1:
+        return []
+    return _parsed(rf"$\frac{{{number.value.numerator}}}{{{number.value.denominator}}}$")
 
 
 def _read(text: str, *, bare: bool) -> list:

@@ -6,8 +6,8 @@
 
 A text is first made plain (`plain`): typography and LaTeX become ASCII. Every number in it is then looked at with its
 surroundings: one that is a piece of a longer expression (`\\sqrt{2}`, `3\\pi`, `x^2`, `3 + 4`, `5!`, `10:30`, `> 5`) is
-no plain number, and is never read as its last digits. A sign is never lost: a dash before a number is its sign unless an
-operand stands before the dash.
+no plain number, and is never read as its last digits. A sign is never lost: a dash before a number is its sign unless
+an operand stands before the dash.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ _REPLACED = [
     ),
     (r"\\(?:le|leq|ge|geq|lt|gt|ne|neq|pm|mp|leqslant|geqslant)(?![A-Za-z])|[±∓≤≥≠]", " ± "),
     (r"\\([$#&_])|\\(?:textdollar|pounds|euro|yen)(?![A-Za-z])|[$€£¥₹₽₩₿¢]", r" "),
+    (r"\b(?:USD?|EUR|GBP|JPY|CNY|INR|CHF|CAD|AUD|Rs\.?) ?(?=[\d-])", " "),
     (r"\\%", "%"),
     (r"(?i)\b(?:minus|negative)\s+(?=[\d.$])", " - "),
     (r"\\[\[\]()]", " "),
@@ -151,7 +152,7 @@ _GROUPED = "|".join(
 )
 _DIGITS = rf"(?:{_GROUPED}|\d{{1,40}})"
 _EUROPEAN = r"\d{1,3}(?:\.\d{3}){2,12}(?:,\d{1,2})?(?![\d.])|\d{1,3}\.\d{3},\d{1,2}(?![\d.,])"
-_DECIMAL = rf"(?:{_DIGITS}(?:\.\d{{1,40}})?|(?<!\d)\.\d{{1,40}})(?:[eE][-+]?\d{{1,3}}(?!\d))?(?!\d)"
+_DECIMAL = rf"(?:{_DIGITS}(?:\.\d{{1,40}})?|(?<![\dA-Za-z])\.\d{{1,40}})(?:[eE][-+]?\d{{1,3}}(?!\d))?(?!\d)"
 _EXPONENT = r"\s?\^\s?(?:\(\s?(?P<{0}>[-+]?\s?\d{{1,3}})\s?\)|(?P<{0}_>-?\d{{1,3}}))(?!\d)"
 NUMBER = re.compile(
     r"(?<!\d)(?:"
