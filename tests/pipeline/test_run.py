@@ -9,7 +9,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from offon.errors import DataError, Interrupted, ModelError, NumericsError, OffonError
+from offon.errors import ConfigError, DataError, EngineError, Interrupted, ModelError, NumericsError, OffonError
 from offon.measure import probe_cache
 from offon.pipeline import run as pipeline
 from offon.pipeline.check import check_recipe
@@ -203,9 +203,24 @@ def test_check_finds_missing_weights_and_adapters_that_disagree(folder, tmp_path
 def test_a_checker_that_scores_nothing_stops_the_run_and_says_why(folder, tmp_path):
     (tmp_path / "rewards.py").write_text("def broken(prompts, completions, **columns):\n    raise KeyError('oops')\n")
     task = f"{{python: '{tmp_path}/rewards.py:broken', data: {folder}/task.jsonl}}"
-    with pytest.raises(DataError, match="scored none of") as error:
+    with pytest.raises(ConfigError, match="the checker fails on a row of its data") as error:
         run_recipe(recipe(folder, task=task), tmp_path / "run")
     assert "oops" in str(error.value) and not list((tmp_path / "run").rglob("final"))
+
+
+@pytest.mark.parametrize("probe", ["false", "{prompts: 2, samples: 2, k: 1, max_tokens: 4}"])
+def test_a_checker_that_is_down_when_it_matters_stops_the_stage_with_exit_code_7(folder, tmp_path, probe):
+    """It survives the check, which calls it once; the first buffer, or the probe before it, is scored by nobody."""
+    code = (
+        "def down(prompts, completions, **columns):\n    if 'I do not' not in completions[0]: raise KeyError('oops')\n"
+    )
+    (tmp_path / "rewards.py").write_text(code + "    return [0.0] * len(completions)\n")
+    task = f"{{python: '{tmp_path}/rewards.py:down', data: {folder}/task.jsonl}}"
+    text = f"model: ./base\ntask: {task}\nprobe: {probe}\npipeline:\n  rl: {{method: grpo, group_size: 2, steps: 2,"
+    with pytest.raises(EngineError, match="scored none of") as error:
+        run_recipe(recipe(folder, text + " max_tokens: 4, prompts_per_step: 2}\n"), tmp_path / "run")
+    assert error.value.exit_code == 7 and "KeyError: 'oops'" in str(error.value)
+    assert not list((tmp_path / "run").rglob("final"))
 
 
 def test_check_says_what_is_held_when_and_how_big(folder):

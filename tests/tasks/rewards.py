@@ -54,3 +54,30 @@ def short(prompts, completions, **columns):
 
 def down(prompts, completions, **columns):
     raise ConnectionError("no server")
+
+
+def with_content(prompts, completions, **columns):
+    values = {
+        "both": {"score": 0.5, "content": True},
+        "score": {"score": 0},
+        "odd": {"score": 1, "colour": 2},
+        "missing": {"content": 1},
+        "none": {"score": None, "reason": "mine"},
+    }
+    return [values.get(completion, 0.0) for completion in completions]
+
+
+def nothing(prompts, completions, **columns):
+    return None
+
+
+def one_number(prompts, completions, **columns):
+    return 1.0
+
+
+def one_mapping(prompts, completions, **columns):
+    return {"score": 1.0}
+
+
+def abstains(prompts, completions, **columns):
+    return [None] * len(completions)

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from offon.errors import ConfigError
+from offon.errors import ConfigError, EngineError
 from offon.tasks import open_task
+from offon.tasks.api import call_once, require_some
+from offon.types import Verdict
 
 REWARDS = Path(__file__).with_name("rewards.py")
 ROWS = [{"prompt": "a?", "answer": "a"}, {"prompt": "b?", "answer": "b"}]
@@ -80,3 +82,44 @@ def test_a_module_in_the_working_directory_is_found(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     opened = open_task({"python": "my_rewards:always", "data": ROWS, "heldout": 0})
     assert opened.verify([(opened.items("train")[0], "x")])[0].score == 1
+
+
+def test_a_function_may_say_what_the_content_was_and_an_answer_says_it_otherwise():
+    """The rows' answer is "a": mentioned in the last part, or not; the function's own word comes first."""
+    found = verify("with_content", ["both", "score", "so it is a", "b", "odd", "missing", "none"])
+    assert [(verdict.score, verdict.content) for verdict in found] == [
+        (0.5, 1),
+        (0, 0),
+        (0, 1),
+        (0, 0),
+        (None, None),
+        (None, None),
+        (None, None),
+    ]
+    assert "a mapping with score, colour" in found[4].reason and found[6].reason == "mine"
+    alone = task("length", rows=[{"prompt": "p"}])  # no answer to look for
+    assert alone.verify([(alone.items("train")[0], "a")])[0].content is None
+
+
+@pytest.mark.parametrize("name", ["nothing", "one_number", "one_mapping"])
+def test_what_is_no_list_of_rewards_leaves_the_batch_unscored(name):
+    verdicts = verify(name, ["x", "y"])
+    assert [verdict.score for verdict in verdicts] == [None, None]
+    assert "in place of a list of rewards" in verdicts[0].reason
+
+
+def test_a_checker_is_called_once_by_a_check_and_may_abstain():
+    call_once(task("length"))
+    call_once(task("abstains"))
+    for name, why in [("down", "no server"), ("nothing", "NoneType"), ("short", "1 rewards for 2")]:
+        with pytest.raises(ConfigError, match="fails on a row of its data") as caught:
+            call_once(task(name))
+        assert why in str(caught.value)
+
+
+def test_nothing_scored_at_all_stops_and_a_partial_failure_does_not():
+    require_some([], "rl")
+    require_some([Verdict(None, reason="x"), Verdict(0.0)], "rl")
+    with pytest.raises(EngineError, match="scored none of 2 responses") as caught:
+        require_some([Verdict(None, reason="TypeError: odd"), Verdict(None)], "rl")
+    assert "TypeError: odd" in str(caught.value) and caught.value.exit_code == 7

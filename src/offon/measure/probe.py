@@ -15,6 +15,7 @@ from offon.models.model import Model
 from offon.parts.context import Prompted
 from offon.recipe.fields import Probe, sampling_of
 from offon.runs.artefacts import described, task_files
+from offon.tasks.api import require_some
 from offon.train.context import trajectory
 from offon.types import RIGHT, Group, Item, Producer, Source
 
@@ -68,13 +69,7 @@ def run_probe(
         for (_, prompt), completion in zip(asked, completions, strict=True)
     ]
     verdicts = task.verify([(group.item, member.text) for (group, _), member in zip(asked, sampled, strict=True)])
-    if all(verdict.score is None for verdict in verdicts):
-        raise DataError(
-            f"the checker scored none of {len(verdicts)} responses",
-            where=f"task {task.name}",
-            why=verdicts[0].reason,
-            fix="mend the checker",
-        )
+    require_some(verdicts, f"task {task.name}")
     judged = iter(
         member.with_signals(reward=verdict.score, content=verdict.content)
         for member, verdict in zip(sampled, verdicts, strict=True)

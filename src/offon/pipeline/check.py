@@ -24,6 +24,7 @@ from offon.pipeline.inputs import Inputs
 from offon.recipe import FunctionNode, GateNode, MakeNode, MethodNode, ResolvedRecipe, TrainNode
 from offon.recipe.resolved import Node
 from offon.runs import artefacts as art
+from offon.tasks.api import call_once
 from offon.train.build import check_prompts, check_room
 from offon.train.models import Held, plan, uses
 from offon.types import Group
@@ -44,6 +45,14 @@ class Checker(Inputs):
         """The model a chain of init edges starts from; None if a node makes it."""
         *_, (last, node) = self.recipe.chain(source)
         return last if node is None else None
+
+    def task(self, spec: Any) -> Any:
+        """A task whose checker was called once, so that one that cannot work is a mistake found now."""
+        new = repr(spec) not in self._tasks
+        task = super().task(spec)
+        if new:
+            call_once(task)
+        return task
 
     @staticmethod
     def made_data(node: MethodNode) -> bool:

@@ -8,9 +8,11 @@ import inspect
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
+from numbers import Real
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from offon.errors import ConfigError
+from offon.errors import ConfigError, DataError, EngineError, OffonError
 from offon.types import Item, Verdict
 
 Split = Literal["train", "heldout"]
@@ -146,11 +148,69 @@ def _or(names: Iterable[str]) -> str:
 
 
 def scored(value: Any, reason: str = "") -> Verdict:
-    """The verdict for a number some checker returned: unscored unless it is a finite number."""
+    """The verdict for a number some checker returned: unscored unless it is a finite number.
+
+    Scalars of numpy and torch are numbers, whatever their dtype; so are arrays of one number, and truth values.
+    """
     if value is None:
         return Verdict(None, reason=reason or "the checker returned None")
-    if not isinstance(value, int | float):
+    value = scalar(value)
+    if not isinstance(value, Real):
         return Verdict(None, reason=f"the checker returned a {type(value).__name__}: {value!r:.60}")
-    if not math.isfinite(value):
-        return Verdict(None, reason=f"the checker returned {value}")
-    return Verdict(float(value), reason=reason)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        return Verdict(None, reason=f"the checker returned {value!s:.60}")
+    return Verdict(number, reason=reason)
+
+
+def scalar(value: Any) -> Any:
+    """The one number of an array library's scalar or array as Python's, anything else as it is."""
+    shape = getattr(value, "shape", None)
+    if shape is not None and callable(getattr(value, "item", None)) and all(n == 1 for n in shape):
+        value = value.item()
+    return float(value) if isinstance(value, Decimal) else value
+
+
+# --- a checker that is down ---------------------------------------------------------------------------------------
+
+ABSTAINED = "the function returned None"  # of one response: the checker's own way to say that it cannot tell
+DUMMY = "I do not know."
+TRIED_ROWS = 4
+
+
+def require_some(verdicts: Sequence[Verdict], where: str) -> None:
+    """Stop where a checker scored nothing at all: it cannot be called, raises, or returns nothing, for every response.
+
+    Of some responses that is no news; they are set aside as unscored."""
+    if verdicts and all(verdict.score is None for verdict in verdicts):
+        raise EngineError(
+            f"the checker scored none of {len(verdicts)} responses",
+            where=where,
+            why=f"of the first: {verdicts[0].reason or 'it gave no reason'}",
+            fix="mend the checker, or the answers it compares with; nothing was trained on these responses",
+        )
+
+
+def call_once(task: Task) -> None:
+    """Call a task's checker on real rows with a dummy response: a ConfigError if it fails for all of them."""
+    try:
+        items = task.items("train")[:TRIED_ROWS]
+    except DataError:  # a task that only probes use
+        items = task.items("heldout")[:TRIED_ROWS]
+    try:
+        verdicts = task.verify([(item, DUMMY) for item in items])
+    except OffonError:
+        raise
+    except Exception as error:
+        verdicts = [Verdict(None, reason=f"{type(error).__name__}: {error}")]
+    failed = [verdict for verdict in verdicts if verdict.score is None and verdict.reason != ABSTAINED]
+    if len(failed) == len(verdicts) > 0:
+        raise ConfigError(
+            "the checker fails on a row of its data",
+            where=f"task {task.name}",
+            why=failed[0].reason or "it gave no number and no reason",
+            fix=f"it was called with {len(items)} rows and the response {DUMMY!r}: it has to give a number, or None",
+        )

@@ -14,6 +14,7 @@ from offon.tasks import verifiers
 from offon.tasks.api import Name, Pair, nearest, scored
 from offon.tasks.items import HELDOUT_SHARE, PLACE, Form, ItemTask, PromptForm
 from offon.tasks.killable import KillablePool
+from offon.tasks.references import accepted, answers_of, best
 from offon.types import Item, Verdict
 from offon.types.trajectory import Prompt
 
@@ -39,6 +40,7 @@ def jsonl_task(
 ) -> ItemTask:
     """Rows with `prompt` (text or messages) and `answer`, from JSONL, Parquet, a `datasets` object or a list.
 
+    `answer` is text, a number, true or false, or a list of accepted ones (`offon.tasks.references`).
     A row may carry further prompts by name in `views` ({"hint": ...}); its other columns travel with the item.
 
     `columns` maps names: {prompt: question, answer: solution}. `heldout` is a share, split by content, or a second
@@ -48,7 +50,7 @@ def jsonl_task(
     check = named_check(verifier, pattern=pattern, limit_s=limit_s)
     needs = () if verifier == "regex" else ("answer",)
     prompt_form = PromptForm(form=form, template=template, system=system)
-    load = partial(read_items, columns=columns, prompt_form=prompt_form, needs=needs, name=name)
+    load = partial(read_items, columns=columns, prompt_form=prompt_form, needs=needs, checked=True, name=name)
     held = partial(load, heldout) if isinstance(heldout, str) else heldout
     answer = named_answer(verifier, pattern=pattern, limit_s=limit_s)
     return ItemTask(name or stem(data), partial(load, data), check, heldout=held, answer=answer)
@@ -64,15 +66,18 @@ def read_items(
     columns: Mapping[str, str] | None,
     prompt_form: PromptForm,
     needs: Sequence[str] = (),
+    checked: bool = False,
     name: str = "",
 ) -> list[Item]:
-    """Items of a file; every bad row is reported at once."""
+    """Items of a file; every bad row is reported at once. checked: an answer has to be one that verifiers compare."""
     family = name or stem(data)
 
     def item(row: Columns) -> Item:
         for column in needs:
-            if row.get(column) in (None, ""):
+            if missing(row.get(column)):
                 raise BadRow(f"no {column}")
+        if checked:
+            accepted(row.get("answer"))
         raw, prompt = prompts_of(row.get("prompt"), prompt_form)
         columns = {key: value for key, value in row.items() if key not in ("prompt", "views")}
         return Item(
@@ -99,8 +104,16 @@ def prompts_of(prompt: Any, prompt_form: PromptForm) -> tuple[Prompt, Prompt]:
 
 def reference_of(columns: Mapping[str, Any]) -> str | None:
     """A response known to be good: the row's completion where it has one, else its answer."""
-    known = columns.get("completion", columns.get("answer"))
-    return None if known is None else str(known)
+    if columns.get("completion") is not None:
+        return str(columns["completion"])
+    try:
+        return next(iter(accepted(columns.get("answer"))), None)
+    except BadRow:  # a column of this name that only a function of the user's reads
+        return str(columns["answer"])
+
+
+def missing(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def named_check(verifier: str, *, pattern: str | None = None, limit_s: float = CHECK_LIMIT_S) -> Check:
@@ -111,16 +124,16 @@ def named_check(verifier: str, *, pattern: str | None = None, limit_s: float = C
     if (verifier == "regex") != (pattern is not None):
         raise ConfigError(f"verifier {verifier} {'needs a pattern' if pattern is None else 'takes no pattern'}")
     if verifier == "exact":
-        return lambda pairs: [verifiers.exact(text, answer_of(item)) for item, text in pairs]
+        return lambda pairs: [best(verifiers.exact, text, answers_of(item)) for item, text in pairs]
     if verifier == "numeric":
-        return lambda pairs: [verifiers.numeric(text, answer_of(item)) for item, text in pairs]
+        return lambda pairs: [best(verifiers.numeric, text, answers_of(item)) for item, text in pairs]
     if verifier == "math":
-        return pooled_check("offon.tasks.verifiers:math_checker", limit_s)
+        return pooled_check("offon.tasks.verifiers:any_math", limit_s)
     try:
         re.compile(pattern)
     except re.error as error:
         raise ConfigError(f"the pattern does not compile: {error}", where=f"pattern: {pattern}") from error
-    return pooled_check("offon.tasks.verifiers:regex_checker", limit_s, pattern)
+    return pooled_check("offon.tasks.verifiers:any_regex", limit_s, pattern)
 
 
 def named_answer(verifier: str, *, pattern: str | None = None, limit_s: float = CHECK_LIMIT_S) -> Name:
@@ -130,8 +143,8 @@ def named_answer(verifier: str, *, pattern: str | None = None, limit_s: float = 
     if verifier == "numeric":
 
         def number(item: Item, text: str) -> str | None:
-            found = verifiers.given_number(text)
-            return None if found is None else str(found)
+            found, _ = verifiers.given_number(text)
+            return None if found is None else str(found.value)
 
         return number
     factory, arguments = ("math_answer", ()) if verifier == "math" else ("regex_answer", (pattern,))
@@ -149,12 +162,7 @@ def pooled_check(factory: str, limit_s: float, *arguments: Any) -> Check:
     pool = KillablePool(factory, arguments, limit_s=limit_s, memory_bytes=CHECK_MEMORY_BYTES)
 
     def check(pairs: Sequence[Pair]) -> list[Verdict]:
-        outcomes = pool.map([(text, answer_of(item)) for item, text in pairs])
+        outcomes = pool.map([(text, answers_of(item)) for item, text in pairs])
         return [Verdict(**outcome.value) if outcome.value else scored(None, outcome.failure) for outcome in outcomes]
 
     return check
-
-
-def answer_of(item: Item) -> str | None:
-    answer = item.columns.get("answer")
-    return None if answer is None else str(answer)

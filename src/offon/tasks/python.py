@@ -1,6 +1,9 @@
 """Items checked by a Python function with TRL's reward signature.
 
-    def reward(prompts, completions, **columns) -> list[float | None]
+    def reward(prompts, completions, **columns) -> list[float | None | {"score": float, "content": float}]
+
+`content` says whether the answer was right although its form was not. Where the function does not say and the row has
+an `answer`, it is whether the answer stands in the last part of the response.
 
 The function runs in one worker process, loaded there once, so that it can keep state and load a model, and so that a
 call that hangs or crashes can be killed. It is called with the whole batch; if that call fails, each pair is tried by
@@ -10,15 +13,18 @@ itself, so that one bad completion costs only its own verdict.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from numbers import Real
 from typing import Any
 
-from offon.tasks.api import Pair, scored
+from offon.data.rows import BadRow
+from offon.tasks.api import ABSTAINED, Pair, scored
+from offon.tasks.expressions import mentioned
 from offon.tasks.items import HELDOUT_SHARE, PLACE, Form, ItemTask, PromptForm
 from offon.tasks.jsonl import read_items, stem
 from offon.tasks.killable import KillablePool, Outcome
+from offon.tasks.references import answers_of
 from offon.tasks.worker import load_function
 from offon.types import Item, Verdict
 
@@ -58,9 +64,9 @@ def function_check(function: str, limit_s: float = CALL_LIMIT_S) -> Callable[[Se
         if not pairs:
             return []
         [outcome] = pool.map([batch(pairs)])
-        if not outcome.failure:
-            return verdicts(outcome)
-        return one_by_one(pool, pairs) if len(pairs) > 1 else [Verdict(None, reason=outcome.failure)]
+        alone = outcome.failure and len(pairs) > 1
+        found = one_by_one(pool, pairs) if alone else verdicts(outcome)
+        return [with_content(pair, verdict) for pair, verdict in zip(pairs, found, strict=True)]
 
     return check
 
@@ -96,31 +102,60 @@ def completion(item: Item, text: str) -> str | list[dict[str, str]]:
 def verdicts(outcome: Outcome) -> list[Verdict]:
     if outcome.failure:
         return [Verdict(None, reason=outcome.failure)]
-    return [scored(value, reason) for value, reason in outcome.value]
+    return [Verdict(*one) for one in outcome.value]
 
 
-def reward_function(target: str) -> Callable[[list, list, dict[str, list]], list[tuple[float | None, str]]]:
+def with_content(pair: Pair, verdict: Verdict) -> Verdict:
+    """A content verdict where the function gave none and the row has an answer: right, or the answer is mentioned."""
+    item, text = pair
+    if verdict.score is None or verdict.content is not None:
+        return verdict
+    try:
+        answers = answers_of(item)
+    except BadRow:  # an answer that only the function reads
+        return verdict
+    if not answers:
+        return verdict
+    right = verdict.score >= 1 or any(mentioned(text, answer) for answer in answers)
+    return replace(verdict, content=float(right))
+
+
+Plain = tuple[float | None, float | None, str]  # score, content, reason
+
+
+def reward_function(target: str) -> Callable[[list, list, dict[str, list]], list[Plain]]:
     """The worker's side: the user's function, its columns cut to those it takes, its result made plain."""
     function = load_function(target)
     parameters = inspect.signature(function).parameters
     takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
 
-    def call(prompts: list, completions: list, columns: dict[str, list]) -> list[tuple[float | None, str]]:
+    def call(prompts: list, completions: list, columns: dict[str, list]) -> list[Plain]:
         taken = {name: column for name, column in columns.items() if takes_all or name in parameters}
-        rewards = list(function(prompts=prompts, completions=completions, **taken))
+        given = function(prompts=prompts, completions=completions, **taken)
+        if isinstance(given, Mapping | str) or not isinstance(given, Iterable) or getattr(given, "shape", None) == ():
+            why = f"the function returned a {type(given).__name__} in place of a list of rewards"
+            return [(None, None, why)] * len(completions)
+        rewards = list(given)
         if len(rewards) != len(completions):  # which reward belongs to which completion is unknown
             why = f"the function returned {len(rewards)} rewards for {len(completions)} completions"
-            return [(None, why)] * len(completions)
+            return [(None, None, why)] * len(completions)
         return [plain(reward) for reward in rewards]
 
     return call
 
 
-def plain(reward: Any) -> tuple[float | None, str]:
-    """A reward as (number, ""), or as (None, why) where it is not a number. Array scalars are numbers."""
-    number = reward.item() if callable(getattr(reward, "item", None)) else reward
-    if number is None:
-        return None, "the function returned None"
-    if not isinstance(number, Real):
-        return None, f"the function returned a {type(number).__name__}: {number!r:.60}"
-    return float(number), ""
+def plain(reward: Any) -> Plain:
+    """A reward as (score, content, reason): a number, or {"score": .., "content": .., "reason": ..}; what is neither is
+    unscored with the reason."""
+    if not isinstance(reward, Mapping):
+        verdict = scored(reward)
+        return verdict.score, None, ABSTAINED if reward is None else _own_words(verdict.reason)
+    if "score" not in reward or reward.keys() - {"score", "content", "reason"}:
+        return None, None, f"the function returned a mapping with {', '.join(map(str, reward))}: score, content, reason"
+    score = scored(reward["score"])
+    content = scored(reward["content"]).score if reward.get("content") is not None else None
+    return score.score, content, str(reward.get("reason") or _own_words(score.reason))
+
+
+def _own_words(reason: str) -> str:
+    return reason.replace("the checker", "the function")

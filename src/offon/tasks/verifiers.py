@@ -1,29 +1,28 @@
 """Checkers: pure functions from a response and what is known about the item to a verdict.
 
 A verdict's score is 1 or 0, or None when the check itself is impossible (an unusable reference answer); None is never
-the same as 0. Where a checker can tell the answer from its form, `content` says whether the answer was right although
-its form was not: the first or the last words of the response are the answer, punctuation aside.
+the same as 0. `content` is a second, lenient reading that says whether the answer was right although its form was not.
+`exact` looks for it in the first or the last words of the response, punctuation aside; the others anywhere in its last
+part (`last_part`), as a whole number, expression or sequence of words, unless the response marks another answer that
+can be read. It grants several guesses, so it is never a reward.
 """
 
 from __future__ import annotations
 
-import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import lru_cache, partial
 
+from offon.tasks import numbers
+from offon.tasks.expressions import math_answer, math_checker, mentioned
+from offon.tasks.marks import last_part, marked_answer
+from offon.tasks.references import best
 from offon.types import Verdict
 
+__all__ = ["exact", "math_answer", "math_checker", "numeric", "regex"]
+
 ANSWER_TAGS = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
-# At most 40 digits before and after the point and 3 in the exponent: bounded work for any input.
-NUMBER = re.compile(
-    r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3}){1,13}|\d{1,40})(?:\.\d{1,40})?(?:[eE][-+]?\d{1,3})?(?:\s?/\s?\d{1,40})?(?!\d|[eE][-+]?\d)"
-)
-LATEX_FRACTION = re.compile(r"\\[dt]?frac\{(\d+)\}\{(\d+)\}")
-MARKED_ANSWER = re.compile(r"<answer>(.*?)</answer>|\\boxed\{([^{}]*)\}|####[ \t]*([^\n]*)", re.DOTALL)
-BARE_EXPRESSION_CHARS = 100
-RELATIVE_TOLERANCE = Fraction(1, 10**6)
 
 
 def normalised(text: str) -> str:
@@ -59,40 +58,40 @@ def _bare_words(text: str) -> list[str]:
 
 
 def numeric(text: str, answer: str) -> Verdict:
-    """1 if the response's last number equals the answer's, to a relative 1e-6 (integers and fractions exactly).
+    """1 if the number that the response gives equals the answer's, to a relative 1e-6 (integers and fractions exactly).
 
-    Numbers may carry a sign, thousands commas, decimals, an exponent, or be a fraction a/b. Where the response marks
-    its answer (<answer>..</answer>, \\boxed{..}, #### ..), the last mark is read and nothing else.
+    The number is the marked answer's (`offon.tasks.marks`), read as a whole, or the last one where nothing is marked;
+    `offon.tasks.numbers` says how it may be written. A marked answer that is no plain number is "no number".
     """
-    wanted, found = last_number(LATEX_FRACTION.sub(r"\1/\2", answer)), given_number(text)
+    wanted, (found, marked) = reference_number(answer), given_number(text)
     if wanted is None:
-        return Verdict(None, reason=f"the reference answer {answer!r:.60} is not a number")
-    if found is None:
-        return Verdict(0.0, reason="no number")
-    return Verdict(float(_close(found, wanted)))
+        return Verdict(None, reason=f"the reference answer {answer!r:.60} is not one plain number")
+    right = found is not None and found.equals(wanted)
+    content = right or (not (marked and found) and numbers.mentions(last_part(text), [wanted]))
+    return Verdict(float(right), content=float(content), reason="" if found else "no number")
 
 
-def given_number(text: str) -> Fraction | None:
-    """The number that a response gives as its answer."""
-    text = LATEX_FRACTION.sub(r"\1/\2", text)
-    marks = ["".join(groups) for groups in MARKED_ANSWER.findall(text)]
-    return last_number(marks[-1] if marks else text)
+def given_number(text: str) -> tuple[numbers.Number | None, bool]:
+    """(the number that a response gives as its answer, whether a mark says so)."""
+    marked = marked_answer(text)
+    if marked.kind == "none":
+        return numbers.final_number(marked.text), False
+    if marked.kind == "sentence":
+        return numbers.stated_number(marked.text), True
+    return numbers.whole_number(marked.text, strict=marked.kind == "box"), True
+
+
+@lru_cache(maxsize=4096)
+def reference_number(answer: str) -> numbers.Number | None:
+    """The number that a reference answer is, or that a worked solution marks as its answer."""
+    found, marked = given_number(answer)
+    return numbers.whole_number(answer) or (found if marked else None)
 
 
 def last_number(text: str) -> Fraction | None:
-    for match in reversed(NUMBER.findall(text)):
-        numerator, _, denominator = match.replace(",", "").replace(" ", "").partition("/")
-        if not denominator:
-            return Fraction(numerator)
-        if int(denominator):
-            return Fraction(numerator) / int(denominator)
-    return None
-
-
-def _close(found: Fraction, wanted: Fraction) -> bool:
-    if found.denominator == wanted.denominator == 1:
-        return found == wanted
-    return abs(found - wanted) <= RELATIVE_TOLERANCE * abs(wanted)
+    """The value of a text's last number."""
+    found = numbers.final_number(text)
+    return found and found.value
 
 
 def regex(text: str, answer: str | None, pattern: str) -> Verdict:
@@ -105,7 +104,8 @@ def regex(text: str, answer: str | None, pattern: str) -> Verdict:
     if answer is None:
         return Verdict(float(bool(matches)))
     right = bool(matches) and normalised(matches[-1]) == normalised(answer)
-    return Verdict(float(right), content=float(right or opens_or_closes(text, answer)))
+    seen = right or opens_or_closes(text, answer) or (not matches and mentioned(text, answer))
+    return Verdict(float(right), content=float(seen))
 
 
 def matches_of(text: str, pattern: str) -> list[str]:
@@ -122,46 +122,12 @@ def regex_answer(pattern: str) -> Callable[[str], str | None]:
     return answer
 
 
-def math_checker() -> Callable[[str, str], Verdict]:
-    """Equality of mathematical expressions, by Math-Verify (the response's last expression, in LaTeX or plain).
-
-    Time-outs of the package's own are off, see `expressions`. Each reference answer is parsed once per process.
-    """
-    from math_verify import verify
-
-    reference = lru_cache(maxsize=4096)(expressions)
-
-    def check(text: str, answer: str) -> Verdict:
-        wanted, found = reference(answer), expressions(text)
-        if not wanted:
-            return Verdict(None, reason=f"the reference answer {answer!r:.60} does not parse")
-        if not found:
-            return Verdict(0.0, reason="no expression")
-        return Verdict(float(verify(wanted, found, timeout_seconds=None)))
-
-    return check
+def any_regex(pattern: str) -> Callable[[str, Sequence[str]], Verdict]:
+    """A worker's checker against accepted answers; without any, a match is right."""
+    check = partial(regex, pattern=pattern)
+    return lambda text, answers: best(check, text, answers) if answers else check(text, None)
 
 
-def math_answer() -> Callable[[str], str | None]:
-    """The last expression in sympy's spelling: 2/4 and 1/2 are one answer, 0.5 is another."""
-
-    def answer(text: str) -> str | None:
-        found = expressions(text)
-        return str(found[0]) if found else None
-
-    return answer
-
-
-def expressions(text: str) -> list:
-    """What Math-Verify finds in a text. It wants dollar signs around LaTeX; a short text that is nothing but an
-    expression may omit them. Its time-outs are alarms, which do not reach a loop in C; they are off, since this runs in
-    a process that can be killed."""
-    from math_verify import parse
-
-    logging.getLogger("math_verify").setLevel(logging.CRITICAL)
-    found = parse(text, parsing_timeout=None)
-    return found or (parse(f"${text}$", parsing_timeout=None) if len(text) <= BARE_EXPRESSION_CHARS else [])
-
-
-def regex_checker(pattern: str) -> Callable[[str, str | None], Verdict]:
-    return partial(regex, pattern=pattern)
+def any_math() -> Callable[[str, Sequence[str]], Verdict]:
+    """A worker's checker against accepted answers."""
+    return partial(best, math_checker())

@@ -13,6 +13,7 @@ from offon.errors import ConfigError
 from offon.parts.collector import Collector
 from offon.parts.context import Context
 from offon.parts.models import ModelRef, Need
+from offon.tasks.api import require_some
 from offon.types import Group, Trajectory
 
 Numbers = list[list[float | None]]  # one per member of each group; None: could not be scored
@@ -35,7 +36,10 @@ class Checker(Source):
     task: Any
 
     def __call__(self, context: Context, groups: Sequence[Group]) -> Numbers:
-        verdicts = iter(self.task.verify([(group.item, member.text) for group in groups for member in group.members]))
+        found = self.task.verify([(group.item, member.text) for group in groups for member in group.members])
+        if context.step.index == 0:
+            require_some(found, context.step.node)
+        verdicts = iter(found)
         return [[next(verdicts).score for _ in group.members] for group in groups]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from offon.parts.collector import Collector
 from offon.parts.context import Context
 from offon.parts.models import SELF, ModelRef, Need
+from offon.tasks.api import require_some
 from offon.types import Group, Trajectory
 
 
@@ -22,7 +23,10 @@ class Verify(Collector):
 
     def __call__(self, context: Context, groups: list[Group]) -> list[Group]:
         asked = [(group.item, m.text) for group in groups for m in group.members if "reward" not in m.signals]
-        verdicts = iter(self.task.verify(asked))
+        found = self.task.verify(asked)
+        if context.step.index == 0:
+            require_some(found, context.step.node)
+        verdicts = iter(found)
 
         def judged(member: Trajectory) -> Trajectory:
             if "reward" in member.signals:
