@@ -91,7 +91,7 @@ def _in_unit(value: float | None, unit: str) -> str:
         return "–"
     if unit == "seconds":
         return f"{MINUS}{duration(-value)}" if value < 0 else duration(value)
-    writers = {"share": percent, "points": points, "tokens": compact}
+    writers = {"share": percent, "points": points, "tokens": tokens}
     return writers[unit](value) if unit in writers else short(float(value))
 
 
@@ -127,6 +127,11 @@ def compact(count: float | None) -> str:
         if abs(count) >= size:
             return f"{count / (1e3 if unit == 'k' else size):.1f}{unit}"
     return f"{count:,.0f}"
+
+
+def tokens(count: float) -> str:
+    """A mean number of tokens: 4.32 · 41.7 · 1,234."""
+    return compact(count) if abs(count) >= 100 else short(float(count))
 
 
 def duration(seconds: float | None) -> str:

@@ -16,7 +16,7 @@ METRIC = Metric(
     unit="share",
     compute=response_average(cut),
     title="Truncated",
-    meaning="the share of responses that were cut at the probe's `max_tokens` before they ended",
+    meaning="the share of responses that were cut at the probe's max_tokens before they ended",
     value=VALUE,
     line=certain_change(0.01),
 )
