@@ -38,8 +38,8 @@ def columns(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
 
 def lines(numbers: Mapping[str, Any]) -> list[str]:
     """truncated 12.0% → 3.1%, −8.9 points (−10.2 to −7.6): of the metrics that deserve it here."""
-    told = ((metric, _parts(metric, numbers.get(metric.key))) for metric in registry.METRICS)
-    return [_line(metric, parts) for metric, parts in told if parts and metric.line(parts)]
+    read = ((metric, _parts(metric, numbers.get(metric.key))) for metric in registry.METRICS)
+    return [_line(metric, parts) for metric, parts in read if parts and metric.line(parts)]
 
 
 def cell(metric: Metric, value: Any) -> Cell | None:

@@ -85,7 +85,7 @@ def task_handoff(
     names = sorted(set(families[measured]))
     if len(names) > 1:
         chosen = {str(name): measured & (families == name) for name in names}
-        entry["families"] = {name: _measure(sides.at(own), calls[own].tolist()) for name, own in chosen.items()}
+        entry["families"] = {name: _measure(sides.at(mask), calls[mask].tolist()) for name, mask in chosen.items()}
     return entry
 
 
