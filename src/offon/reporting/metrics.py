@@ -78,7 +78,7 @@ def _signed(value: float, unit: str) -> str:
     if unit in ("share", "points"):
         return words.points(value)
     text = words.written({"estimate": value}, unit)
-    return f"+{text}" if value > 0 else text.replace("-", words.MINUS)
+    return f"+{text}" if value > 0 and any(digit in text for digit in "123456789") else text
 
 
 def _head(metric: Metric) -> str:

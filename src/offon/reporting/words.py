@@ -131,7 +131,9 @@ def compact(count: float | None) -> str:
 
 def tokens(count: float) -> str:
     """A mean number of tokens: 4.32 · 41.7 · 1,234."""
-    return compact(count) if abs(count) >= 100 else short(float(count))
+    size = abs(count)
+    text = compact(count) if size >= 99.95 else f"{count:.1f}" if size >= 9.995 else f"{count:.2f}"
+    return "0.00" if text == "-0.00" else text.replace("-", MINUS)
 
 
 def duration(seconds: float | None) -> str:
