@@ -43,6 +43,14 @@ def test_the_sentence_comes_first_then_prompts_by_their_text(entry):
     assert "1,234 tokens generated" in page
 
 
+def test_a_metric_of_behaviour_is_told_where_it_changed_for_certain(entry):
+    sides = {"before": {"estimate": 0.5, "low": 0.4, "high": 0.6}, "after": ZERO}
+    certain = {"estimate": -0.5, "low": -0.6, "high": -0.4}
+    line = "truncated 50.0% → 0%, \u221250.0 points (\u221260.0 to \u221240.0)"
+    assert line in comparison_page(entry | {"truncated": sides | {"change": certain}}).splitlines()
+    assert "truncated" not in comparison_page(entry | {"truncated": sides | {"change": certain | {"high": 0.1}}})
+
+
 def test_instruments_that_do_not_apply_are_named_once_per_reason(entry):
     page = " ".join(comparison_page(entry).split())
     assert "measured: prompts; not applicable: tree, where (D3) (ids differ)" in page

@@ -60,6 +60,12 @@ def test_a_better_model(better):
     assert "success" in better["sentence"] and "points" in better["sentence"]
 
 
+def test_metrics_of_behaviour_are_compared_where_they_look_at_responses(better):
+    tokens = better["response_tokens"]
+    assert tokens["after"]["estimate"] - tokens["before"]["estimate"] == pytest.approx(tokens["change"]["estimate"])
+    assert 1 <= tokens["before"]["estimate"] <= SMALL["max_tokens"] and better["families"]["rare"]["truncated"]
+
+
 def test_every_grain_sums_to_the_same_change(better):
     change = better["d1"]["total"]["estimate"]
     d1 = better["trajectories"]["d1"]

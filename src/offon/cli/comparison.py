@@ -10,6 +10,7 @@ from typing import Any
 
 from offon.behavior.change.applicability import said
 from offon.cli.output import table
+from offon.reporting import metrics
 from offon.reporting.words import is_nothing, negated, percent
 
 WIDTH = 110
@@ -36,7 +37,7 @@ def comparison_page(compared: Mapping[str, Any]) -> str:
         [*_wrapped(_legend(compared["k"])), "", table(HEADS, _rows(compared))],
         [line for call in ("gained", "lost") for line in _prompts(compared["prompts"], call)],
         _grains(compared),
-        _places(compared),
+        [*metrics.lines(compared), *_places(compared)],
         _tree(compared.get("tree"), compared["prompts"]),
         _cost(compared),
     ]

@@ -75,7 +75,7 @@ def compare_models(
     rows = [outcomes(groups) for groups in probed]
     sampler = {"temperature": temperature, "max_tokens": max_tokens}
     infos = prompt_infos(probed[0])
-    entry = behavior.task_handoff(*rows, infos, k=k, sampler=(sampler, sampler), seed=seed)
+    entry = behavior.task_handoff(*rows, infos, k=k, sampler=(sampler, sampler), groups=tuple(probed), seed=seed)
     measured = [i for i, pair in enumerate(zip(*rows, strict=True)) if all(_scored(row) >= 2 for row in pair)]
     counts = [count([side[i] for i in measured]) for side in rows]
     entry |= {"role": stage_role(*counts, k, seed=seed).as_dict(), "before_model": before, "after_model": after}

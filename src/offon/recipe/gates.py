@@ -204,8 +204,8 @@ class _Completion:
 
     def refuse_unmeasurable(self, gate: GateNode, metric: str) -> None:
         """What no run of this recipe could judge."""
+        from offon.behavior.metrics.trainability import GROUP_SIZE
         from offon.behavior.stage.gates import COMPARING, PER_TASK
-        from offon.behavior.stage.task_entry import GROUP_SIZE
 
         if metric in PER_TASK and self.probe is None:
             self.problem(

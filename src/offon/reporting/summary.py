@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from offon.reporting import metrics as behaviour
 from offon.runs import RunDirectory
 
 SOURCES = ("external", "teacher", "learner", "environment")
@@ -131,8 +132,7 @@ def _measured(numbers: Mapping[str, Any]) -> dict[str, Any]:
         "certifiable": d1.get("can_certify_out", True),
         "note": d1.get("note", ""),
         "role": numbers.get("role"),
-        "retention": numbers.get("retention"),
-        "trainability": numbers.get("trainability", {}),
+        **behaviour.values(numbers),
     }
 
 

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from offon.reporting import words
+from offon.reporting import metrics, words
 from offon.reporting.summary import summarise
 
 REGIME_STYLE = {"on-policy": "blue", "off-policy": "yellow", "mixed": "magenta"}
@@ -92,7 +92,8 @@ def _table(stage: Mapping[str, Any]) -> Table:
 
 def handed_on(stage: Mapping[str, Any]) -> list[str]:
     """What a stage hands on besides its tasks' change, a line for each thing that was measured."""
-    lines = []
+    wholes = [row for row in stage["results"] if row["family"] is None]
+    lines = [f"{row['task']}: {line}" for row in wholes for line in metrics.lines(row)]
     if protected := stage["protected"]:
         lost = _share(protected["attrition"])
         lines.append(f"protected {words.listed(protected['tasks'])}: lost {lost} of its success")

@@ -91,7 +91,7 @@ def _in_unit(value: float | None, unit: str) -> str:
         return "–"
     if unit == "seconds":
         return f"{MINUS}{duration(-value)}" if value < 0 else duration(value)
-    writers = {"share": percent, "points": points, "tokens": compact}
+    writers = {"share": percent, "points": points, "tokens": tokens}
     return writers[unit](value) if unit in writers else short(float(value))
 
 
@@ -127,6 +127,13 @@ def compact(count: float | None) -> str:
         if abs(count) >= size:
             return f"{count / (1e3 if unit == 'k' else size):.1f}{unit}"
     return f"{count:,.0f}"
+
+
+def tokens(count: float) -> str:
+    """A mean number of tokens: 4.32 · 41.7 · 1,234."""
+    size = abs(count)
+    text = compact(count) if size >= 99.95 else f"{count:.1f}" if size >= 9.995 else f"{count:.2f}"
+    return "0.00" if text == "-0.00" else text.replace("-", MINUS)
 
 
 def duration(seconds: float | None) -> str:

@@ -6,18 +6,18 @@ Axes: P prompts (the same before and after, in one order), n samples of each.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from offon.behavior.change.success_decomposition import decompose
 from offon.behavior.change.support import CHANGES, prompt_changes
-from offon.behavior.stage.retention import retention, trainability
+from offon.behavior.metrics import registry
+from offon.behavior.metrics.metric import Groups, Sides
 from offon.behavior.stage.role import stage_role
 from offon.behavior.statistics.counts import Counts, count
 from offon.behavior.statistics.pass_at_k import curve, mean_pass_at_k
 from offon.errors import DataError
-
-GROUP_SIZE = 8  # rollouts of one prompt in a later stage, for which the share of useful groups is told
 
 Outcomes = Sequence[Sequence[float | None]]
 
@@ -30,6 +30,7 @@ def task_handoff(
     k: int,
     sampler: tuple[Mapping, Mapping] = ({}, {}),
     scaffolded: tuple[Outcomes, Outcomes] | None = None,
+    groups: tuple[Groups, Groups] | None = None,
     seed: int = 0,
 ) -> dict:
     """Compare the outcomes [P][n] of two checkpoints on the same prompts: 1, 0, None = unscored.
@@ -37,28 +38,37 @@ def task_handoff(
     prompts: {"id", "family", "prompt"} each. k: the rollouts per prompt the next on-policy stage can spend, declared
     beforehand. sampler: how before and after were drawn, kept beside the numbers they explain. scaffolded: outcomes of
     both on the same prompts under the scaffold, an empty row where a prompt has none; the role may be consolidation
-    then.
+    then. groups: the responses that these are the outcomes of, for the metrics that look at them.
     Success, calls and D1 use the same prompts, so success after - success before is D1's total: those with at least
     two scored samples on both sides; the others stay in "prompts" and are counted in "unmeasured". "families" repeats
     the numbers per family where there are several.
     """
     counts = count(before), count(after)
     sizes = {"prompts": len(prompts), "before": len(counts[0].scored), "after": len(counts[1].scored)}
+    if groups is not None:
+        sizes |= {f"groups {when}": len(side) for when, side in zip(("before", "after"), groups, strict=True)}
     if len(set(sizes.values())) > 1:
         raise DataError(f"rows disagree: {sizes}", why="before and after are the same prompts in one order")
+    for when, side in zip(("before", "after"), groups or (), strict=False):
+        other = [(p["id"], g.item.id) for p, g in zip(prompts, side, strict=True) if p["id"] != g.item.id]
+        if other:
+            raise DataError(
+                f"{len(other)} groups {when} are of other prompts", where="prompt {}, group of {}".format(*other[0])
+            )
     measured = (counts[0].scored >= 2) & (counts[1].scored >= 2)
     if not measured.any():
         raise DataError("no prompt has two scored samples before and after", fix="look at why the checker scored none")
 
     helped = None if scaffolded is None else (count(scaffolded[0]), count(scaffolded[1]))
-    calls = prompt_changes(*counts, k)
+    sides = Sides(before=counts[0], after=counts[1], k=k, seed=seed, scaffolded=helped, groups=groups)
+    calls = np.array(prompt_changes(*counts, k))
     families = np.array([prompt.get("family", "") for prompt in prompts])
     entry = {
         "n_prompts": len(prompts),
         "n_samples": int(min(np.median(side.scored) for side in counts)),
         "unmeasured": int((~measured).sum()),
         "unscored": {when: _unscored(rows) for when, rows in (("before", before), ("after", after))},
-        **_measure(*counts, calls, measured, k, helped, seed),
+        **_measure(sides.at(measured), calls[measured].tolist()),
         "prompts": [
             {
                 "id": prompt["id"],
@@ -66,7 +76,7 @@ def task_handoff(
                 "prompt": prompt["prompt"],
                 "before": [int(counts[0].successes[index]), int(counts[0].scored[index])],
                 "after": [int(counts[1].successes[index]), int(counts[1].scored[index])],
-                "call": calls[index],
+                "call": str(calls[index]),
             }
             for index, prompt in enumerate(prompts)
         ],
@@ -74,37 +84,21 @@ def task_handoff(
     entry["before"]["sampler"], entry["after"]["sampler"] = map(dict, sampler)
     names = sorted(set(families[measured]))
     if len(names) > 1:
-        entry["families"] = {
-            str(name): _measure(*counts, calls, measured & (families == name), k, helped, seed) for name in names
-        }
+        chosen = {str(name): measured & (families == name) for name in names}
+        entry["families"] = {name: _measure(sides.at(mask), calls[mask].tolist()) for name, mask in chosen.items()}
     return entry
 
 
-def _measure(
-    before: Counts,
-    after: Counts,
-    calls: Sequence[str],
-    chosen: np.ndarray,
-    k: int,
-    scaffolded: tuple[Counts, Counts] | None,
-    seed: int,
-) -> dict:
-    """Success, pass@k, calls, D1, role, retention and what a later on-policy stage would find, on some prompts."""
-    before, after = before.at(chosen), after.at(chosen)
-    helped = scaffolded and (scaffolded[0].at(chosen), scaffolded[1].at(chosen))
-    chosen_calls = [call for call, keep in zip(calls, chosen, strict=True) if keep]
+def _measure(sides: Sides, calls: Sequence[str]) -> dict[str, Any]:
+    """Success, pass@k, calls, D1 and role on some prompts, and every metric of behaviour under its key."""
+    before, after, k = sides.before, sides.after, sides.k
     return {
         "before": _performance(before, k),
         "after": _performance(after, k),
-        "calls": {change: chosen_calls.count(change) for change in CHANGES},
+        "calls": {change: calls.count(change) for change in CHANGES},
         "d1": decompose(before, after, k=k).as_dict(),
-        "role": stage_role(before, after, k, scaffolded=helped, seed=seed).as_dict(),
-        "retention": retention(before, after)._asdict() if before.successes.any() else None,
-        "trainability": {
-            when: {name: est._asdict() for name, est in trainability(counts, k, GROUP_SIZE).items()}
-            for when, counts in (("before", before), ("after", after))
-            if (counts.scored >= max(k, GROUP_SIZE)).all()
-        },
+        "role": stage_role(before, after, k, scaffolded=sides.scaffolded, seed=sides.seed).as_dict(),
+        **{metric.key: metric.measure(sides) for metric in registry.METRICS},
     }
 
 

@@ -66,6 +66,7 @@ def changes(
             k=probe.k,
             sampler=(sampler, sampler),
             scaffolded=_rows_under_scaffold(after[name], name, scaffolded),
+            groups=(before[name], after[name]),
             seed=recipe.seed,
         )
         for name in after

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from offon.reporting import words
+from offon.reporting import metrics, words
 
 PLOT = {"width": 232, "height": 226, "left": 40, "top": 8, "side": 178}
 Row = tuple[str, str, str]  # name, value, interval or what it is to be held against
@@ -26,7 +26,8 @@ def artefacts(probes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 {"step": one["step"], "n": one["n"], "accuracy": one["accuracy"]}
                 for one in probe.get("by_position") or []
             ],
-            "parents": _parents(probe.get("parents") or []),
+            "parents": (parents := _parents(probe.get("parents") or [])),
+            "metrics": metrics.columns(parents),
             "warnings": list(probe.get("warnings") or []),
         }
         for probe in probes
@@ -87,7 +88,7 @@ def _parents(parents: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "expansion": entry["d1"]["soft"]["expansion"],
             "reshaping": entry["d1"]["soft"]["reshaping"],
             "attrition": words.negated(entry["d1"]["soft"]["attrition"]),
-            "retention": entry.get("retention"),
+            **metrics.values(entry),
         }
         for one in parents
         for task, entry in one["tasks"].items()

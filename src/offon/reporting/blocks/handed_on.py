@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from offon.reporting import words
+from offon.reporting import metrics, words
 from offon.reporting.blocks.effects import effects
 
 TRANSFER = {
@@ -29,8 +29,10 @@ ROLE_MEANING = {
 
 def handed_on(stage: Mapping[str, Any]) -> dict[str, Any] | None:
     """Everything that handoff.json says beyond success and D1; None where it says nothing."""
+    rows = _rows(stage["results"], stage["per_task"])
     blocks = {
-        "rows": _rows(stage["results"], stage["per_task"]),
+        "rows": rows,
+        "metrics": metrics.columns(rows),
         "columns": {name for task in stage["per_task"].values() for name, value in task.items() if value},
         "protected": _protected(stage["protected"]),
         "transfer": _transfer(stage["transfer"]),
