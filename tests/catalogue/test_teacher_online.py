@@ -299,7 +299,7 @@ def test_sdpo_scales_the_divergence_of_each_token_by_its_gain():
     made = learner("sdpo", **SHOWN)
     groups = collected("sdpo", **SHOWN)
     batch = weigh(Batch.of(groups), made.terms)
-    plain = policy(divergence(**{**vars(made.terms[0]), "gain": None}))
+    plain = policy(divergence(**{**vars(made.terms[0]), "factor": None}))
     scores = score(world(), batch, made.needs)
     aged = Batch.of([g.map(lambda m: m.replace(behavior_logp=m.behavior_logp - np.log(1.5))) for g in groups])
     units = made.terms[0].units(aged.with_weights(batch.weights), scores)[0]

@@ -351,6 +351,20 @@ pipeline:
     assert all(len(str(error).splitlines()) <= 8 for error in errors)
 
 
+def test_what_is_wrong_with_the_recipes_own_keys_is_said_once_and_breaks_nothing_that_reads_them(mistakes, folder):
+    """A make function takes the recipe's seed, a gate compares with the model that its candidate started from."""
+    (folder / "prepare.py").write_text("def base(directory, *, seed: int = 0): ...\n")
+    made = "  base: {make: ./prepare.py:base}\n"
+    gate = "  keep: {gate: $sft, limits: {retention: {min: 0.5}}, on_fail: rollback}\n"
+    errors = mistakes("model: ./bsae\nseed: -1\n" + FULL.partition("\n")[2] + made + gate)
+    assert [error.what.split(" ")[0] for error in errors] == ["seed:", "local"]
+
+
+def test_an_object_that_yaml_cannot_write_is_refused_by_its_repr(registry):
+    with pytest.raises(OffonError, match="seed: <object object .* is not allowed"):
+        resolve({"seed": object(), "pipeline": {"a": {"method": "distill", "teacher": "x"}}}, registry=registry)
+
+
 def test_a_file_that_cannot_be_imported_is_the_recipes_problem(mistakes, folder):
     (folder / "prepare.py").write_text("import nothing_of_this_name\n")
     (error,) = mistakes("pipeline:\n  base: {make: ./prepare.py:base}\n")

@@ -34,9 +34,13 @@ def read_gate(references: References, name: str, keys: Mapping[str, Any]) -> Gat
     if len(reader.problems) > before:
         return None
     return GateNode(
-        name=name, gate=sources["gate"], init=sources.get("init"), limits=given["limits"],
-        on_fail=given.get("on_fail", "stop"), place=reader.document.place(position),
-    )  # fmt: skip
+        name=name,
+        gate=sources["gate"],
+        init=sources.get("init"),
+        limits=given["limits"],
+        on_fail=given.get("on_fail", "stop"),
+        place=reader.document.place(position),
+    )
 
 
 def _source(references: References, value: Any, position: Keys) -> Any:
@@ -72,6 +76,8 @@ class _Completion:
         if kind is None:
             return self.gate
         init = self.gate.init or (self.started_from(candidate) if kind == "policy" else None)
+        if init is BAD:  # the recipe's model, whose problem is noted: there is nothing to compare with yet
+            return self.gate
         self.references.add_edge(init, self.gate.name)
         gate = dataclasses.replace(self.gate, init=init, judges=kind)
         self.refuse_sides(gate, candidate)
@@ -111,9 +117,11 @@ class _Completion:
                 self.unknown(metric, [*metrics["policy"], *metrics["data"]], f"{self.gate.gate}")
                 return None
         self.problem(
-            "metrics of a policy and of data in one gate", "limits", why=f"{self.gate.gate} is one of them",
+            "metrics of a policy and of data in one gate",
+            "limits",
+            why=f"{self.gate.gate} is one of them",
             fix="a gate for each",
-        )  # fmt: skip
+        )
         return None
 
     def refuse_sides(self, gate: GateNode, candidate: str) -> None:
@@ -121,9 +129,12 @@ class _Completion:
             self.problem(f"{gate.gate} is no policy", "gate", of="value", why="nothing is measured of these weights")
         if gate.on_fail == "rollback" and gate.init is None:
             self.problem(
-                f"gate {gate.name!r} has nothing to roll back to", "on_fail", of="value",
-                why=f"{gate.gate} started from nothing of its kind", fix="init: what goes on instead",
-            )  # fmt: skip
+                f"gate {gate.name!r} has nothing to roll back to",
+                "on_fail",
+                of="value",
+                why=f"{gate.gate} started from nothing of its kind",
+                fix="init: what goes on instead",
+            )
         other = gate.init and (self.kind(self.candidate(gate.init)) or gate.judges)
         if other and other != gate.judges:
             what = f"{gate.gate} is {_article(gate.judges)}, {gate.init} is {_article(other)}"
@@ -133,9 +144,11 @@ class _Completion:
             return
         if not isinstance(node, TrainNode) or not node.settings.heldout:
             self.problem(
-                f"nothing is held out to measure {gate.gate} on", "gate", of="value",
+                f"nothing is held out to measure {gate.gate} on",
+                "gate",
+                of="value",
                 fix=f"heldout: 0.1 in {candidate.removeprefix('$')}",
-            )  # fmt: skip
+            )
 
     # ---- limits
 
@@ -190,10 +203,12 @@ class _Completion:
         kinds = [kind for kind, names in metrics.items() if metric in names]
         if kinds:
             self.problem(
-                f"{metric} cannot be measured of {gate.gate}", "limits", metric,
+                f"{metric} cannot be measured of {gate.gate}",
+                "limits",
+                metric,
                 why=f"it is a metric of a {' and a '.join(kinds)}, and this is {_article(gate.judges)}",
                 fix=f"of these: {', '.join(metrics[gate.judges])}",
-            )  # fmt: skip
+            )
         else:
             self.unknown(metric, metrics[gate.judges], _article(gate.judges))
         return False
@@ -222,8 +237,10 @@ class _Completion:
         if self.probe and self.probe.samples < needed:
             self.problem(
                 f"{metric} at k {self.k} needs {needed} samples of a prompt, the probe takes {self.probe.samples}",
-                "limits", metric, fix=f"probe: {{samples: {needed}}}, or a smaller k",
-            )  # fmt: skip
+                "limits",
+                metric,
+                fix=f"probe: {{samples: {needed}}}, or a smaller k",
+            )
 
     @property
     def k(self) -> int:

@@ -7,6 +7,8 @@ import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import yaml
+
 from offon.errors import ConfigError, OffonError, Problems
 from offon.recipe.fields import Lora, keys_of
 from offon.recipe.trl import INSTEAD, RENAMED
@@ -67,13 +69,19 @@ class Reader:
     # ---- values
 
     def value(self, annotation: Any, value: Any, position: Keys) -> Any:
+        if value is BAD:  # what the recipe says for all nodes comes here once for each
+            return BAD
         try:
             return checked(annotation, value)
         except NotAllowed as allowed:
             return self.not_allowed(value, position, str(allowed))
 
     def not_allowed(self, value: Any, position: Keys, allowed: str) -> Any:
-        shown = textwrap.shorten(flow(value), 60, placeholder=" ...")
+        try:
+            text = flow(value)
+        except yaml.YAMLError:
+            text = repr(value)  # an object handed over in Python
+        shown = textwrap.shorten(text, 60, placeholder=" ...")
         return self.problem(f"{position[-1]}: {shown} is not allowed", position, of="value", why=f"allowed: {allowed}")
 
     def section(self, section: type, value: Any, position: Keys) -> dict[str, Any] | Any:
