@@ -368,7 +368,7 @@ def _unit(text: str, end: int, strict: bool) -> tuple[Fraction, int, bool]:
 
 SYMBOLS = re.compile(r"\\[A-Za-z]|[∞π√∛]")  # what no plain number has beside it: (-\infty, 3]
 MOST_NUMBERS = 20  # that one answer is written with: an equation's
-TAIL = 2000  # characters in which the last number is looked for first, and those that a sentence has
+TAIL = 2000  # characters in which the last number is looked for first, and the most that one answer has
 NEXT_ANSWER = re.compile(r"[,;\n]|\b(?:or|and)\b|&")
 
 
@@ -377,6 +377,8 @@ def whole_number(text: str, *, strict: bool = False) -> Number | None:
 
     Of an equation it is the last side: "3 + 4 = 7" and "x = 7" are 7.
     """
+    if len(text) > TAIL:
+        return None
     found = plain(text)
     numbers = candidates(found, strict=strict)
     if len(numbers) > MOST_NUMBERS:
