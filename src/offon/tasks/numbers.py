@@ -41,6 +41,7 @@ _REPLACED = [
     (r"\{\s*([-+])\s*\}", r"\1"),
     (r"\\(?:[,;:> ]|thinspace|enspace|nobreakspace)|(?<=[\w}])~(?=[\w{])|(?<=\d)&nbsp;(?=\d)", THIN),
     (r"\\q?quad(?![A-Za-z])", "  "),
+    (r"\\(?:checkmark|blacksquare|square|[lc]?dots|Box|qed)(?![A-Za-z])", " "),
     (r"(?:\^\s*\{?\s*)?\\(?:circ|degree)(?![A-Za-z])\s*\}?|°", " degrees "),
     (r"\\(?:percent)(?![A-Za-z])", "%"),
     (r"\\(?:times|cdot|ast|star)(?![A-Za-z])|[×·⋅∗]", "*"),
@@ -365,8 +366,9 @@ def _unit(text: str, end: int, strict: bool) -> tuple[Fraction, int, bool]:
 
 # --- which number a text gives -----------------------------------------------------------------------------------
 
+SYMBOLS = re.compile(r"\\[A-Za-z]|[∞π√∛]")  # what no plain number has beside it: (-\infty, 3]
 MOST_NUMBERS = 20  # that one answer is written with: an equation's
-TAIL = 2000  # characters in which the last number is looked for first, and those that a sentence has
+TAIL = 2000  # characters in which the last number is looked for first, and the most that one answer has
 NEXT_ANSWER = re.compile(r"[,;\n]|\b(?:or|and)\b|&")
 
 
@@ -375,15 +377,20 @@ def whole_number(text: str, *, strict: bool = False) -> Number | None:
 
     Of an equation it is the last side: "3 + 4 = 7" and "x = 7" are 7.
     """
+    if len(text) > TAIL:
+        return None
     found = plain(text)
     numbers = candidates(found, strict=strict)
     if len(numbers) > MOST_NUMBERS:
         return None
     last_sides = [one for one in numbers if "=" not in NEXT_ANSWER.split(found[one.end :], maxsplit=1)[0]]
-    values = [one.number for one in last_sides or numbers]
+    kept = last_sides or numbers
+    values = [one.number for one in kept]
     if not values or None in values or any(not values[0].equals(value) for value in values):
         return None
-    return values[0]
+    rest = found[max(found.rfind("=", 0, kept[0].start), 0) :] if last_sides else found
+    several = len(kept) > 1 and NEXT_ANSWER.search(found, kept[0].end, kept[-1].start)  # (3, 3) is no 3
+    return None if several or SYMBOLS.search(rest) else values[0]
 
 
 def final_number(text: str) -> Number | None:
