@@ -225,7 +225,6 @@ def _load_core(source: str, dtype: torch.dtype, head: str | None) -> nn.Module:
     """A causal LM; or its body under a classifier of one label, whose weights are 0 where the checkpoint has none: then
     every number is 0, and the first step moves the head alone."""
     config = _load_config(source)
-    silence_config(config)
     if head:
         labels = config.num_labels if head_of(source) else 1
         if labels != 1:
@@ -352,22 +351,11 @@ def _first_line(error: BaseException) -> str:
 
 
 def silence(model: nn.Module) -> None:
-    """Switch off everything random in a forward: dropout of all kinds and router jitter, in configs and modules."""
-    silence_config(model.config)
+    """Switch off every dropout, in modules: configurations keep their numbers, and are saved with them. Other noise is
+    drawn in train mode only, in which no module that draws it is put."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
         for name, setting in vars(module).items():
-            if _is_noise(name, setting):
+            if isinstance(setting, float) and setting > 0 and "drop" in name:
                 setattr(module, name, 0.0)
-
-
-def silence_config(config: transformers.PreTrainedConfig) -> None:
-    for part in (config, config.get_text_config()):
-        for name, setting in list(vars(part).items()):
-            if _is_noise(name, setting):
-                setattr(part, name, 0.0)
-
-
-def _is_noise(name: str, setting: object) -> bool:
-    return isinstance(setting, float) and setting > 0 and any(word in name for word in ("drop", "jitter"))

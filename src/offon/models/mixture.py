@@ -80,6 +80,10 @@ class Mixture(Together):
     def positions(self) -> int | None:
         return min((part.positions for part in self.models if part.positions), default=None)
 
+    @property
+    def turns(self) -> tuple[int, ...]:
+        return tuple(sorted({turn for part in self.models for turn in part.turns}))
+
     def fingerprint(self) -> str:
         return " ".join(part.fingerprint() for part in self.models)
 
