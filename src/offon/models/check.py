@@ -27,7 +27,7 @@ from offon.models.decode import DecodeState, Prompt
 from offon.models.forward import hidden_of, run_flat, run_layout
 from offon.models.head import Head, Numbers
 from offon.models.layout import Layout
-from offon.models.lengths import Lengths, configs, lengths_of, thresholds
+from offon.models.lengths import Lengths, configs, forget_lengths, lengths_of, thresholds
 
 # Log-probs of small models agree to 1e-6 nats in float32, of models with logits near 30 to 1e-5; a dropped window,
 # softcap or sink, or a leak, shows as 1e-2 and more. Lower precisions are compared with their own rounding noise.
@@ -314,6 +314,7 @@ def _plain_logp(core: nn.Module, head: Head | Numbers, sequences: Probe) -> Tens
     logps = []
     try:
         for prefix, response in sequences:
+            forget_lengths(core)
             ids = torch.tensor([prefix + response], device=device)
             if isinstance(head, Head):
                 logits = core(input_ids=ids, use_cache=False).logits[0, len(prefix) - 1 : -1].float()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from torch import nn
 
 from offon.errors import ModelError
 from offon.hub import look_for_the_hub
+from offon.models.padding import ends
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -235,7 +237,7 @@ def _load_core(source: str, dtype: torch.dtype, head: str | None) -> nn.Module:
         with quiet():
             auto = getattr(transformers, HEADS[head])
             model, report = auto.from_pretrained(source, config=config, **options)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise ModelError(
             "the weights could not be loaded",
             where=source,
@@ -304,7 +306,48 @@ def _load_config(source: str) -> transformers.PreTrainedConfig:
         ) from error
     if "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {}):
         raise _wants_own_code(source)
+    _require_plain_weights(config, source)
     return config
+
+
+def _require_plain_weights(config: transformers.PreTrainedConfig, source: str) -> None:
+    """Refuse quantised checkpoints: their integers cannot be trained, and kernels of their own compute with them."""
+    for part in (config, config.get_text_config()):
+        if quantised := getattr(part, "quantization_config", None):
+            settings = quantised if isinstance(quantised, dict) else quantised.to_dict()
+            method = settings.get("quant_method") or "unnamed"
+            raise ModelError(
+                f"the checkpoint is quantised ({getattr(method, 'value', method)})",
+                where=f"{source}/config.json: quantization_config",
+                why="offon loads plain weights: float32, bfloat16 or float16",
+                fix="the unquantised checkpoint, or a copy dequantised with the tools that made this one "
+                "(model.dequantize(), save_pretrained); if the weights beside it are plain, remove the entry from a copy",
+            )
+
+
+def require_all_tokens(tokenizer: transformers.PreTrainedTokenizerBase, model: nn.Module, path: str | Path) -> None:
+    """Refuse a tokenizer whose tokens the embedding has no rows for."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    last = max([len(tokenizer) - 1, *tokenizer.added_tokens_decoder])
+    if last >= rows:
+        raise ModelError(
+            f"the tokenizer has token ids up to {last}, the embedding {rows} rows",
+            where=str(path),
+            why="text with such a token could not be read",
+            fix="the tokenizer that belongs to the weights, or model.resize_token_embeddings(len(tokenizer)) and save",
+        )
+
+
+def warn_of_early_score(tokenizer: transformers.PreTrainedTokenizerBase, model: nn.Module, path: str | Path) -> None:
+    """Say where a reward model made elsewhere reads its score, where that is not at the end."""
+    padding = model.config.pad_token_id
+    if padding is None or padding not in ends(model.config, tokenizer) or head_of(path) != "score":
+        return
+    warnings.warn(
+        f"the reward model {path} pads with its end token: transformers reads its score one token before the end, offon "
+        "at the end; if it was trained that way, its scores here are others",
+        stacklevel=3,
+    )
 
 
 def _check_directory(directory: Path) -> None:

@@ -26,7 +26,18 @@ from offon.models.forward import run_flat, run_layout
 from offon.models.head import Head, Numbers, find_head
 from offon.models.layout import Layout
 from offon.models.lengths import ROWS, Lengths, lengths_of, thresholds
-from offon.models.loading import LoraSpec, add_lora, has_adapter, load_model, load_tokenizer, quiet, silence
+from offon.models.loading import (
+    LoraSpec,
+    add_lora,
+    has_adapter,
+    load_model,
+    load_tokenizer,
+    quiet,
+    require_all_tokens,
+    silence,
+    warn_of_early_score,
+)
+from offon.models.padding import apart
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -67,6 +78,8 @@ class Model:
         """
         hf, adapter_is_new = load_model(path, dtype=dtype, lora=lora, head=head)
         tokenizer = load_tokenizer(path)
+        require_all_tokens(tokenizer, hf, path)
+        warn_of_early_score(tokenizer, hf, path)
         model = Model.wrap(hf, tokenizer, device=device, check=check, checkpointing=checkpointing)
         model.adapter_is_new = adapter_is_new
         return model
@@ -100,8 +113,8 @@ class Model:
                 module.training = bool(getattr(module, "gradient_checkpointing", False))
         classifies = core.get_output_embeddings() is None
         head = Numbers.of(core) if classifies else find_head(core)
-        if classifies and core.config.pad_token_id is None and tokenizer is not None:
-            core.config.pad_token_id = tokenizer.pad_token_id  # by which transformers' forward finds the last token
+        if classifies and tokenizer is not None:  # transformers' forward finds the last token by the padding
+            tokenizer, core.config.pad_token_id = apart(tokenizer, core.config, head.vocabulary)
         model = Model(hf, tokenizer, head, adapter_is_new=lora is not None)
         found = verdict(core, head) if check else _unchecked(core)
         model.why, model.why_replayed, model.lengths = found.why, found.why_replayed, found.lengths
