@@ -26,6 +26,7 @@ from offon.loops.build import check_prompts
 from offon.loops.calls import Calls
 from offon.loops.holdings import same_vocabulary
 from offon.loops.scoring import layout_of
+from offon.models.adapters import merged
 from offon.models.loading import has_adapter, load_tokenizer
 from offon.models.model import Model
 from offon.parts.models import SELF, Artefact, Live, ModelRef, Start
@@ -207,7 +208,7 @@ class Workshop(Toolbox):
     def _merged(self, ref: ModelRef) -> torch.nn.Module:
         """A transformers model of its own, in float32, with its adapter (if it has one) merged."""
         hf = Model.load(self.models.path(ref), device="cpu", check=False).hf
-        return hf.merge_and_unload() if has_adapter(hf) else hf
+        return merged(hf) if has_adapter(hf) else hf
 
     def model(self, model: ModelRef) -> Model:
         return self.models(model)

@@ -19,6 +19,7 @@ from torch import nn
 
 from offon.errors import ModelError
 from offon.hub import look_for_the_hub
+from offon.models.adapters import merged
 from offon.models.padding import ends
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def load_model(
     from peft import PeftModel
 
     model = PeftModel.from_pretrained(base, source, is_trainable=True)
-    return (model if head in (None, saved_head) else _under_head(model.merge_and_unload(), head)), False
+    return (model if head in (None, saved_head) else _under_head(merged(model), head)), False
 
 
 def _under_head(model: nn.Module, head: str) -> nn.Module:

@@ -113,7 +113,8 @@ class Model:
                 module.training = bool(getattr(module, "gradient_checkpointing", False))
         classifies = core.get_output_embeddings() is None
         head = Numbers.of(core) if classifies else find_head(core)
-        if classifies and tokenizer is not None:  # transformers' forward finds the last token by the padding
+        scores = type(core).__name__.endswith("ForSequenceClassification")
+        if scores and tokenizer is not None:  # transformers' forward finds the last token by the padding
             tokenizer, core.config.pad_token_id = apart(tokenizer, core.config, head.vocabulary)
         model = Model(hf, tokenizer, head, adapter_is_new=lora is not None)
         found = verdict(core, head) if check else _unchecked(core)

@@ -9,8 +9,6 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING
 
-from offon.errors import ModelError
-
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
@@ -28,9 +26,12 @@ def ends(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase | None) ->
 
 def apart(
     tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, rows: int
-) -> tuple[PreTrainedTokenizerBase, int]:
+) -> tuple[PreTrainedTokenizerBase, int | None]:
     """(tokenizer, id) with a padding token that ends no sequence: its own, or else another special token that text never
-    ends with (unknown, then begin), or else a new token where the embedding, of `rows` rows, has room for it."""
+    ends with (unknown, then begin), or else a new token where the embedding, of `rows` rows, has room for it.
+
+    Without room there is none: transformers then reads the last token of single sequences, and refuses padded batches.
+    """
     taken = ends(config, tokenizer)
     for name in ("pad_token_id", "unk_token_id", "bos_token_id"):
         found = getattr(tokenizer, name, None)
@@ -39,13 +40,7 @@ def apart(
     if len(tokenizer) < rows:
         made = _padding_with(tokenizer, SPARE)
         return made, made.pad_token_id
-    raise ModelError(
-        "a reward model needs a padding token that is not its end token",
-        why="transformers reads the score at the last token that is not padding: with padding that ends responses, one "
-        f"token early; the tokenizer has no other special token, and the embedding ({rows} rows) no room for one",
-        fix='add one to the base model: tokenizer.add_special_tokens({"pad_token": "<pad>"}), '
-        "model.resize_token_embeddings(len(tokenizer)), and save both",
-    )
+    return tokenizer, None
 
 
 def _padding_with(tokenizer: PreTrainedTokenizerBase, token: str) -> PreTrainedTokenizerBase:
