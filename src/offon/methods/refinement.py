@@ -8,6 +8,7 @@ from annotated_types import Ge
 
 from offon.collect import again, drop, keep_best, refine, rollouts, tagged, verify
 from offon.collect.refine import CRITIQUE, RETRY, REVISE, VERDICT
+from offon.collect.targets import as_targets
 from offon.methods.registry import method
 from offon.parts import (
     Kl,
@@ -41,7 +42,7 @@ def critique_revise(
         L = -1/N sum_t log pi(y1_t | x, y1_<t)                       revision
         L = -1/N sum_t log pi over the tokens of y0, c and y1        chain, each after what it followed; asks are masked
 
-    N counts trained tokens. Everything is sampled by the learner, without gradient. "revision" (the supervised stage of
+    N counts trained tokens; pi is taken at temperature 1. Everything is sampled by the learner, without gradient. "revision" (the supervised stage of
     Constitutional AI) drops y0, c and the asks: y1 is off-policy by conditioning. "chain" keeps the conversation.
     asks: one turn each; the last answer is the revision. A constitution is text in the first.
     Watch: success after the stage; the share of truncated revisions. Fails: nobody checks that y1 is better than y0.
@@ -49,7 +50,7 @@ def critique_revise(
     """
     revised = rollouts(task, tag="draft") | refine(*asks) | drop(tagged("draft"), "revised")
     return Stage(
-        revised if trained == "revision" else rollouts(task) | again(*asks),
+        (revised if trained == "revision" else rollouts(task) | again(*asks)) | as_targets(),
         policy(policy_gradient(advantage=one)),
         recommends={"learning_rate": 1e-5},
     )

@@ -8,6 +8,7 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from offon.collect import Collector, demonstrations, rollouts, shown, tagged_by
 from offon.collect.guides import Told
+from offon.collect.targets import as_targets
 from offon.methods.registry import method
 from offon.parts import SELF_START, Artefact, Mix, Skew, Stage, TopK, divergence, one, policy, policy_gradient
 from offon.recipe.arguments import TeacherArg
@@ -148,8 +149,9 @@ def context_distill(task, *, view: str = "context", template: str | None = None,
     Deviations: scratch-pad text, which the second paper can strip from its targets, stays; the whole response is one.
     """
     term = divergence(to=SELF_START, view=view) if targets == "logits" else policy_gradient(advantage=one)
+    told = shown(view, template) | rollouts(task, model=SELF_START, guide=Told(view=view))
     return Stage(
-        shown(view, template) | rollouts(task, model=SELF_START, guide=Told(view=view)),
+        told if targets == "logits" else told | as_targets(),
         policy(term),
         recommends={"learning_rate": 1e-5},
     )
