@@ -30,7 +30,9 @@ KINDS = {
     "phi3": ("Phi3Config", dict(head_dim=8, rope_parameters=LONG, original_max_position_embeddings=TURN)),
     "phimoe": (
         "PhimoeConfig",
-        dict(head_dim=8, num_local_experts=4, num_experts_per_tok=2, rope_parameters=LONG | SCALES),
+        dict(
+            head_dim=8, num_local_experts=4, num_experts_per_tok=2, router_jitter_noise=0.0, rope_parameters=LONG | SCALES
+        ),
     ),
     "minicpm3": ("MiniCPM3Config", LATENT | dict(v_head_dim=8, dim_model_base=64, qk_rope_head_dim=8, rope_parameters=LONG)),
     "llama": ("LlamaConfig", dict(max_position_embeddings=TURN, rope_parameters=DYNAMIC)),
