@@ -22,7 +22,6 @@ from torch.nn.functional import logsigmoid
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from offon.loops.stage import run_stage
-from offon.models.model import Model
 from offon.parts.models import SELF
 from offon.types import Group, Trajectory
 from tests.methods.cases import (
@@ -119,7 +118,8 @@ class Seen:
 
     def spread(self, numbers) -> Tensor:
         """Every token of step k gets the k-th number."""
-        return torch.cat([torch.full((end - start,), float(n)) for (start, end), n in zip(self.ends(), numbers, strict=True)])
+        pairs = zip(self.ends(), numbers, strict=True)
+        return torch.cat([torch.full((end - start,), float(n)) for (start, end), n in pairs])
 
     def scores(self) -> Tensor:
         """What the reward model says at the last token of every step."""
@@ -234,7 +234,7 @@ def per_response(groups, loss: Callable[[Seen, float], Tensor], credit=mean_std)
 
 
 def clip_cov(world, groups):
-    """Cui et al. 2025, 2505.22617, eq. 12 and 13: of the tokens with 0 < cov < 0.5 that are not clipped, a share is kept out."""
+    """Cui et al. 2025, 2505.22617, eq. 12 and 13: a share of tokens with 0 < cov < 0.5, not clipped, is kept out."""
     responses = every(groups)
     advantage = torch.cat([torch.full((len(r.ids),), a) for g in groups for r, a in zip(g, mean_std(g), strict=True)])
     lp, old = torch.cat([r.lp for r in responses]), torch.cat([r.old for r in responses])
@@ -246,7 +246,7 @@ def clip_cov(world, groups):
     n = max(1, round(0.1 * len(lp)))
     drawn = torch.where(chosen, lots, torch.iinfo(torch.int64).max).argsort()[: min(n, int(chosen.sum()))]
     keep = torch.ones(len(lp)).index_fill(0, drawn, 0.0)
-    assert 0 < len(drawn)
+    assert len(drawn) > 0
     return (keep * clipped(ratio, advantage)).mean()
 
 
@@ -444,7 +444,7 @@ def raft(world, groups):
 
 
 def rloo_hinted(world, groups):
-    """Ahmadian et al. 2024, 2402.14740, with the KL of what is trained: both log-probs after the prompt without the hint."""
+    """Ahmadian et al. 2024, 2402.14740, with the KL of what is trained: both log-probs after the plain prompt."""
     total, n = 0.0, 0
     assert any(r.member.prefix() != r.member.prefix("sample") for r in every(groups))
     for group in groups:
@@ -482,7 +482,10 @@ ROWS: dict[str, tuple[Case, Callable, dict[str, Any]]] = {
         {},
     ),
     "ensemble_kd reverse": (
-        Case("ensemble_kd", {"task": None, "teachers": ["teacher", "second"], "weights": [0.3, 0.7], "kind": "reverse"}),
+        Case(
+            "ensemble_kd",
+            {"task": None, "teachers": ["teacher", "second"], "weights": [0.3, 0.7], "kind": "reverse"},
+        ),
         ensemble("reverse"),
         {},
     ),

@@ -1,5 +1,5 @@
-"""What changes with length: no pack, padding or slot changes its members. Against the model's own forward on each sequence
-alone, and decoded log-probs against scored ones, at lengths below, at and beyond what the configuration names."""
+"""What changes with length: no pack, padding or slot changes its members. Against the model's own forward on each
+sequence alone, and decoded log-probs against scored ones, at lengths below, at and beyond what configurations name."""
 
 import warnings
 
@@ -31,10 +31,17 @@ KINDS = {
     "phimoe": (
         "PhimoeConfig",
         dict(
-            head_dim=8, num_local_experts=4, num_experts_per_tok=2, router_jitter_noise=0.0, rope_parameters=LONG | SCALES
+            head_dim=8,
+            num_local_experts=4,
+            num_experts_per_tok=2,
+            original_max_position_embeddings=TURN,
+            rope_parameters=LONG | SCALES,
         ),
     ),
-    "minicpm3": ("MiniCPM3Config", LATENT | dict(v_head_dim=8, dim_model_base=64, qk_rope_head_dim=8, rope_parameters=LONG)),
+    "minicpm3": (
+        "MiniCPM3Config",
+        LATENT | dict(v_head_dim=8, dim_model_base=64, qk_rope_head_dim=8, rope_parameters=LONG),
+    ),
     "llama": ("LlamaConfig", dict(max_position_embeddings=TURN, rope_parameters=DYNAMIC)),
     "falcon": ("FalconConfig", dict(max_position_embeddings=TURN, rope_parameters=DYNAMIC, alibi=False)),
     "llama4 rows": ("Llama4TextConfig", LLAMA4 | ROWS),

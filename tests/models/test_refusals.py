@@ -97,11 +97,12 @@ def test_tokens_without_a_row_in_the_embedding_are_refused(tmp_path):
 
 @pytest.mark.parametrize("rows", [97, 100])
 def test_a_reward_model_that_pads_with_its_end_scores_in_transformers_what_it_scores_here(rows, tmp_path):
-    """Without another special token the padding is a new one where the embedding has room, and none where it has not."""
+    """Without another special token the padding is a new one where the embedding has room, and else none."""
     base, words = tmp_path / "base", tokenizer()
     words.pad_token, words.bos_token = words.eos_token, None
     words.unk_token = None
-    architectures.build("Qwen3", vocab_size=rows, pad_token_id=5, eos_token_id=5, bos_token_id=None).save_pretrained(base)
+    ends = dict(pad_token_id=5, eos_token_id=5, bos_token_id=None)
+    architectures.build("Qwen3", vocab_size=rows, **ends).save_pretrained(base)
     words.save_pretrained(base)
     model = Model.load(base, head="score", device="cpu")
     with torch.no_grad():
@@ -130,7 +131,9 @@ def test_a_reward_model_made_elsewhere_that_reads_early_is_named(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("targets", [("lm_head",), ("embed_tokens",), ("q_proj", "lm_head", "embed_tokens"), ("q_proj",)])
+@pytest.mark.parametrize(
+    "targets", [("lm_head",), ("embed_tokens",), ("q_proj", "lm_head", "embed_tokens"), ("q_proj",)]
+)
 def test_merging_an_adapter_on_tied_embeddings_gives_the_model_it_adapts(targets, tmp_path):
     from peft import LoraConfig, get_peft_model
 

@@ -99,7 +99,7 @@ def _one_side(model: Model, prompts: Sequence[Tokens], horizon: int) -> None:
         if not beyond and max(lengths) + horizon > turn:
             raise ConfigError(
                 f"prompts of {min(lengths)} to {max(lengths)} tokens with responses of up to {horizon}",
-                why=f"at {turn} tokens the model's rotary embedding changes for the whole sequence, so the probability of "
-                "a response is not one product over its tokens",
+                why=f"at {turn} tokens the model's rotary embedding changes for the whole sequence, so the probability "
+                "of a response is not one product over its tokens",
                 fix=f"at most {turn} tokens in all, or longer prompts only",
             )

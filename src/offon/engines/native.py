@@ -237,8 +237,8 @@ def before_turns(requests: Sequence[Request], model: Model) -> list[Request]:
     if cut:
         warnings.warn(
             f"{cut} of {len(requests)} completions end at the latest where prompt and completion have "
-            f"{', '.join(map(str, model.turns))} tokens: beyond, the model's rotary embedding takes other factors for the "
-            "whole sequence, and what was drawn before would not be what is scored",
+            f"{', '.join(map(str, model.turns))} tokens: beyond, the model's rotary embedding takes other factors for "
+            "the whole sequence, and what was drawn before would not be what is scored",
             stacklevel=3,
         )
     return kept
@@ -276,8 +276,8 @@ def check(requests: Sequence[Request], model: Model) -> None:
             )
         if moving := [turn for turn in moving_turns(model) if len(request.prefix) >= turn]:
             raise ConfigError(
-                f"request {index} (key {request.key}) is {len(request.prefix)} tokens long, and beyond {moving[0]} tokens "
-                "the model's rotary embedding takes other factors with every token (dynamic NTK)",
+                f"request {index} (key {request.key}) has {len(request.prefix)} tokens, and beyond {moving[0]} the "
+                "model's rotary embedding takes other factors with every token (dynamic NTK)",
                 why="what is drawn would not be what is scored when the sequence is finished",
                 fix=f"prompts of fewer than {moving[0]} tokens",
             )

@@ -33,9 +33,9 @@ def raft(task, *, group_size: Count = 8, keep: Count = 1, at_least: float | None
 
         L = 1/D sum over kept tokens of -log pi(y_t)
 
-    pi is the model itself, at temperature 1, whatever it was sampled at; sampled at 1, with rewards in {0, 1}, the first
-    step is REINFORCE without a baseline. Later steps of a buffer train older samples:
-    the ledger says how much older (mean age), which is how off-policy the stage was.
+    pi is the model at temperature 1, whatever y was sampled at. Sampled at 1, with rewards in {0, 1}, the first step is
+    REINFORCE without a baseline. Later steps of a buffer train older samples: the ledger says how much older (mean
+    age), which is how off-policy the stage was.
     at_least: a kept response must reach this reward; None keeps the best of each group, good or bad (the paper's form).
     Watch: the share of prompts with a kept response. Fails: easy prompts dominate; nothing wrong is ever pushed down.
     Deviations: the paper can also keep the top 1/K of the whole batch.

@@ -42,8 +42,9 @@ def critique_revise(
         L = -1/N sum_t log pi(y1_t | x, y1_<t)                       revision
         L = -1/N sum_t log pi over the tokens of y0, c and y1        chain, each after what it followed; asks are masked
 
-    N counts trained tokens; pi is taken at temperature 1. Everything is sampled by the learner, without gradient. "revision" (the supervised stage of
-    Constitutional AI) drops y0, c and the asks: y1 is off-policy by conditioning. "chain" keeps the conversation.
+    N counts trained tokens; pi is taken at temperature 1. Everything is sampled by the learner, without gradient.
+    "revision" (the supervised stage of Constitutional AI) drops y0, c and the asks: y1 is off-policy by conditioning.
+    "chain" keeps the conversation.
     asks: one turn each; the last answer is the revision. A constitution is text in the first.
     Watch: success after the stage; the share of truncated revisions. Fails: nobody checks that y1 is better than y0.
     Deviations: the paper draws its critique and revision requests at random from 16 principles, and repeats them.

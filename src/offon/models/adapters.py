@@ -1,4 +1,4 @@
-"""Merging an adapter into the weights it was trained on, so that the merged model computes what the adapted one does."""
+"""Merging an adapter into the weights it was trained on, so that the merged model computes what the adapted one did."""
 
 from __future__ import annotations
 
@@ -23,19 +23,23 @@ def merged(hf: nn.Module) -> nn.Module:
     """
     core = hf.get_base_model()
     ids = torch.arange(24, device=core.device)[None] % core.get_input_embeddings().weight.shape[0]
-    want = core(input_ids=ids, use_cache=False).logits.float()
+    want = _logits(core, ids)
     if _adapted_ends(core):
         _untie(core)
     whole = hf.merge_and_unload()
-    gap = float((whole(input_ids=ids, use_cache=False).logits.float() - want).abs().max() / want.abs().max().clamp_min(1))
+    gap = float((_logits(whole, ids) - want).abs().max() / want.abs().max().clamp_min(1))
     allowed = max(TOLERANCE, PRECISION * torch.finfo(whole.dtype).eps)
     if not gap <= allowed:
         raise ModelError(
             f"the adapter cannot be merged into {type(core).__name__}",
-            why=f"the merged model's logits differ from the adapted one's by {gap:.1e} of the largest (allowed: {allowed:.1e})",
+            why=f"its logits differ from the adapted model's by {gap:.1e} of the largest (allowed: {allowed:.1e})",
             fix="an adapter without the embedding and the head (target_modules), or a base with untied embeddings",
         )
     return whole
+
+
+def _logits(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
+    return model(input_ids=ids, use_cache=False).logits.float()
 
 
 def _ends(core: nn.Module) -> list[nn.Module]:

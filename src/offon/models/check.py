@@ -122,7 +122,7 @@ def lowered(core: nn.Module, names: Iterable[str], lengths: Lengths | None = Non
             for settings in [rope, *rope.values()] if isinstance(rope, dict) else []:
                 if isinstance(settings, dict):
                     lower(settings, "original_max_position_embeddings")
-            for name in ("original_max_seq_len", "max_seq_len_cached"):
+            for name in ("original_max_position_embeddings", "original_max_seq_len", "max_seq_len_cached"):
                 lower(holder, name)
             if lengths.kind == "dynamic":
                 lower(holder, "max_position_embeddings")
@@ -209,8 +209,7 @@ def _two_way(core: nn.Module, gap: float) -> ModelError:
     return ModelError(
         f"{type(core).__name__} reads ahead: it is no causal language model",
         why=f"the log-prob of a token changes by up to {gap:.1e} nats with the tokens that follow it",
-        fix="a decoder"
-        + ("; an encoder trained as one has is_decoder: true in its config.json" if encoder else ""),
+        fix="a decoder" + ("; an encoder trained as one has is_decoder: true in its config.json" if encoder else ""),
     )
 
 

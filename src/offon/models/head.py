@@ -122,7 +122,7 @@ def find_head(core: nn.Module) -> Head:
     """Find and verify how `core`, a transformers causal LM, gets from hidden states to logits.
 
     1. One forward of a few tokens: the body is the outermost module that reads token ids, finished before the head and
-       has an output proportional to the head's input; where none has (layers of a head's own lie between), the outermost
+       has an output proportional to the head's input; where none has (the head has layers of its own), the outermost
        that reads token ids.
     2. Replay: the body returns hidden states of our choice and a small float32 stand-in takes the head's place, so
        that scale and cap are read off without rounding whatever the model's dtype, and without running a layer.

@@ -322,7 +322,7 @@ def _require_plain_weights(config: transformers.PreTrainedConfig, source: str) -
                 where=f"{source}/config.json: quantization_config",
                 why="offon loads plain weights: float32, bfloat16 or float16",
                 fix="the unquantised checkpoint, or a copy dequantised with the tools that made this one "
-                "(model.dequantize(), save_pretrained); if the weights beside it are plain, remove the entry from a copy",
+                "(model.dequantize(), save_pretrained); if the weights are plain, remove the entry from a copy",
             )
 
 
@@ -345,8 +345,8 @@ def warn_of_early_score(tokenizer: transformers.PreTrainedTokenizerBase, model: 
     if padding is None or padding not in ends(model.config, tokenizer) or head_of(path) != "score":
         return
     warnings.warn(
-        f"the reward model {path} pads with its end token: transformers reads its score one token before the end, offon "
-        "at the end; if it was trained that way, its scores here are others",
+        f"the reward model {path} pads with its end token: transformers reads its score one token before the end, "
+        "offon at the end; if it was trained that way, its scores here are others",
         stacklevel=3,
     )
 

@@ -47,8 +47,9 @@ if TYPE_CHECKING:
 class Model:
     """hf: the transformers model, or PEFT's wrapping of one. head: how hidden states become logits, or numbers.
 
-    why: "" if sequences are packed, else the reason, in words, for which they are padded. why_replayed: "" if decoding
-    keeps keys and values, else the reason for which it reads whole sequences at every step. lengths: what lengths change.
+    why: "" if sequences are packed, else the reason, in words, for which they are padded.
+    why_replayed: "" if decoding keeps keys and values, else the reason for which every step reads whole sequences.
+    lengths: what the length of a sequence, or the size of a pack, changes.
     adapter_is_new: the adapter was created here, so that switching it off gives the model it started from.
     """
 
@@ -98,7 +99,8 @@ class Model:
 
         device: default a GPU if there is one. lora: train fresh adapters instead of the weights. check: verify packed
         scoring and decoding on the model's own weights (some fifteen forwards of a few tokens), fall back to padding
-        where it fails, and refuse what padding gets wrong too. checkpointing: recompute layers in the backward pass to save memory.
+        where it fails, and refuse what padding gets wrong too. checkpointing: recompute layers in the backward pass to
+        save memory.
         """
         if lora is not None:
             hf = add_lora(hf, lora)

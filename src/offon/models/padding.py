@@ -27,8 +27,8 @@ def ends(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase | None) ->
 def apart(
     tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, rows: int
 ) -> tuple[PreTrainedTokenizerBase, int | None]:
-    """(tokenizer, id) with a padding token that ends no sequence: its own, or else another special token that text never
-    ends with (unknown, then begin), or else a new token where the embedding, of `rows` rows, has room for it.
+    """(tokenizer, id) with a padding token that ends no sequence: its own, or else another special token that text
+    never ends with (unknown, then begin), or else a new token where the embedding, of `rows` rows, has room for it.
 
     Without room there is none: transformers then reads the last token of single sequences, and refuses padded batches.
     """

@@ -146,7 +146,7 @@ PROXIMAL = Need("logp", SELF, when="buffer")  # the learner when the buffer was 
 
 
 def own_logp(member: Trajectory, across: bool) -> np.ndarray | None:
-    """log pi(y_t) as the sampler reported it; under another prompt, as the learner says under the prompt of training."""
+    """log pi(y_t) as the sampler reported it; trained under another prompt, as the learner says under that one."""
     if across and member.off_policy_by_conditioning:
         return np.where(member.source == Source.LEARNER, member.token_signals[PROXIMAL.column], np.nan)
     return member.behavior_logp
