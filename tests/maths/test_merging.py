@@ -66,8 +66,8 @@ def test_ties_by_hand():
 
 
 def test_ties_trims_the_task_vector_of_the_whole_model_not_tensor_by_tensor():
-    """Two of six entries, 5 and -4, lie in one tensor: the other keeps nothing, though 1 is the largest there. Tensor by
-    tensor (0.33 of 3 each) it would be (5, 0, 0) and (1, 0, 0)."""
+    """Two of six entries, 5 and -4, lie in one tensor: the other keeps nothing, though 1 is the largest there. Tensor
+    by tensor (0.33 of 3 each) it would be (5, 0, 0) and (1, 0, 0)."""
     base = {"a": torch.zeros(3), "b": torch.ones(3)}
     tuned = {"a": torch.tensor([5.0, -4.0, 2.0]), "b": torch.tensor([2.0, 1.5, 1.0])}
     merged = ties(base, [tuned], 1 / 3, 1.0)
