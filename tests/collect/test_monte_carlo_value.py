@@ -9,7 +9,7 @@ import torch
 from offon.collect import continuation_value, rollouts, steps, verify
 from offon.collect.shape.steps import steps_of, values_of
 from offon.maths.steps import monotone_labels
-from offon.models.layout import Layout
+from offon.models.packed.layout import Layout
 from offon.parts import Artefact
 from offon.parts.context import Context, Step
 from offon.types import Group, Item, Sampling, Source, Trajectory, Verdict

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from offon.models.attention import plain_attention
 from offon.models.decode import GROWTH, DecodeState, Grid, Prompt
+from offon.models.packed.attention import plain_attention
 
 HQ, HK, D, DV, LAYERS = 4, 2, 6, 5, 2
 

@@ -8,8 +8,8 @@ import torch
 
 from offon.engines.api import Request
 from offon.engines.native import NativeEngine
-from offon.models.layout import Layout
 from offon.models.mixture import Mixture
+from offon.models.packed.layout import Layout
 from offon.types import Sampling
 from tests.support import model
 

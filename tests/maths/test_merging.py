@@ -65,6 +65,32 @@ def test_ties_by_hand():
     assert ties(base, [first, second], 0.5, 0.5)["w"].tolist() == [2.0, 2.5, 0.0, 1.0]
 
 
+def test_ties_trims_the_task_vector_of_the_whole_model_not_tensor_by_tensor():
+    """Two of six entries, 5 and -4, lie in one tensor: the other keeps nothing, though 1 is the largest there. Tensor
+    by tensor (0.33 of 3 each) it would be (5, 0, 0) and (1, 0, 0)."""
+    base = {"a": torch.zeros(3), "b": torch.ones(3)}
+    tuned = {"a": torch.tensor([5.0, -4.0, 2.0]), "b": torch.tensor([2.0, 1.5, 1.0])}
+    merged = ties(base, [tuned], 1 / 3, 1.0)
+    assert merged["a"].tolist() == [5.0, -4.0, 0.0] and merged["b"].tolist() == [1.0, 1.0, 1.0]
+
+
+def test_ties_equals_the_papers_three_steps_on_flat_vectors():
+    """Yadav et al. 2023, algorithm 1, entry by entry in plain Python on the concatenated parameters."""
+    base, *tuned = models(4)
+    flat = [[float(x) for tensor in model.values() for x in tensor.flatten()] for model in (base, *tuned)]
+    vectors = [[x - o for x, o in zip(model, flat[0], strict=True)] for model in flat[1:]]
+    kept = round(0.3 * len(flat[0]))
+    for vector in vectors:
+        least = sorted(map(abs, vector))[-kept]
+        vector[:] = [x if abs(x) >= least else 0.0 for x in vector]
+    expected = []
+    for origin, *column in zip(flat[0], *vectors, strict=True):
+        agreeing = [x for x in column if x * sum(column) > 0]
+        expected.append(origin + 0.7 * (sum(agreeing) / len(agreeing) if agreeing else 0.0))
+    merged = ties(base, tuned, 0.3, 0.7)
+    assert torch.cat([t.flatten() for t in merged.values()]).tolist() == pytest.approx(expected, abs=1e-6)
+
+
 def test_ties_of_whole_task_vectors_with_equal_signs_is_the_mean():
     base, *tuned = models(4)
     tuned = [{name: base[name] + (value - base[name]).abs() for name, value in m.items()} for m in tuned]

@@ -133,9 +133,10 @@ def test_a_prompt_can_be_chosen_for_the_tree():
 def test_another_vocabulary_leaves_prompts_classes_and_counts(tmp_path):
     other = tmp_path / "other"
     shutil.copytree(model_path("student"), other)
-    tokenizer = Model.load(other).tokenizer
-    tokenizer.add_tokens(["another"])
-    tokenizer.save_pretrained(other)
+    larger = Model.load(other)
+    larger.tokenizer.add_tokens(["another"])
+    larger.hf.resize_token_embeddings(len(larger.tokenizer))
+    larger.save(other)
     entry = compare_models("testbed:base", str(other), TASK, **SMALL)
     assert applied(entry) == {"prompts", "classes", "k to solve"}
     assert "trajectories" not in entry and "tree" not in entry and entry["cost"]["tokens_scored"] == 0

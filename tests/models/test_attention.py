@@ -4,8 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from offon.models import attention
-from offon.models.attention import MaskSpec, Plan, Unsupported, attention_function, group_by_size, plain_attention
+from offon.models.packed import attention
+from offon.models.packed.attention import (
+    MaskSpec,
+    Plan,
+    Unsupported,
+    attention_function,
+    group_by_size,
+    plain_attention,
+)
 
 # A root of 4 rows with children of 2 and 3, a grandchild of 2 under the second child; a lone root of 5 in between.
 FOREST = [(0, 4, -1), (4, 2, 0), (11, 3, 0), (14, 2, 2), (6, 5, -1)]

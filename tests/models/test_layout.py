@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from offon.models.layout import Layout
+from offon.models.packed.layout import Layout
 
 
 def test_the_example_of_the_docstring():

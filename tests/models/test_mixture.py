@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from offon.errors import ConfigError, DataError
-from offon.models.layout import Layout
 from offon.models.mixture import Mixture, Routed
+from offon.models.packed.layout import Layout
 from offon.parts.models import SELF, Artefact, Ema, Live, Mix, Need, Route, Start
 from offon.train.scoring import score_buffer
 from offon.types import Group, Item, Source, Trajectory

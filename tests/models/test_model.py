@@ -10,9 +10,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from offon.errors import ModelError
-from offon.models.layout import Layout
 from offon.models.loading import LoraSpec
 from offon.models.model import Model
+from offon.models.packed.layout import Layout
 from tests.models import architectures
 
 SEQUENCES = architectures.sequences()

@@ -7,8 +7,8 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
 from offon.errors import ModelError
-from offon.models.layout import Layout
 from offon.models.model import LoraSpec, Model
+from offon.models.packed.layout import Layout
 from tests.support import model
 
 SEQUENCES = [((2, 3), [4, 5, 1]), ((2, 3), [6, 1]), ((5,), [7]), ((8, 9, 10), [11, 1])]

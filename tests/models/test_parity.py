@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import AttentionInterface
 
-from offon.models import attention
-from offon.models.attention import NAME, attention_function
-from offon.models.layout import Layout
 from offon.models.model import Model
+from offon.models.packed import attention
+from offon.models.packed.attention import NAME, attention_function
+from offon.models.packed.layout import Layout
 from tests.models import architectures
 
 SEQUENCES = architectures.sequences()
@@ -123,7 +123,7 @@ def test_models_that_cannot_be_packed_are_padded_and_right(name):
 
 @pytest.mark.parametrize("name", ["Mamba2", "Qwen3-Next", "LFM2", "Falcon-H1"])
 def test_the_self_check_sees_recurrent_layers_that_do_not_complain(name, monkeypatch):
-    monkeypatch.setattr("offon.models.forward._packing", lambda plan, device: {})
+    monkeypatch.setattr("offon.models.packed.forward._packing", lambda plan, device: {})
     with pytest.warns(UserWarning, match="padded path.*mix tokens of different sequences"):
         Model.wrap(architectures.build(name))
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from offon.models.layout import Layout
 from offon.models.model import Model
+from offon.models.packed.layout import Layout
 from offon.types import RIGHT, Group, Sampling
 from offon.types.trajectory import Tokens
 

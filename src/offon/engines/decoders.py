@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from offon.models.attention import Plan
 from offon.models.decode import GROWTH, DecodeState, Prompt, compaction
-from offon.models.layout import Layout
 from offon.models.mixture import Mixture
 from offon.models.model import Model
+from offon.models.packed.attention import Plan
+from offon.models.packed.layout import Layout
 from offon.types.trajectory import Tokens
 
 
@@ -38,12 +38,22 @@ class CachedDecoder:
         self.state = DecodeState(model.device)
 
     def prefill(self, prefixes: Sequence[Tokens]) -> list[Prompt]:
+        limit = self.model.lengths.rows
+        if limit is not None and len(prefixes) > 1 and sum(map(len, prefixes)) > limit:
+            half = len(prefixes) // 2
+            return self.prefill(prefixes[:half]) + self.prefill(prefixes[half:])
         lengths = np.array([len(prefix) for prefix in prefixes])
         ends = lengths.cumsum()
-        plan = Plan(np.stack([ends - lengths, lengths, np.full_like(lengths, -1)], axis=1), capture={})
+        segments = np.stack([ends - lengths, lengths, np.full_like(lengths, -1)], axis=1)
         ids = torch.tensor(list(chain.from_iterable(prefixes)), device=self.model.device)
+        if lengths.max() == self.model.lengths.turn:
+            # What continues these prefixes is beyond the turn: one more row behind the longest says so.
+            segments = np.append(segments, [[lengths.sum(), 1, lengths.argmax()]], axis=0)
+            ids = torch.cat([ids, ids[-1:]])
+        plan = Plan(segments, capture={})
         hidden = self.model.flat(ids, plan.positions.to(self.model.device), plan)[ends - 1]
-        kv = {layer: (k.split(lengths.tolist()), v.split(lengths.tolist())) for layer, (k, v) in plan.capture.items()}
+        places = segments[:, 1].tolist()
+        kv = {layer: (k.split(places), v.split(places)) for layer, (k, v) in plan.capture.items()}
         return [
             Prompt(length=int(length), hidden=hidden[i], kv={layer: (k[i], v[i]) for layer, (k, v) in kv.items()})
             for i, length in enumerate(lengths)
@@ -63,7 +73,8 @@ class CachedDecoder:
         return self.state.release(slots)
 
     def room(self, prompt: Prompt, longest: int) -> int:
-        return self.kv_bytes // (prompt.bytes_per_token * (longest + GROWTH))
+        room = self.kv_bytes // (prompt.bytes_per_token * (longest + GROWTH))
+        return room if self.model.lengths.rows is None else min(room, self.model.lengths.rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,12 +151,15 @@ class JointDecoder:
         return min(decoder.room(part, longest) for decoder, part in zip(self.decoders, prompt, strict=True))
 
 
-def decoder_of(model: Model | Mixture, kv_bytes: int, step_tokens: int) -> CachedDecoder | ReplayDecoder | JointDecoder:
-    """The decoder for a model; the parts of a mixture share the memory."""
+def decoder_of(
+    model: Model | Mixture, kv_bytes: int, step_tokens: int, longest: int
+) -> CachedDecoder | ReplayDecoder | JointDecoder:
+    """The decoder for sequences of up to `longest` tokens of a model; the parts of a mixture share the memory."""
     if isinstance(model, Mixture):
         share = len(model.models)
-        return JointDecoder([decoder_of(part, kv_bytes // share, step_tokens // share) for part in model.models])
-    return CachedDecoder(model, kv_bytes) if model.packed else ReplayDecoder(model, step_tokens)
+        parts = [decoder_of(part, kv_bytes // share, step_tokens // share, longest) for part in model.models]
+        return JointDecoder(parts)
+    return CachedDecoder(model, kv_bytes) if model.keeps_keys(longest) else ReplayDecoder(model, step_tokens)
 
 
 def stack_hidden(prompts: Sequence[Prompt] | Sequence[Prefix]) -> Tensor:

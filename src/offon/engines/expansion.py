@@ -34,6 +34,7 @@ class Expansion:
         if sampling.temperature == 0:
             raise ConfigError("a greedy sampler has one response", why="support is about a distribution")
         self.model, self.prompts, self.sampling = model, [tuple(prompt) for prompt in prompts], sampling
+        self.keeps_keys = model.keeps_keys(1)
 
     @property
     def vocabulary(self) -> int:
@@ -43,7 +44,7 @@ class Expansion:
         return len(self.prompts)
 
     def root(self, prompts: Sequence[int]) -> None:
-        self.decoder = CachedDecoder(self.model, 0) if self.model.packed else ReplayDecoder(self.model, 0)
+        self.decoder = CachedDecoder(self.model, 0) if self.keeps_keys else ReplayDecoder(self.model, 0)
         with evaluating(self.model.hf), torch.inference_mode():
             size = max(1, PREFILL // max(len(self.prompts[prompt]) for prompt in prompts))
             parts = [prompts[start : start + size] for start in range(0, len(prompts), size)]
@@ -63,7 +64,8 @@ class Expansion:
 
     def room(self, longest: int) -> int:
         """How many rows of up to `longest` tokens can be kept."""
-        if not self.model.packed:
+        self.keeps_keys = self.model.keeps_keys(longest) and self.model.lengths.rows is None
+        if not self.keeps_keys:
             return max(1, min(ROWS, REPLAYED // longest))
         with evaluating(self.model.hf), torch.inference_mode():
             [prompt] = CachedDecoder(self.model, 0).prefill([self.prompts[0][:1]])
@@ -83,5 +85,21 @@ def expand(
     a time as fit into memory. Responses end with the first model's stop tokens."""
     policies = [Expansion(model, prompts, sampling) for model in models]
     rows = min(policy.room(max(map(len, prompts)) + horizon) for policy in policies)
+    for model in models:
+        _one_side(model, prompts, horizon)
     stop = models[0].stop_ids
     return enumerate_support(policies, eps=eps, stop=stop, horizon=horizon, follow=follow, rows=rows)
+
+
+def _one_side(model: Model, prompts: Sequence[Tokens], horizon: int) -> None:
+    """Refuse prompts whose responses would be computed with other rotary factors than they are scored with."""
+    lengths = [len(prompt) for prompt in prompts]
+    for turn in model.turns:
+        beyond = min(lengths) >= turn and model.lengths.kind == "longrope"
+        if not beyond and max(lengths) + horizon > turn:
+            raise ConfigError(
+                f"prompts of {min(lengths)} to {max(lengths)} tokens with responses of up to {horizon}",
+                why=f"at {turn} tokens the model's rotary embedding changes for the whole sequence, so the probability "
+                "of a response is not one product over its tokens",
+                fix=f"at most {turn} tokens in all, or longer prompts only",
+            )

@@ -8,10 +8,11 @@ Axes: B slots in use, T generated tokens, V vocabulary, E model width.
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 
 import numpy as np
@@ -23,6 +24,7 @@ from offon.engines.decoders import Prefix, decoder_of
 from offon.engines.sampling import Columns, sample, uniforms
 from offon.errors import ConfigError, DataError, NumericsError
 from offon.models.decode import Prompt
+from offon.models.mixture import Mixture
 from offon.models.model import Model
 from offon.types import Sampling
 from offon.types.trajectory import Tokens
@@ -52,20 +54,27 @@ class NativeEngine:
         through rounding, which decides where a uniform or a greedy tie falls within about 1e-6.
         """
         check(requests, model)
-        if not requests:
-            return []
-        with evaluating(model.hf), torch.inference_mode():
-            return self._generate(requests, model, progress)
+        requests = before_turns(requests, model)
+        completions: list[Completion | None] = [None] * len(requests)
+        done = 0
+        for members in same_side(requests, model):
+            tell = None if progress is None else lambda n, _, done=done: progress(done + n, len(requests))
+            with evaluating(model.hf), torch.inference_mode():
+                own = self._generate([requests[member] for member in members], model, tell)
+            for member, completion in zip(members, own, strict=True):
+                completions[member] = completion
+            done += len(members)
+        return completions
 
     def sync(self, model: Model) -> None:
         """Nothing to do: the weights are the model's own."""
 
     def _generate(self, requests: Sequence[Request], model: Model, progress: Progress | None) -> list[Completion]:
-        decoder = decoder_of(model, self.kv_bytes, self.prefill_tokens)
+        longest = max(len(request.prefix) + request.sampling.max_tokens for request in requests)
+        decoder = decoder_of(model, self.kv_bytes, self.prefill_tokens, longest)
         queue = admissions(requests, decoder.prefill, self.prefill_tokens)
         first = next(queue)
         queue = chain([first], queue)
-        longest = max(len(request.prefix) for request in requests) + max(r.sampling.max_tokens for r in requests)
         n_slots = max(1, min(self.max_slots, len(requests), decoder.room(first[1], longest)))
 
         slots = Slots(requests, n_slots, model)
@@ -207,6 +216,42 @@ def admissions(
                 yield index, prompt
 
 
+def side(request: Request, model: Model) -> int:
+    """How many of the model's turns the completion of a request has behind it, from its first token on."""
+    return sum(len(request.prefix) >= turn for turn in model.turns)
+
+
+def before_turns(requests: Sequence[Request], model: Model) -> list[Request]:
+    """The requests with max_tokens such that none grows past a length at which its model changes what it has computed.
+
+    There the factors of the model's rotary embedding become others for the whole sequence: the tokens before it would
+    have been drawn from another distribution than the one by which the finished sequence is scored.
+    """
+    kept, cut = [], 0
+    for request in requests:
+        room = min((turn - len(request.prefix) for turn in model.turns if len(request.prefix) < turn), default=np.inf)
+        if request.sampling.max_tokens > room:
+            request = replace(request, sampling=replace(request.sampling, max_tokens=int(room)))
+            cut += 1
+        kept.append(request)
+    if cut:
+        warnings.warn(
+            f"{cut} of {len(requests)} completions end at the latest where prompt and completion have "
+            f"{', '.join(map(str, model.turns))} tokens: beyond, the model's rotary embedding takes other factors for "
+            "the whole sequence, and what was drawn before would not be what is scored",
+            stacklevel=3,
+        )
+    return kept
+
+
+def same_side(requests: Sequence[Request], model: Model) -> list[list[int]]:
+    """Request numbers by side: those decoded together are on one side of every turn."""
+    sides: dict[int, list[int]] = defaultdict(list)
+    for number, request in enumerate(requests):
+        sides[side(request, model)].append(number)
+    return list(sides.values())
+
+
 def check(requests: Sequence[Request], model: Model) -> None:
     """Refuse what cannot be generated before anything is computed."""
     for sampling in {request.sampling for request in requests}:
@@ -229,6 +274,19 @@ def check(requests: Sequence[Request], model: Model) -> None:
                 if len(request.prefix) < limit
                 else "shorten or drop the prompt",
             )
+        if moving := [turn for turn in moving_turns(model) if len(request.prefix) >= turn]:
+            raise ConfigError(
+                f"request {index} (key {request.key}) has {len(request.prefix)} tokens, and beyond {moving[0]} the "
+                "model's rotary embedding takes other factors with every token (dynamic NTK)",
+                why="what is drawn would not be what is scored when the sequence is finished",
+                fix=f"prompts of fewer than {moving[0]} tokens",
+            )
+
+
+def moving_turns(model: Model) -> tuple[int, ...]:
+    """The turns beyond which no length is computed like another."""
+    parts = model.parts if isinstance(model, Mixture) else (model,)
+    return tuple(part.lengths.turn for part in parts if part.lengths.kind == "dynamic")
 
 
 def _check_sampling(sampling: Sampling) -> None:

@@ -77,24 +77,28 @@ def ties(base: Weights, models: Sequence[Weights], density: float, scale: float)
     """theta_base + scale mean of the task vectors that agree: trim each to its largest entries, elect a sign for each
     parameter by their sum, average those that have it.
 
-    Per tensor, trimmed to round(density n) entries of the largest size. A sum of 0 elects no sign and changes nothing.
+    A task vector is trimmed as a whole, over all tensors of the model, to the round(density n) entries of the largest
+    size (and those equal to the smallest of them). A sum of 0 elects no sign and changes nothing.
     """
     same_shape(base, *models)
+    least = [_smallest_kept(base, model, density) for model in models]
 
-    def merged(origin: Tensor, tuned: Sequence[Tensor]) -> Tensor:
-        tau = torch.stack([_trimmed(value - origin, density) for value in tuned])
+    def merged(name: str, origin: Tensor) -> Tensor:
+        tau = torch.stack([model[name] - origin for model in models])
+        tau = torch.stack([one * (one.abs() >= size) for one, size in zip(tau, least, strict=True)])
         agrees = (tau.sign() == tau.sum(0).sign()) & (tau != 0)
         return origin + scale * (tau * agrees).sum(0) / agrees.sum(0).clamp(min=1)
 
-    return {name: merged(origin, [m[name] for m in models]) for name, origin in base.items()}
+    return {name: merged(name, origin) for name, origin in base.items()}
 
 
-def _trimmed(tau: Tensor, density: float) -> Tensor:
-    kept = max(1, round(density * tau.numel()))
-    largest = tau.abs().flatten().topk(kept).indices
-    mask = torch.zeros(tau.numel(), dtype=torch.bool)
-    mask[largest] = True
-    return tau * mask.reshape(tau.shape)
+def _smallest_kept(base: Weights, model: Weights, density: float) -> Tensor:
+    """The size of the smallest entry of model - base that is among its largest `density` of all."""
+    sizes = torch.cat([torch.zeros(0), *((model[name] - origin).abs().flatten() for name, origin in base.items())])
+    if not len(sizes):
+        return sizes.sum()
+    kept = max(1, round(density * len(sizes)))
+    return sizes.kthvalue(len(sizes) - kept + 1).values
 
 
 def dare(

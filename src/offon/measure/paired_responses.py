@@ -17,8 +17,8 @@ from offon.behavior.change.k_to_solve import KToSolve, importance_weights, k_to_
 from offon.behavior.change.prefix_tree import Tree
 from offon.behavior.change.relative_support import Scored
 from offon.engines.native import evaluating
-from offon.models.layout import Layout
 from offon.models.model import Model
+from offon.models.packed.layout import Layout
 from offon.types import RIGHT, Group
 from offon.types.trajectory import Tokens
 

@@ -10,6 +10,7 @@ Legend: M targets, D width, V vocabulary.
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,8 +21,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from offon.errors import ModelError, NumericsError
-from offon.models.forward import hidden_of
 from offon.models.loading import number_layer
+from offon.models.packed.forward import hidden_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,8 +121,9 @@ _TOLERANCE = 2e-6  # relative, float32
 def find_head(core: nn.Module) -> Head:
     """Find and verify how `core`, a transformers causal LM, gets from hidden states to logits.
 
-    1. One forward of a few tokens: the body is the outermost module that finished before the head and whose output is
-       proportional to the head's input.
+    1. One forward of a few tokens: the body is the outermost module that reads token ids, finished before the head and
+       has an output proportional to the head's input; where none has (the head has layers of its own), the outermost
+       that reads token ids.
     2. Replay: the body returns hidden states of our choice and a small float32 stand-in takes the head's place, so
        that scale and cap are read off without rounding whatever the model's dtype, and without running a layer.
     3. The result is compared with the model's own logits. Where no formula fits, the head is replayed for good.
@@ -172,15 +174,22 @@ def _observe(core: nn.Module) -> tuple[str, Any, Tensor]:
     if not entered:
         raise ModelError(f"{type(core).__name__} computes its logits without calling its output embeddings")
     n_before, fed = entered[-1]
+    candidates = []
     for name, output in reversed(finished[:n_before]):
         if not isinstance(output, Tensor | tuple) and getattr(output, "last_hidden_state", None) is None:
             continue
         hidden = hidden_of(output)
-        if isinstance(hidden, Tensor) and hidden.shape == fed.shape:
+        reads_ids = "input_ids" in inspect.signature(core.get_submodule(name).forward).parameters
+        if reads_ids and isinstance(hidden, Tensor) and hidden.shape[:-1] == fed.shape[:-1]:
+            candidates.append((name, output))
+            if hidden.shape != fed.shape:
+                continue
             eps = max(torch.finfo(hidden.dtype).eps, torch.finfo(fed.dtype).eps)
             close = 4 * eps * fed.abs().max()
             if (fed - _slope(hidden, fed) * hidden).abs().max() <= close:
                 return name, output, logits
+    if candidates and all(weight.isfinite().all() for weight in core.parameters()):
+        return *candidates[0], logits
     if bad := [name for name, weight in core.named_parameters() if not weight.isfinite().all()]:
         raise NumericsError(f"{len(bad)} of the model's weights are not finite", where=bad[0], fix="another checkpoint")
     raise ModelError(f"no module of {type(core).__name__} returns what its LM head is fed with")
@@ -196,6 +205,8 @@ def _slope(x: Tensor, y: Tensor) -> float:
 def _fit(core: nn.Module, body: Head, output: Any) -> Head | None:
     """pre, scale and softcap, or None where they do not describe the model within tolerance."""
     width = hidden_of(output).shape[-1]
+    if core.get_output_embeddings().weight.shape[1] != width:
+        return None
     generator = torch.Generator().manual_seed(0)
     stand_in = nn.Linear(width, 16, bias=False, dtype=torch.float32)
     stand_in.weight.copy_(torch.randn(16, width, generator=generator))
@@ -207,6 +218,8 @@ def _fit(core: nn.Module, body: Head, output: Any) -> Head | None:
 
     with _head_replaced(core, stand_in):
         _replay(core, body.body, output, direction)
+        if fed[-1].shape != direction.shape:
+            return None
         pre = _slope(direction, fed[-1])
         unit = direction / stand_in(direction * pre).abs().max()
 

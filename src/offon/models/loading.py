@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from torch import nn
 
 from offon.errors import ModelError
 from offon.hub import look_for_the_hub
+from offon.models.adapters import merged
+from offon.models.packed.padding import ends
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -79,7 +82,7 @@ def load_model(
     from peft import PeftModel
 
     model = PeftModel.from_pretrained(base, source, is_trainable=True)
-    return (model if head in (None, saved_head) else _under_head(model.merge_and_unload(), head)), False
+    return (model if head in (None, saved_head) else _under_head(merged(model), head)), False
 
 
 def _under_head(model: nn.Module, head: str) -> nn.Module:
@@ -225,7 +228,6 @@ def _load_core(source: str, dtype: torch.dtype, head: str | None) -> nn.Module:
     """A causal LM; or its body under a classifier of one label, whose weights are 0 where the checkpoint has none: then
     every number is 0, and the first step moves the head alone."""
     config = _load_config(source)
-    silence_config(config)
     if head:
         labels = config.num_labels if head_of(source) else 1
         if labels != 1:
@@ -236,7 +238,7 @@ def _load_core(source: str, dtype: torch.dtype, head: str | None) -> nn.Module:
         with quiet():
             auto = getattr(transformers, HEADS[head])
             model, report = auto.from_pretrained(source, config=config, **options)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise ModelError(
             "the weights could not be loaded",
             where=source,
@@ -305,7 +307,48 @@ def _load_config(source: str) -> transformers.PreTrainedConfig:
         ) from error
     if "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {}):
         raise _wants_own_code(source)
+    _require_plain_weights(config, source)
     return config
+
+
+def _require_plain_weights(config: transformers.PreTrainedConfig, source: str) -> None:
+    """Refuse quantised checkpoints: their integers cannot be trained, and kernels of their own compute with them."""
+    for part in (config, config.get_text_config()):
+        if quantised := getattr(part, "quantization_config", None):
+            settings = quantised if isinstance(quantised, dict) else quantised.to_dict()
+            method = settings.get("quant_method") or "unnamed"
+            raise ModelError(
+                f"the checkpoint is quantised ({getattr(method, 'value', method)})",
+                where=f"{source}/config.json: quantization_config",
+                why="offon loads plain weights: float32, bfloat16 or float16",
+                fix="the unquantised checkpoint, or a copy dequantised with the tools that made this one "
+                "(model.dequantize(), save_pretrained); if the weights are plain, remove the entry from a copy",
+            )
+
+
+def require_all_tokens(tokenizer: transformers.PreTrainedTokenizerBase, model: nn.Module, path: str | Path) -> None:
+    """Refuse a tokenizer whose tokens the embedding has no rows for."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    last = max([len(tokenizer) - 1, *tokenizer.added_tokens_decoder])
+    if last >= rows:
+        raise ModelError(
+            f"the tokenizer has token ids up to {last}, the embedding {rows} rows",
+            where=str(path),
+            why="text with such a token could not be read",
+            fix="the tokenizer that belongs to the weights, or model.resize_token_embeddings(len(tokenizer)) and save",
+        )
+
+
+def warn_of_early_score(tokenizer: transformers.PreTrainedTokenizerBase, model: nn.Module, path: str | Path) -> None:
+    """Say where a reward model made elsewhere reads its score, where that is not at the end."""
+    padding = model.config.pad_token_id
+    if padding is None or padding not in ends(model.config, tokenizer) or head_of(path) != "score":
+        return
+    warnings.warn(
+        f"the reward model {path} pads with its end token: transformers reads its score one token before the end, "
+        "offon at the end; if it was trained that way, its scores here are others",
+        stacklevel=3,
+    )
 
 
 def _check_directory(directory: Path) -> None:
@@ -352,22 +395,11 @@ def _first_line(error: BaseException) -> str:
 
 
 def silence(model: nn.Module) -> None:
-    """Switch off everything random in a forward: dropout of all kinds and router jitter, in configs and modules."""
-    silence_config(model.config)
+    """Switch off every dropout, in modules: configurations keep their numbers, and are saved with them. Other noise is
+    drawn in train mode only, in which no module that draws it is put."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
         for name, setting in vars(module).items():
-            if _is_noise(name, setting):
+            if isinstance(setting, float) and setting > 0 and "drop" in name:
                 setattr(module, name, 0.0)
-
-
-def silence_config(config: transformers.PreTrainedConfig) -> None:
-    for part in (config, config.get_text_config()):
-        for name, setting in list(vars(part).items()):
-            if _is_noise(name, setting):
-                setattr(part, name, 0.0)
-
-
-def _is_noise(name: str, setting: object) -> bool:
-    return isinstance(setting, float) and setting > 0 and any(word in name for word in ("drop", "jitter"))

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from offon.errors import DataError
 from offon.models import head as heads
-from offon.models.layout import Layout
 from offon.models.model import Model
+from offon.models.packed.layout import Layout
 from offon.types import Item
 
 
@@ -79,6 +79,10 @@ class Mixture(Together):
     @property
     def positions(self) -> int | None:
         return min((part.positions for part in self.models if part.positions), default=None)
+
+    @property
+    def turns(self) -> tuple[int, ...]:
+        return tuple(sorted({turn for part in self.models for turn in part.turns}))
 
     def fingerprint(self) -> str:
         return " ".join(part.fingerprint() for part in self.models)

@@ -10,7 +10,7 @@ import hashlib
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,12 +20,24 @@ from torch import Tensor, nn
 from offon.errors import ModelError
 from offon.maths.vocabulary import token_logp
 from offon.models import head as heads
-from offon.models.attention import NAME, Decoding, Plan
-from offon.models.check import switch, why_not_packed
-from offon.models.forward import run_flat, run_padded
+from offon.models.check import Verdict, switch, verdict
 from offon.models.head import Head, Numbers, find_head
-from offon.models.layout import Layout
-from offon.models.loading import LoraSpec, add_lora, has_adapter, load_model, load_tokenizer, quiet, silence
+from offon.models.loading import (
+    LoraSpec,
+    add_lora,
+    has_adapter,
+    load_model,
+    load_tokenizer,
+    quiet,
+    require_all_tokens,
+    silence,
+    warn_of_early_score,
+)
+from offon.models.packed.attention import NAME, Decoding, Plan
+from offon.models.packed.forward import run_flat, run_layout
+from offon.models.packed.layout import Layout
+from offon.models.packed.lengths import ROWS, Lengths, lengths_of, thresholds
+from offon.models.packed.padding import apart
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -36,6 +48,8 @@ class Model:
     """hf: the transformers model, or PEFT's wrapping of one. head: how hidden states become logits, or numbers.
 
     why: "" if sequences are packed, else the reason, in words, for which they are padded.
+    why_replayed: "" if decoding keeps keys and values, else the reason for which every step reads whole sequences.
+    lengths: what the length of a sequence, or the size of a pack, changes.
     adapter_is_new: the adapter was created here, so that switching it off gives the model it started from.
     """
 
@@ -44,6 +58,8 @@ class Model:
     head: Head | Numbers
     why: str = ""
     adapter_is_new: bool = False
+    why_replayed: str = ""
+    lengths: Lengths = Lengths()
 
     @staticmethod
     def load(
@@ -63,6 +79,8 @@ class Model:
         """
         hf, adapter_is_new = load_model(path, dtype=dtype, lora=lora, head=head)
         tokenizer = load_tokenizer(path)
+        require_all_tokens(tokenizer, hf, path)
+        warn_of_early_score(tokenizer, hf, path)
         model = Model.wrap(hf, tokenizer, device=device, check=check, checkpointing=checkpointing)
         model.adapter_is_new = adapter_is_new
         return model
@@ -79,32 +97,49 @@ class Model:
     ) -> Model:
         """A transformers model in memory. It is changed: moved, its dropouts set to 0, its attention replaced.
 
-        device: default a GPU if there is one. lora: train fresh adapters instead of the weights. check: verify the
-        packed mechanism on the model's own weights (about three short forwards) and fall back to padding where it
-        fails. checkpointing: recompute layers in the backward pass to save memory.
+        device: default a GPU if there is one. lora: train fresh adapters instead of the weights. check: verify packed
+        scoring and decoding on the model's own weights (some fifteen forwards of a few tokens), fall back to padding
+        where it fails, and refuse what padding gets wrong too. checkpointing: recompute layers in the backward pass to
+        save memory.
         """
         if lora is not None:
             hf = add_lora(hf, lora)
         core = hf.get_base_model() if has_adapter(hf) else hf
         silence(core)
-        # In train mode layers are checkpointed; with everything random at 0 the modes compute the same.
-        hf.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).train(checkpointing)
+        hf.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
         if checkpointing:
             # Reentrant checkpointing gives wrong gradients where layers share keys and values.
             core.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            # Modules recompute in train mode only. The rest stays as it is: routers draw noise there.
+            for module in core.modules():
+                module.training = bool(getattr(module, "gradient_checkpointing", False))
         classifies = core.get_output_embeddings() is None
         head = Numbers.of(core) if classifies else find_head(core)
-        if classifies and core.config.pad_token_id is None and tokenizer is not None:
-            core.config.pad_token_id = tokenizer.pad_token_id  # by which transformers' forward finds the last token
+        scores = type(core).__name__.endswith("ForSequenceClassification")
+        if scores and tokenizer is not None:  # transformers' forward finds the last token by the padding
+            tokenizer, core.config.pad_token_id = apart(tokenizer, core.config, head.vocabulary)
         model = Model(hf, tokenizer, head, adapter_is_new=lora is not None)
-        model.why = why_not_packed(core, model.head) if check else switch(core, NAME)
+        found = verdict(core, head) if check else _unchecked(core)
+        model.why, model.why_replayed, model.lengths = found.why, found.why_replayed, found.lengths
         if not model.packed:
             warnings.warn(f"{type(core).__name__} takes the slower padded path: {model.why}", stacklevel=2)
+        elif model.why_replayed:
+            text = "is decoded slowly, whole sequences at every step"
+            warnings.warn(f"{type(core).__name__} {text}: {model.why_replayed}", stacklevel=2)
         return model
 
     @property
     def packed(self) -> bool:
         return not self.why
+
+    def keeps_keys(self, longest: int) -> bool:
+        """Whether sequences of up to `longest` tokens are decoded with kept keys and values."""
+        return self.packed and not self.why_replayed and (self.lengths.rows is None or longest <= self.lengths.rows)
+
+    @property
+    def turns(self) -> tuple[int, ...]:
+        """The lengths beyond which a sequence is computed otherwise, from its first token on."""
+        return () if self.lengths.turn is None else (self.lengths.turn,)
 
     @property
     def core(self) -> nn.Module:
@@ -154,11 +189,8 @@ class Model:
 
     def hidden(self, layout: Layout) -> Tensor:
         """The hidden states [M, D] that predict a layout's targets. Gradients as torch's grad mode says."""
-        if not self.packed:
-            return run_padded(self.core.get_submodule(self.head.body), layout)
-        device = self.device
-        states = self.flat(layout.ids.to(device), layout.positions.to(device), layout.plan)
-        return states.index_select(0, layout.rows.to(device))
+        core = self.core
+        return run_layout(core, core.get_submodule(self.head.body), layout, self.lengths, packed=self.packed)
 
     def over_vocabulary(
         self,
@@ -244,7 +276,13 @@ class Model:
         """A copy that stays as the model is now. Weights that are not trained are shared with it."""
         shared = {id(parameter): parameter for parameter in self.hf.parameters() if not parameter.requires_grad}
         hf = copy.deepcopy(self.hf, shared)
-        return Model(hf.requires_grad_(False), self.tokenizer, self.head, self.why, self.adapter_is_new)
+        return replace(self, hf=hf.requires_grad_(False))
+
+
+def _unchecked(core: nn.Module) -> Verdict:
+    """What the configuration says, for models whose numbers nobody reads."""
+    sizes = [number for name, number in thresholds(core).items() if name in ROWS]
+    return Verdict(replace(lengths_of(core), rows=min(sizes, default=None)), switch(core, NAME))
 
 
 _INTEGERS = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.uint8}

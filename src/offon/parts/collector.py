@@ -27,6 +27,7 @@ class Collector(ABC):
 
     least: int = 1  # groups that it has to be given at once
     turns: int = 0  # responses that it samples in the same conversation, after the first
+    drops_view: bool = False  # whether members are trained under another prompt than they were sampled under
     reads: str = "demonstrations"  # of a source: the form of its data, a key of `offon.data.LOADERS`
 
     @property

@@ -115,7 +115,12 @@ class Stage:
     def __post_init__(self):
         if isinstance(self.learners, Learner):
             object.__setattr__(self, "learners", (self.learners,))
-
+        if any(part.drops_view for part in self.collect.everything):
+            credited = (
+                dataclasses.replace(learner, credit=learner.credit.across_views()) if learner.credit else learner
+                for learner in self.learners
+            )
+            object.__setattr__(self, "learners", tuple(credited))
         names = [learner.name for learner in self.learners]
         if len(set(names)) < len(names):
             raise ConfigError(f"two learners have one name: {', '.join(names)}", fix="a name for each")

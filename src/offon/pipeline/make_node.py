@@ -22,6 +22,7 @@ from offon.collect.signals.verify import verdicts
 from offon.data import Renderer
 from offon.engines.api import Engine
 from offon.errors import DataError, Interrupted, ModelError
+from offon.models.adapters import merged
 from offon.models.loading import has_adapter, load_tokenizer
 from offon.models.model import Model
 from offon.models.vocabulary import same_vocabulary
@@ -213,7 +214,7 @@ class MakeRunner(MakeContext):
     def _merged(self, ref: ModelRef) -> torch.nn.Module:
         """A transformers model of its own, in float32, with its adapter (if it has one) merged."""
         hf = Model.load(self.models.path(ref), device="cpu", check=False).hf
-        return hf.merge_and_unload() if has_adapter(hf) else hf
+        return merged(hf) if has_adapter(hf) else hf
 
     def model(self, model: ModelRef) -> Model:
         return self.models(model)

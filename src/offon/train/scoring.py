@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from offon.maths.vocabulary import entropy, logp_at, token_logp
-from offon.models.layout import Layout, Place
 from offon.models.mixture import Routed
+from offon.models.packed.layout import Layout, Place
 from offon.parts.models import SELF, ModelRef, Need
 from offon.types import Group, Trajectory
 from offon.types.batch import Batch

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from offon.lazy import Tensor, torch
-from offon.types.trajectory import Group, Item, Source, Trajectory
+from offon.types.trajectory import TARGET, Group, Item, Source, Trajectory
 
 Unit = Literal["token", "sequence", "pair", "group"]  # what a term has one loss and one weight for
 
@@ -183,9 +183,10 @@ class Batch:
 
 def _temperature(trajectory: Trajectory) -> float:
     """The temperature a trajectory is scored at: that of the learner's own sampler, which defines the policy; what a
-    teacher or a data set wrote is a target for the model itself, at 1, however it was sampled."""
+    teacher or a data set wrote, and own samples that are imitated, are targets for the model itself, at 1, however they
+    were sampled."""
     sampling = trajectory.producer.sampling
-    own = sampling is not None and bool((trajectory.source == Source.LEARNER).any())
+    own = sampling is not None and TARGET not in trajectory.tags and bool((trajectory.source == Source.LEARNER).any())
     return sampling.temperature if own and sampling.temperature > 0 else 1.0
 
 

@@ -19,6 +19,7 @@ Prompt = str | tuple[Mapping[str, Any], ...]  # plain text, or chat messages (ro
 Tokens = tuple[int, ...]
 
 
+TARGET = "target"  # the tag of own samples that are imitated: scored by the model itself, not by the sampler
 RIGHT = 1.0  # a response is right, a success, when its score reaches this; less is partial credit
 
 

@@ -192,7 +192,7 @@ def task_arithmetic(toolbox, *, models: Models, scale: float = 0.4) -> None:
 def ties(toolbox, *, models: Models, density: Share = 0.2, scale: float = 1.0) -> None:
     """Merge task vectors that agree: trim, elect a sign, average those that have it.
 
-        tau_i = theta_i - theta_0, its largest `density` of entries;   s = sign(sum_i tau_i)
+        tau_i = theta_i - theta_0, the largest `density` of all its entries;   s = sign(sum_i tau_i)
         theta = theta_0 + scale mean over {i: sign(tau_i) = s} of tau_i                     (per parameter)
 
     density 0.2 and scale 1 are the paper's. theta_0 is the node's `init`. At density 1, signs agreeing, it is the mean.

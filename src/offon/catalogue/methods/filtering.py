@@ -9,6 +9,7 @@ from annotated_types import Ge, Gt, Le
 from offon.catalogue.registry import method
 from offon.collect import add_demo, demonstrations, gate, keep_best, right, rollouts, shown, verify
 from offon.collect.shape.filter import distinct
+from offon.collect.shape.targets import as_targets
 from offon.collect.signals.perplexity import (
     ALONE,
     by_prompt,
@@ -39,14 +40,15 @@ def raft(task, *, group_size: Count = 8, keep: Count = 1, at_least: float | None
 
         L = 1/D sum over kept tokens of -log pi(y_t)
 
-    With rewards in {0, 1} the first step is REINFORCE without a baseline. Later steps of a buffer train older samples:
-    the ledger says how much older (mean age), which is how off-policy the stage was.
+    pi is the model at temperature 1, whatever y was sampled at. Sampled at 1, with rewards in {0, 1}, the first step is
+    REINFORCE without a baseline. Later steps of a buffer train older samples: the ledger says how much older (mean
+    age), which is how off-policy the stage was.
     at_least: a kept response must reach this reward; None keeps the best of each group, good or bad (the paper's form).
     Watch: the share of prompts with a kept response. Fails: easy prompts dominate; nothing wrong is ever pushed down.
     Deviations: the paper can also keep the top 1/K of the whole batch.
     """
     return Stage(
-        rollouts(task, group_size) | verify(task) | keep_best(keep, at_least),
+        rollouts(task, group_size) | verify(task) | keep_best(keep, at_least) | as_targets(),
         policy(policy_gradient(advantage=one)),
         recommends={"learning_rate": 1e-5},
     )

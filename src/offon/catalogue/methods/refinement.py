@@ -8,6 +8,7 @@ from annotated_types import Ge
 
 from offon.catalogue.registry import method
 from offon.collect import again, drop, keep_best, refine, rollouts, tagged, verify
+from offon.collect.shape.targets import as_targets
 from offon.collect.sources.refinement import CRITIQUE, RETRY, REVISE, VERDICT
 from offon.parts import Kl, Shaped, Stage, behavior, constant, credit, one, per_sequence_sum, policy, policy_gradient
 from offon.parts.credits import group_mean
@@ -30,15 +31,16 @@ def critique_revise(
         L = -1/N sum_t log pi(y1_t | x, y1_<t)                       revision
         L = -1/N sum_t log pi over the tokens of y0, c and y1        chain, each after what it followed; asks are masked
 
-    N counts trained tokens. Everything is sampled by the learner, without gradient. "revision" (the supervised stage of
-    Constitutional AI) drops y0, c and the asks: y1 is off-policy by conditioning. "chain" keeps the conversation.
+    N counts trained tokens; pi is taken at temperature 1. Everything is sampled by the learner, without gradient.
+    "revision" (the supervised stage of Constitutional AI) drops y0, c and the asks: y1 is off-policy by conditioning.
+    "chain" keeps the conversation.
     asks: one turn each; the last answer is the revision. A constitution is text in the first.
     Watch: success after the stage; the share of truncated revisions. Fails: nobody checks that y1 is better than y0.
     Deviations: the paper draws its critique and revision requests at random from 16 principles, and repeats them.
     """
     revised = rollouts(task, tag="draft") | refine(*asks) | drop(tagged("draft"), "revised")
     return Stage(
-        revised if trained == "revision" else rollouts(task) | again(*asks),
+        (revised if trained == "revision" else rollouts(task) | again(*asks)) | as_targets(),
         policy(policy_gradient(advantage=one)),
         recommends={"learning_rate": 1e-5},
     )

@@ -9,6 +9,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from offon.catalogue.arguments import TeacherArg
 from offon.catalogue.registry import method
 from offon.collect import Collector, demonstrations, rollouts, shown, tagged_by
+from offon.collect.shape.targets import as_targets
 from offon.collect.sources.hints import ShownView
 from offon.parts import SELF_START, Artefact, Mix, Skew, Stage, TopK, divergence, one, policy, policy_gradient
 
@@ -163,8 +164,9 @@ def context_distill(
     Deviations: scratch-pad text, which the second paper can strip from its targets, stays; the whole response is one.
     """
     term = divergence(to=SELF_START, view=view) if targets == "logits" else policy_gradient(advantage=one)
+    shown_first = shown(view, template) | rollouts(task, model=SELF_START, guide=ShownView(view=view))
     return Stage(
-        shown(view, template) | rollouts(task, model=SELF_START, guide=ShownView(view=view)),
+        shown_first if targets == "logits" else shown_first | as_targets(),
         policy(term),
         recommends={"learning_rate": 1e-5},
     )

@@ -112,6 +112,7 @@ class Refine(Conversing):
 
     provides = frozenset({"members"})
     removes = frozenset({"reward", "comparisons"})
+    drops_view = True
 
     def __call__(self, context: Context, groups: list[Group]) -> list[Group]:
         held = self.conversations(context, groups)

@@ -105,6 +105,10 @@ class Rollouts(Collector):
         return (self.model,)
 
     @property
+    def drops_view(self) -> bool:
+        return self.guide is not None and self.guide.drop
+
+    @property
     def effective_sampling(self) -> Sampling:
         return dataclasses.replace(self.sampling, **dict(self.fixed))
 

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from offon.errors import DataError
-from offon.parts.models import Need
-from offon.types import Group, Trajectory
+from offon.parts.models import SELF, Need
+from offon.types import Group, Source, Trajectory
 
 TOKEN_REWARD = "token_reward"
 
@@ -66,6 +66,11 @@ class Credit(ABC):
     def __rshift__(self, other: Credit) -> Chain:
         return Chain((*self.steps, *other.steps))
 
+    def across_views(self) -> Credit:
+        """The same credit for members that may be trained under another prompt than they were sampled under: a log-prob
+        that meets one under the prompt of training is the learner's own under that prompt, not the sampler's."""
+        return self
+
     @abstractmethod
     def __call__(self, group: Group) -> Group:
         """The group with more in its columns. What reads other groups too overrides `over_buffer` instead."""
@@ -86,6 +91,9 @@ class Chain(Credit):
 
     def exchange(self, kind: type[Credit], change: Callable[[Credit], Credit]) -> Credit:
         return Chain(tuple(link.exchange(kind, change) for link in self.links))
+
+    def across_views(self) -> Credit:
+        return Chain(tuple(link.across_views() for link in self.links))
 
     @property
     def needs(self) -> tuple[Need, ...]:
@@ -146,3 +154,13 @@ def total_reward(member: Trajectory, signal: str = "reward") -> float:
 def without_token_reward(member: Trajectory) -> Trajectory:
     kept = {name: column for name, column in member.token_signals.items() if name != TOKEN_REWARD}
     return member.replace(token_signals=kept)
+
+
+PROXIMAL = Need("logp", SELF, when="buffer")  # the learner when the buffer was filled, under the prompt of training
+
+
+def own_logp(member: Trajectory, across: bool) -> np.ndarray | None:
+    """log pi(y_t) as the sampler reported it; trained under another prompt, as the learner says under that one."""
+    if across and member.off_policy_by_conditioning:
+        return np.where(member.source == Source.LEARNER, member.token_signals[PROXIMAL.column], np.nan)
+    return member.behavior_logp

@@ -20,6 +20,9 @@ class _Inner(Credit):
     def exchange(self, kind: type[Credit], change: Callable[[Credit], Credit]) -> Credit:
         return replace(self, credit=self.credit.exchange(kind, change))
 
+    def across_views(self) -> Credit:
+        return replace(self, credit=self.credit.across_views())
+
     @property
     def needs(self) -> tuple[Need, ...]:
         return self.credit.needs

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from offon.maths import advantage as maths
-from offon.parts.credits.base import TOKEN_REWARD, Credit, token_rewards
+from offon.parts.credits.base import PROXIMAL, TOKEN_REWARD, Credit, own_logp, token_rewards
 from offon.parts.credits.tokens import add_reward
-from offon.parts.models import SELF, ModelRef, Need
+from offon.parts.models import ModelRef, Need
 from offon.types import Group, Trajectory
 
 
@@ -23,6 +23,7 @@ class TeacherLogRatio(Credit):
     view      the prefix the teachers read
     student   whose log p: that of the distribution really sampled, or the learner's own when the buffer was filled
               (proximal), where somebody else sampled
+    across    whether members may be trained under another prompt than they were sampled under: see KlPenalty
 
     Added to the token rewards there are, and written as advantages with discount 0: the gradient of the reverse KL at
     each position, with prefixes given. `>> return_to_go(...)` makes it that of whole sequences.
@@ -31,7 +32,11 @@ class TeacherLogRatio(Credit):
     teachers: tuple[tuple[ModelRef, float], ...]
     view: str = "train"
     student: Literal["behavior", "proximal"] = "behavior"
+    across: bool = False
     counts_token_rewards = True
+
+    def across_views(self) -> TeacherLogRatio:
+        return replace(self, across=True)
 
     @property
     def requires(self) -> frozenset[str]:
@@ -40,14 +45,15 @@ class TeacherLogRatio(Credit):
     @property
     def needs(self) -> tuple[Need, ...]:
         teachers = (Need("logp", model, view=self.view, when="buffer") for model, _ in self.teachers)
-        return (*teachers, *([Need("logp", SELF, when="buffer")] if self.student == "proximal" else []))
+        return (*teachers, *([PROXIMAL] if self.student == "proximal" or self.across else []))
 
     def __call__(self, group: Group) -> Group:
         return group.map(self._graded)
 
     def _graded(self, member: Trajectory) -> Trajectory:
-        scored = [member.token_signals[need.column] for need in self.needs]
-        student = scored.pop() if self.student == "proximal" else member.behavior_logp
+        scored = [member.token_signals[need.column] for need in self.needs[: len(self.teachers)]]
+        proximal = self.student == "proximal"
+        student = member.token_signals[PROXIMAL.column] if proximal else own_logp(member, self.across)
         teachers = sum(weight * logp for (_, weight), logp in zip(self.teachers, scored, strict=True))
         graded = add_reward(member, maths.logp_difference(teachers, student))
         return graded.with_token_signals(advantage=graded.token_signals[TOKEN_REWARD])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -11,8 +11,8 @@ import numpy as np
 from offon.lazy import torch
 from offon.maths import advantage as maths
 from offon.maths.policy_gradient import kl_estimate
-from offon.parts.credits.base import TOKEN_REWARD, Credit, token_rewards
-from offon.parts.models import SELF, SELF_START, ModelRef, Need
+from offon.parts.credits.base import PROXIMAL, TOKEN_REWARD, Credit, own_logp, token_rewards
+from offon.parts.models import SELF_START, ModelRef, Need
 from offon.types import Group, Trajectory
 
 
@@ -27,6 +27,8 @@ class KlPenalty(Credit):
     """-coef * KL estimate on every token's reward, with d_t = log pi(y_t) - log pi_ref(y_t) (see maths.terms).
 
     anchor   whose log pi: "behavior", what the sampler reported; "proximal", the learner when the buffer was filled
+    across   whether members may be trained under another prompt than they were sampled under (a hint that is dropped):
+             theirs is the learner's log pi under the prompt of training, so that learner = reference costs nothing
     coef     0 asks for no model and changes nothing
 
     Tokens that nobody sampled here (a demonstration's) cost nothing.
@@ -36,11 +38,15 @@ class KlPenalty(Credit):
     estimator: Literal["k1", "k2", "k3"] = "k1"
     to: ModelRef = SELF_START
     anchor: Literal["behavior", "proximal"] = "behavior"
+    across: bool = False
+
+    def across_views(self) -> KlPenalty:
+        return replace(self, across=True)
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        anchor = (Need("logp", SELF, when="buffer"),) if self.anchor == "proximal" else ()
-        return (Need("logp", self.to, when="buffer"), *anchor) if self.coef else ()
+        proximal = (PROXIMAL,) if self.anchor == "proximal" or self.across else ()
+        return (Need("logp", self.to, when="buffer"), *proximal) if self.coef else ()
 
     @property
     def requires(self) -> frozenset[str]:
@@ -51,7 +57,7 @@ class KlPenalty(Credit):
 
     def _penalised(self, member: Trajectory) -> Trajectory:
         reference, *proximal = (member.token_signals[need.column] for need in self.needs)
-        policy = proximal[0] if proximal else member.behavior_logp
+        policy = proximal[0] if self.anchor == "proximal" else own_logp(member, self.across)
         if policy is None:
             return member
         log_ratio = np.nan_to_num(maths.logp_difference(policy, reference))

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from offon.models.attention import Plan
+from offon.models.packed.attention import Plan
 
 Place = Literal["before", "at"]  # where a target is read: in the row that predicts it, or in its own
 
@@ -34,7 +34,8 @@ class Layout:
         sequence   0  0  0 | 1  1
 
     ids, positions [N]; segments [S, 3] (see Plan); rows, targets, sequence [M], in the order of the sequences;
-    lengths: response tokens of each sequence; leaf [B]: the segment in which each sequence ends.
+    lengths: response tokens of each sequence; leaf [B]: the segment in which each sequence ends; sequences, place: what
+    it was made of.
     """
 
     ids: Tensor
@@ -46,12 +47,19 @@ class Layout:
     lengths: list[int]
     leaf: np.ndarray
     plan: Plan
+    sequences: Sequence[tuple[Sequence[int], Sequence[int]]]
+    place: Place
 
     @staticmethod
     def of(
-        sequences: Sequence[tuple[Sequence[int], Sequence[int]]], *, share: bool = True, place: Place = "before"
+        sequences: Sequence[tuple[Sequence[int], Sequence[int]]],
+        *,
+        share: bool = True,
+        place: Place = "before",
+        whole: bool = False,
     ) -> Layout:
-        """Lay out (prefix, response) pairs. share=False gives every sequence its own copy of its prefix."""
+        """Lay out (prefix, response) pairs. share=False gives every sequence its own copy of its prefix; whole=True
+        gives the last token of a response a row even if nothing is read there."""
         empty = [index for index, (prefix, _) in enumerate(sequences) if not len(prefix)]
         if empty or not sequences:
             raise ValueError(
@@ -75,7 +83,7 @@ class Layout:
             parents.append(parent)
             return len(parents) - 1
 
-        fed = [response if place == "at" else response[:-1] for _, response in sequences]
+        fed = [response if whole or place == "at" else response[:-1] for _, response in sequences]
         for members in families:
             prefix = sequences[members[0]][0]
             if len(members) == 1:
@@ -108,6 +116,8 @@ class Layout:
             lengths=lengths.tolist(),
             leaf=leaf,
             plan=plan,
+            sequences=sequences,
+            place=place,
         )
 
     @property
