@@ -6,19 +6,21 @@
     rankings         prompt + completions, from best to worst
     steps            prompt + completions (the steps of one solution) + labels; perhaps separator
 
-Prompt, completion(s), chosen and rejected are text or lists of messages. Other columns travel with the item; `tools`
-and `chat_template_kwargs` go to the chat template.
+Prompt, completion(s), chosen and rejected are text or lists of messages. `system` stands before the messages, as does
+Alpaca's `history`. Other columns travel with the item; `tools` and `chat_template_kwargs` go to the chat template. What a
+row says and the template leaves out is refused, or counted where the caller allows it (`lossy="allow"`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+from offon.data.messages import require_no_media, template_options, with_system
 from offon.data.render import Message, Rendered, Renderer
 from offon.data.rows import BadRow, Columns, convert_rows, read_rows, source_name
 from offon.errors import ConfigError, DataError
@@ -31,7 +33,8 @@ RANKINGS = ("prompt", "completions")
 STEPS = ("prompt", "completions", "labels")
 CONVENTIONS = (*DEMONSTRATIONS, *PREFERENCES, LABELLED, RANKINGS, STEPS)
 WRITTEN = "offon"  # what a node that makes data says of a row: who wrote the answer, how, and its signals
-READ_COLUMNS = {name for names in CONVENTIONS for name in names} | {"input", "margin", "separator", WRITTEN}
+READ_COLUMNS = {name for names in CONVENTIONS for name in names} | {"input", "margin", "separator", "system", WRITTEN}
+ALPACA = ("instruction", "output")
 SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "system": "system", "tool": "tool", "function": "tool"}
 
 FILLED = "truncated before its first supervised token"
@@ -39,6 +42,12 @@ NO_LABEL = "no labelled step within max_length"
 CUT_PAIR = "a member exceeds max_length"
 CUT_ANSWER = "an answer exceeds max_length"
 IDENTICAL = "chosen equals rejected"
+UNTRAINED = "no turn of it is to be trained"
+BROKEN = "sampled bytes that form no character, whose tokens are not known"
+BROKEN_CHARACTER = "\ufffd"  # what decoding puts in place of them
+
+Lossy = Literal["refuse", "allow"]
+T = TypeVar("T")
 
 
 @dataclass
@@ -54,6 +63,7 @@ class DataReport:
     dropped: Counter[str] = field(default_factory=Counter)
     cut: int = 0
     tokens_cut: int = 0
+    lost: Counter[str] = field(default_factory=Counter)  # rows by what they say and the template leaves out
     tokens: Counter[str] = field(default_factory=Counter)  # prompt, supervised, environment
 
     @property
@@ -63,6 +73,7 @@ class DataReport:
     def __str__(self) -> str:
         parts = [f"{self.source}: {self.rows} rows ({self.columns}), {self.trajectories} trajectories"]
         parts += [f"{count} dropped: {reason}" for reason, count in sorted(self.dropped.items())]
+        parts += [f"{count} without their {kind}" for kind, count in sorted(self.lost.items())]
         if self.cut:
             parts.append(f"{self.cut} cut to max_length, losing {self.tokens_cut} tokens")
         if self.split_rows:
@@ -89,6 +100,7 @@ def load_demonstrations(
     max_length: int | None = None,
     supervise: Literal["all", "last"] = "all",
     allow_control_tokens: bool = False,
+    lossy: Lossy = "refuse",
 ) -> Loaded:
     """One group with one EXTERNAL member per demonstration.
 
@@ -98,7 +110,7 @@ def load_demonstrations(
     """
     if supervise not in ("all", "last"):
         raise ConfigError(f"supervise is {supervise!r}", fix="all or last")
-    renderer = Renderer(tokenizer, allow_control_tokens)
+    renderer = _renderer(tokenizer, allow_control_tokens, lossy)
     rows = read_rows(source, columns, *DEMONSTRATIONS)
     detected = next(names for names in DEMONSTRATIONS if set(names) <= set(rows[0][1]))
     report = DataReport(source_name(source), " + ".join(detected), rows=len(rows))
@@ -108,7 +120,7 @@ def load_demonstrations(
         return [(row, rendered) for rendered in _demonstrations(renderer, row, detected, supervise)]
 
     groups = []
-    for found in convert_rows(source, rows, demonstrations):
+    for found in _converted(source, rows, demonstrations, renderer, report):
         report.split_rows += len(found) > 1
         for row, rendered in found:
             if max_length is not None and len(rendered.prefix) >= max_length:
@@ -125,13 +137,14 @@ def load_preferences(
     columns: Mapping[str, str] | None = None,
     max_length: int | None = None,
     allow_control_tokens: bool = False,
+    lossy: Lossy = "refuse",
 ) -> Loaded:
     """One group of two EXTERNAL members per pair, tagged chosen and rejected, and the comparison between them.
 
     Pairs that are equal, or of which a member exceeds `max_length` tokens, are dropped and counted: cut answers cannot
     be compared. A `margin` column becomes the comparison's.
     """
-    renderer = Renderer(tokenizer, allow_control_tokens)
+    renderer = _renderer(tokenizer, allow_control_tokens, lossy)
     rows = read_rows(source, columns, *PREFERENCES)
     detected = next(names for names in PREFERENCES if set(names) <= set(rows[0][1]))
     report = DataReport(source_name(source), " + ".join(detected), rows=len(rows))
@@ -141,7 +154,7 @@ def load_preferences(
         return row, *_pair(renderer, row)
 
     groups = []
-    for row, chosen, rejected in convert_rows(source, rows, pair):
+    for row, chosen, rejected in _converted(source, rows, pair, renderer, report):
         if chosen.response == rejected.response:
             report.dropped[IDENTICAL] += 1
         elif _too_long([chosen, rejected], max_length):
@@ -160,12 +173,13 @@ def load_labelled(
     columns: Mapping[str, str] | None = None,
     max_length: int | None = None,
     allow_control_tokens: bool = False,
+    lossy: Lossy = "refuse",
 ) -> Loaded:
     """One group with one EXTERNAL member per row, tagged desirable where its label is true, else undesirable.
 
     Members over `max_length` tokens are dropped and counted: a label is about a whole answer.
     """
-    renderer = Renderer(tokenizer, allow_control_tokens)
+    renderer = _renderer(tokenizer, allow_control_tokens, lossy)
     rows = read_rows(source, columns, LABELLED)
     report = DataReport(source_name(source), " + ".join(LABELLED), rows=len(rows))
 
@@ -173,11 +187,11 @@ def load_labelled(
         _require(row, LABELLED)
         if row["label"] not in (True, False):
             raise BadRow(f"label is {row['label']!r:.40}, neither true nor false")
-        [rendered] = _answers(renderer, row, [row["completion"]])
+        [rendered] = _answers(renderer, row, [row["completion"]], [(row.get(WRITTEN) or {}).get("tokens")])
         return row, rendered
 
     groups = []
-    for row, rendered in convert_rows(source, rows, judged):
+    for row, rendered in _converted(source, rows, judged, renderer, report):
         if _too_long([rendered], max_length):
             report.dropped[CUT_ANSWER] += 1
         else:
@@ -193,10 +207,11 @@ def load_rankings(
     columns: Mapping[str, str] | None = None,
     max_length: int | None = None,
     allow_control_tokens: bool = False,
+    lossy: Lossy = "refuse",
 ) -> Loaded:
     """One group per row with an EXTERNAL member per completion, in the row's order from best to worst, and a comparison
     of every two. Groups with a member over `max_length` tokens are dropped and counted."""
-    renderer = Renderer(tokenizer, allow_control_tokens)
+    renderer = _renderer(tokenizer, allow_control_tokens, lossy)
     rows = read_rows(source, columns, RANKINGS)
     report = DataReport(source_name(source), " + ".join(RANKINGS), rows=len(rows))
 
@@ -207,7 +222,7 @@ def load_rankings(
         return row, _answers(renderer, row, list(row["completions"]))
 
     groups = []
-    for row, answers in convert_rows(source, rows, ranked):
+    for row, answers in _converted(source, rows, ranked, renderer, report):
         if _too_long(answers, max_length):
             report.dropped[CUT_ANSWER] += 1
             continue
@@ -224,6 +239,7 @@ def load_steps(
     columns: Mapping[str, str] | None = None,
     max_length: int | None = None,
     allow_control_tokens: bool = False,
+    lossy: Lossy = "refuse",
 ) -> Loaded:
     """One group with one EXTERNAL member per row: a solution whose steps are spans with a signal "label".
 
@@ -231,7 +247,7 @@ def load_steps(
     one is closed by EOS. A label is a number in [0, 1], or null: not labelled. Steps over `max_length` tokens are cut
     off with their labels.
     """
-    renderer = Renderer(tokenizer, allow_control_tokens)
+    renderer = _renderer(tokenizer, allow_control_tokens, lossy)
     rows = read_rows(source, columns, STEPS)
     report = DataReport(source_name(source), " + ".join(STEPS), rows=len(rows))
 
@@ -243,10 +259,14 @@ def load_steps(
         if wrong:
             raise BadRow(f"a label is {wrong[0]!r:.40}, not a number in [0, 1] or null")
         separator = "\n" if row.get("separator") is None else row["separator"]
-        return row, renderer.stepwise(row["prompt"], [text + separator for text in row["completions"]])
+        prompt = row["prompt"] if isinstance(row["prompt"], str) else with_system(row, row["prompt"])
+        if isinstance(prompt, str):
+            _require_text_only(renderer, row)
+        steps = [text + separator for text in row["completions"]]
+        return row, renderer.stepwise(prompt, steps, **template_options(row))
 
     groups = []
-    for row, rendered in convert_rows(source, rows, stepwise):
+    for row, rendered in _converted(source, rows, stepwise, renderer, report):
         if max_length is not None and len(rendered.prefix) >= max_length:
             report.dropped[FILLED] += 1
             continue
@@ -270,8 +290,9 @@ def prompt_groups(items: Sequence[Item], tokenizer: Any, *, allow_control_tokens
     renderer = Renderer(tokenizer, allow_control_tokens)
 
     def group(item: Item) -> Group:
+        require_no_media(item.columns, renderer.lose)
         prompts = {"prompt": item.prompt, **item.views}
-        return Group(item=item, views={view: renderer.prompt(prompt) for view, prompt in prompts.items()})
+        return Group(item=item, views={view: renderer.view(item, prompt) for view, prompt in prompts.items()})
 
     return convert_rows(items, ((f"item {item.id}", item) for item in items), group)
 
@@ -282,28 +303,80 @@ def _require(row: Columns, names: Sequence[str]) -> None:
             raise BadRow(f"no {name}")
 
 
+def _renderer(tokenizer: Any, allow_control_tokens: bool, lossy: Lossy) -> Renderer:
+    if lossy not in ("refuse", "allow"):
+        raise ConfigError(f"lossy is {lossy!r}", fix="refuse or allow")
+    return Renderer(tokenizer, allow_control_tokens, lossy == "allow")
+
+
+class _Dropped(Exception):
+    """A row that is whole and of which nothing is to be learned, with the reason."""
+
+
+def _converted(
+    source: Any, rows: Iterable[tuple[str, Columns]], convert: Callable[[Columns], T], renderer: Renderer, report: DataReport
+) -> list[T]:
+    """The rows converted, and counted where something of them is dropped or lost."""
+
+    def counted(row: Columns) -> list[T]:
+        renderer.lost.clear()
+        require_no_media(row, renderer.lose)
+        if row.get("history") and report.columns != " + ".join(ALPACA):
+            renderer.lose("history", "a column history is read beside instruction + output only")
+        try:
+            found = [convert(row)]
+        except _Dropped as reason:
+            report.dropped[str(reason)] += 1
+            return []
+        report.lost.update(renderer.lost)
+        return found
+
+    return [one for found in convert_rows(source, rows, counted) for one in found]
+
+
 def _demonstrations(
     renderer: Renderer, row: Columns, detected: Sequence[str], supervise: Literal["all", "last"]
 ) -> list[Rendered]:
     if detected == ("text",):
         if not isinstance(row["text"], str):
             raise BadRow(f"text is a {type(row['text']).__name__}")
+        _require_text_only(renderer, row)
         return [renderer.text(row["text"])]
     if detected == ("prompt", "completion"):
-        return _continuations(renderer, row, row["prompt"], row["completion"], supervise)
-    return _conversation(renderer, row, [], _messages(row, detected), supervise)
+        tokens = (row.get(WRITTEN) or {}).get("tokens")
+        return _continuations(renderer, row, row["prompt"], row["completion"], supervise, tokens)
+    return _conversation(renderer, row, _messages(row, detected), supervise)
+
+
+def _require_text_only(renderer: Renderer, row: Columns) -> None:
+    """Text is taken as it is: nothing else that a row says finds a place in it."""
+    renderer.no_template(**template_options(row))
+    if row.get("system"):
+        renderer.lose("system", "its system text has no place in a text prompt; write it into the text, or give messages")
 
 
 def _messages(row: Columns, detected: Sequence[str]) -> list[Message]:
     if detected == ("messages",):
         return _message_list("messages", row["messages"])
-    if detected == ("instruction", "output"):
+    if detected == ALPACA:
         question = "\n\n".join(part for part in (row["instruction"], row.get("input")) if part)
-        return [{"role": "user", "content": question}, {"role": "assistant", "content": row["output"]}]
+        turns = [*_history(row.get("history") or ()), (question, row["output"])]
+        roles = ("user", "assistant")
+        return [{"role": role, "content": said} for turn in turns for role, said in zip(roles, turn, strict=True)]
     return [
-        {"role": SHAREGPT_ROLES.get(turn.get("from"), turn.get("from")), "content": turn.get("value")}
+        {
+            "role": SHAREGPT_ROLES.get(turn.get("from"), turn.get("from")),
+            "content": turn.get("value"),
+            **{key: value for key, value in turn.items() if key not in ("from", "value", "role", "content")},
+        }
         for turn in _message_list("conversations", row["conversations"])
     ]
+
+
+def _history(turns: Any) -> list[tuple[str, str]]:
+    if isinstance(turns, Sequence) and all(isinstance(t, list | tuple) and len(t) == 2 for t in turns):
+        return [tuple(turn) for turn in turns]
+    raise BadRow(f"history is not a list of pairs (instruction, answer): {turns!r:.40}")
 
 
 def _message_list(name: str, value: Any, role: str = "") -> list[Message]:
@@ -316,22 +389,53 @@ def _message_list(name: str, value: Any, role: str = "") -> list[Message]:
 
 
 def _continuations(
-    renderer: Renderer, row: Columns, prompt: Any, completion: Any, supervise: Literal["all", "last"] = "all"
+    renderer: Renderer,
+    row: Columns,
+    prompt: Any,
+    completion: Any,
+    supervise: Literal["all", "last"] = "all",
+    tokens: Sequence[int] | None = None,
 ) -> list[Rendered]:
-    """Text after text as it is; if either is messages, both are."""
-    if isinstance(prompt, str) and isinstance(completion, str):
+    """Text after text as it is; if either is messages, both are. tokens: those that the answer was sampled in."""
+    plain = isinstance(prompt, str) and isinstance(completion, str)
+    if plain:
+        _require_text_only(renderer, row)
+        answer: Any = completion
+    else:
+        prompt = with_system(row, _message_list("the prompt", prompt, role="user"))
+        completion = _message_list("the answer", completion, role="assistant")
+        alone = len(completion) == 1 and set(completion[0]) == {"role", "content"}
+        answer = completion[0]["content"] if alone else None
+    if tokens and isinstance(answer, str):
+        if sampled := renderer.sampled(prompt, tokens, answer, **({} if plain else template_options(row))):
+            return [sampled]
+        if BROKEN_CHARACTER in answer:
+            raise _Dropped(BROKEN)
+    if plain:
         return [renderer.continuation(prompt, completion)]
-    before = _message_list("the prompt", prompt, role="user")
-    return _conversation(renderer, row, before, _message_list("the answer", completion, role="assistant"), supervise)
+    found = renderer.conversation(
+        prompt + completion, _first(prompt, completion, supervise), **template_options(row)
+    )
+    return _learned(found)
 
 
 def _conversation(
-    renderer: Renderer, row: Columns, before: list[Message], after: list[Message], supervise: Literal["all", "last"]
+    renderer: Renderer, row: Columns, messages: list[Message], supervise: Literal["all", "last"]
 ) -> list[Rendered]:
-    messages = before + after
-    first = len(messages) - 1 if supervise == "last" else len(before)
-    tools = {"tools": row["tools"]} if row.get("tools") else {}
-    return renderer.conversation(messages, first, **tools, **(row.get("chat_template_kwargs") or {}))
+    messages = with_system(row, messages)
+    found = renderer.conversation(messages, _first([], messages, supervise), **template_options(row))
+    return _learned(found)
+
+
+def _first(before: Sequence[Message], after: Sequence[Message], supervise: Literal["all", "last"]) -> int:
+    """The first message that may be learned."""
+    return len(before) + len(after) - 1 if supervise == "last" else len(before)
+
+
+def _learned(found: list[Rendered]) -> list[Rendered]:
+    if not found:
+        raise _Dropped(UNTRAINED)
+    return found
 
 
 def _pair(renderer: Renderer, row: Columns) -> tuple[Rendered, Rendered]:
@@ -343,13 +447,21 @@ def _pair(renderer: Renderer, row: Columns) -> tuple[Rendered, Rendered]:
             prompt, answers = answers[0][:shared], [answer[shared:] for answer in answers]
     if prompt is None:
         raise BadRow("no prompt, and chosen and rejected are not whole conversations")
-    chosen, rejected = _answers(renderer, {**row, "prompt": prompt}, answers)
+    written = row.get(WRITTEN) or {}
+    sampled = [written.get("tokens"), written.get("rejected_tokens")]
+    chosen, rejected = _answers(renderer, {**row, "prompt": prompt}, answers, sampled)
     return chosen, rejected
 
 
-def _answers(renderer: Renderer, row: Columns, answers: Sequence[Any]) -> list[Rendered]:
-    """One sequence for each answer to a row's prompt."""
-    found = [_continuations(renderer, row, row["prompt"], answer) for answer in answers]
+def _answers(
+    renderer: Renderer, row: Columns, answers: Sequence[Any], sampled: Sequence[Sequence[int] | None] = ()
+) -> list[Rendered]:
+    """One sequence for each answer to a row's prompt; sampled: the tokens of those that a model gave."""
+    tokens = [*sampled, *[None] * (len(answers) - len(sampled))]
+    found = [
+        _continuations(renderer, row, row["prompt"], answer, tokens=given)
+        for answer, given in zip(answers, tokens, strict=True)
+    ]
     if any(len(rendered) > 1 for rendered in found):
         raise BadRow("the chat template rewrites earlier turns, so an answer of several turns is no one sequence")
     if len({rendered.prefix for [rendered] in found}) > 1:
