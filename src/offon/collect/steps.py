@@ -16,6 +16,7 @@ import numpy as np
 
 from offon.collect.base import Collector
 from offon.collect.context import Context
+from offon.data.messages import TEMPLATE_COLUMNS
 from offon.types import Group, Span, Trajectory
 
 STEP = "step"  # the name of the spans
@@ -92,7 +93,8 @@ def step_rows(groups: Iterable[Group], labels: Callable[[Sequence[float | None]]
                 elif kept:
                     kept[-1] = label
             if pieces:
-                yield {"prompt": group.item.prompt, "completions": pieces, "labels": kept, "separator": ""}
+                said = {name: group.item.columns[name] for name in TEMPLATE_COLUMNS if name in group.item.columns}
+                yield {"prompt": group.item.prompt, "completions": pieces, "labels": kept, "separator": "", **said}
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ RANKINGS = ("prompt", "completions")
 STEPS = ("prompt", "completions", "labels")
 CONVENTIONS = (*DEMONSTRATIONS, *PREFERENCES, LABELLED, RANKINGS, STEPS)
 WRITTEN = "offon"  # what a node that makes data says of a row: who wrote the answer, how, and its signals
-READ_COLUMNS = {name for names in CONVENTIONS for name in names} | {"input", "margin", "separator", "system", WRITTEN}
+READ_COLUMNS = {name for names in CONVENTIONS for name in names} | {"input", "margin", "separator", WRITTEN}
 ALPACA = ("instruction", "output")
 SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "system": "system", "tool": "tool", "function": "tool"}
 

@@ -21,6 +21,7 @@ ROLES = ("system", "developer", "user", "assistant", "tool")
 MARKS = ("weight", "train", "training")  # on a turn: 0 or false leaves it out of the loss
 REASONING = ("reasoning_content", "reasoning", "thinking")  # names of one thing
 MEDIA = ("images", "image", "videos", "video", "audios", "audio")
+TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")  # of a row: what goes to the chat template beside the messages
 OWN_WORDS = ("conversation", "generation", "messages", "tokenize", "add_generation_prompt")  # ours to say
 
 
@@ -62,6 +63,10 @@ def with_system(columns: Mapping[str, Any], messages: Sequence[Message]) -> list
     if first.get("content") != system:
         raise BadRow("the column system and the first message are two different system texts")
     return list(messages)
+
+
+def refuse(kind: str, why: str) -> None:
+    raise BadRow(why)
 
 
 def require_no_media(said: Mapping[str, Any], lose: Lose, where: str = "") -> None:

@@ -80,8 +80,17 @@ def expand(
     follow: Sequence[Iterable[Tokens]] | None = None,
 ) -> list[Enumeration]:
     """The union tree of several models with one vocabulary on each prompt, see `enumerate_support`; as many prompts at
-    a time as fit into memory. Responses end with the first model's stop tokens."""
+    a time as fit into memory. Responses end with the first model's stop tokens for their prompt."""
+    stops = [models[0].stops(prompt) for prompt in prompts]
+    if len(set(stops)) > 1:
+        made: dict[int, Enumeration] = {}
+        for stop in dict.fromkeys(stops):
+            rows = [row for row, other in enumerate(stops) if other == stop]
+            followed = None if follow is None else [follow[row] for row in rows]
+            alike = [prompts[row] for row in rows]
+            found = expand(models, alike, sampling, eps=eps, horizon=horizon, follow=followed)
+            made |= dict(zip(rows, found, strict=True))
+        return [made[row] for row in range(len(prompts))]
     policies = [Expansion(model, prompts, sampling) for model in models]
     rows = min(policy.room(max(map(len, prompts)) + horizon) for policy in policies)
-    stop = models[0].stop_ids
-    return enumerate_support(policies, eps=eps, stop=stop, horizon=horizon, follow=follow, rows=rows)
+    return enumerate_support(policies, eps=eps, stop=stops[0], horizon=horizon, follow=follow, rows=rows)

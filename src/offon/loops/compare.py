@@ -142,7 +142,7 @@ def facts_of(
         temperature=probe.temperature,
         parameters=tuple(sum(p.numel() for p in model.hf.parameters()) for model in models),
         other_tokens=_other_tokens(models, groups),
-        same_stops=models[0].stop_ids == models[1].stop_ids,
+        same_stops=all(models[0].stops(group.prompt) == models[1].stops(group.prompt) for group in groups[0]),
         packed=all(model.packed for model in models),
         vocabulary=min(model.vocabulary for model in models),
         longest=probe.max_tokens,

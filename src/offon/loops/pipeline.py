@@ -335,6 +335,9 @@ class Pipeline(Inputs):
             stage, init.path, self._models_of(node), lora=lora_of(settings), checkpoint=found.path if found else None,
             checkpointing=settings.gradient_checkpointing,
         )  # fmt: skip
+        if ends := holdings.learner.end_turns(group.prompt for group in prompts):
+            tokens = ", ".join(holdings.learner.tokenizer.convert_ids_to_tokens(ends))
+            self.note(f"{node.name}: the chat template ends turns with {tokens}, so responses end there too")
         run_time = Runtime(
             directory, holdings, prompts, settings, progress=self._stepped, interrupted=self.stop, engine=self.engine
         )

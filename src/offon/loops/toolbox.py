@@ -253,7 +253,7 @@ def _demonstrations(group: Group) -> list[dict[str, Any]]:
 def _pairs(group: Group) -> list[dict[str, Any]]:
     named = [(group.members[c.winner], group.members[c.loser], c.margin) for c in group.comparisons]
     return [
-        _row(group, winner, chosen=_said(group, winner), rejected=_said(group, loser))
+        _row(group, winner, loser, chosen=_said(group, winner), rejected=_said(group, loser))
         | ({} if margin is None else {"margin": margin})
         for winner, loser, margin in named
     ]
@@ -264,7 +264,7 @@ def _said(group: Group, member: Trajectory) -> Any:
     return member.text if plain else [{"role": "assistant", "content": member.text}]
 
 
-def _row(group: Group, member: Trajectory, **columns: Any) -> dict[str, Any]:
+def _row(group: Group, member: Trajectory, loser: Trajectory | None = None, **columns: Any) -> dict[str, Any]:
     """prompt and answers as TRL has them, the item's own columns, and under `offon` who wrote the answer and how."""
     item, sampling = group.item, member.producer.sampling
     prompt = item.prompt if isinstance(item.prompt, str) else [dict(message) for message in item.prompt]
@@ -277,6 +277,6 @@ def _row(group: Group, member: Trajectory, **columns: Any) -> dict[str, Any]:
         "tags": sorted(member.tags),
         "tokens": member.tokens.tolist(),
         "behavior_logp": known,
-    }
+    } | ({} if loser is None else {"rejected_tokens": loser.tokens.tolist()})
     family = {"family": item.family} if item.family else {}
     return {**item.columns, **family, "prompt": prompt, **columns, "offon": written}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
+from transformers import GenerationConfig
 
+from offon.data.turns import turns_of
 from offon.errors import ModelError
 from offon.maths.vocabulary import token_logp
 from offon.models import head as heads
@@ -25,7 +27,8 @@ from offon.models.check import switch, why_not_packed
 from offon.models.forward import run_flat, run_padded
 from offon.models.head import Head, Numbers, find_head
 from offon.models.layout import Layout
-from offon.models.loading import LoraSpec, add_lora, has_adapter, load_model, load_tokenizer, quiet, silence
+from offon.models.loading import LoraSpec, add_lora, has_adapter, load_model, load_tokenizer, locate, quiet, silence
+from offon.models.tokens import Spoken
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -37,6 +40,7 @@ class Model:
 
     why: "" if sequences are packed, else the reason, in words, for which they are padded.
     adapter_is_new: the adapter was created here, so that switching it off gives the model it started from.
+    spoken: the ids that stand for a token; the others are no part of the model's distribution.
     """
 
     hf: nn.Module
@@ -44,6 +48,7 @@ class Model:
     head: Head | Numbers
     why: str = ""
     adapter_is_new: bool = False
+    spoken: Spoken = Spoken()
 
     @staticmethod
     def load(
@@ -65,6 +70,9 @@ class Model:
         tokenizer = load_tokenizer(path)
         model = Model.wrap(hf, tokenizer, device=device, check=check, checkpointing=checkpointing)
         model.adapter_is_new = adapter_is_new
+        stops = Path(locate(path)) / GENERATION
+        if has_adapter(hf) and stops.is_file():  # an adapter's own, beside that of its base
+            model.core.generation_config = GenerationConfig.from_pretrained(stops.parent)
         return model
 
     @staticmethod
@@ -96,7 +104,8 @@ class Model:
         head = Numbers.of(core) if classifies else find_head(core)
         if classifies and core.config.pad_token_id is None and tokenizer is not None:
             core.config.pad_token_id = tokenizer.pad_token_id  # by which transformers' forward finds the last token
-        model = Model(hf, tokenizer, head, adapter_is_new=lora is not None)
+        spoken = Spoken.of(tokenizer, head.vocabulary)
+        model = Model(hf, tokenizer, head, adapter_is_new=lora is not None, spoken=spoken)
         model.why = why_not_packed(core, model.head) if check else switch(core, NAME)
         if not model.packed:
             warnings.warn(f"{type(core).__name__} takes the slower padded path: {model.why}", stacklevel=2)
@@ -135,8 +144,8 @@ class Model:
 
     @property
     def vocabulary(self) -> int:
-        """Number of logits, which may exceed the number of the tokenizer's tokens."""
-        return self.head.vocabulary
+        """Number of logits: up to the last id that stands for a token. The head may have more, to pad its matrix."""
+        return self.head.vocabulary if self.spoken.size is None else self.spoken.size
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
@@ -147,6 +156,25 @@ class Model:
             stop = getattr(holder, "eos_token_id", None)
             ids.update(stop if isinstance(stop, list | tuple) else [] if stop is None else [stop])
         return tuple(sorted(ids))
+
+    def stops(self, prefix: Sequence[int]) -> tuple[int, ...]:
+        """Every token id that ends a response to this prompt: `stop_ids`, and after a prompt that the chat template
+        wrote what ends an assistant turn there."""
+        if self.tokenizer is None or not self.tokenizer.chat_template:
+            return self.stop_ids
+        turns = turns_of(self.tokenizer)
+        return tuple(sorted({*self.stop_ids, *turns.ends})) if turns.wrote(prefix) else self.stop_ids
+
+    def end_turns(self, prompts: Iterable[Sequence[int]]) -> tuple[int, ...]:
+        """Stop from now on, and in what is saved, where responses to these prompts are trained to end. Returns the ids
+        that are new."""
+        before = self.stop_ids
+        new = next((found for prompt in prompts if (found := set(self.stops(prompt)) - set(before))), set())
+        if new and isinstance(self.head, Head):
+            if getattr(self.core, "generation_config", None) is None:
+                self.core.generation_config = GenerationConfig.from_model_config(self.config)
+            self.core.generation_config.eos_token_id = sorted({*before, *new})
+        return tuple(sorted(new))
 
     def flat(self, ids: Tensor, positions: Tensor, plan: Plan | Decoding) -> Tensor:
         """Hidden states [N, D] of a flat buffer of token ids [N]; rows see each other as `plan` says."""
@@ -188,10 +216,10 @@ class Model:
         return self.over_vocabulary(hidden, token_logp, layout.targets.to(device), temperature=temperature)
 
     def next_logits(self, hidden: Tensor) -> Tensor:
-        """Logits [M, V] of hidden states [M, D], float32 or wider."""
+        """Logits [M, V] of hidden states [M, D], float32 or wider, of the ids that stand for a token."""
         if isinstance(self.head, Numbers):
             raise ModelError(f"{type(self.core).__name__} gives numbers", why="log-probs need a language model's head")
-        return self.head.logits(self.core, hidden)
+        return self.spoken.only(self.head.logits(self.core, hidden))
 
     def weights(self) -> dict[str, nn.Parameter]:
         """Every parameter by name."""
@@ -231,6 +259,8 @@ class Model:
         """A directory that transformers' from_pretrained loads (PEFT's for LoRA), with tokenizer and chat template."""
         with quiet():
             self.hf.save_pretrained(directory)
+            if has_adapter(self.hf) and getattr(self.core, "generation_config", None) is not None:
+                self.core.generation_config.save_pretrained(directory)  # PEFT writes none
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(directory)
 
@@ -244,9 +274,10 @@ class Model:
         """A copy that stays as the model is now. Weights that are not trained are shared with it."""
         shared = {id(parameter): parameter for parameter in self.hf.parameters() if not parameter.requires_grad}
         hf = copy.deepcopy(self.hf, shared)
-        return Model(hf.requires_grad_(False), self.tokenizer, self.head, self.why, self.adapter_is_new)
+        return Model(hf.requires_grad_(False), self.tokenizer, self.head, self.why, self.adapter_is_new, self.spoken)
 
 
+GENERATION = "generation_config.json"
 _INTEGERS = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.uint8}
 
 
