@@ -259,7 +259,9 @@ def load_steps(
         if wrong:
             raise BadRow(f"a label is {wrong[0]!r:.40}, not a number in [0, 1] or null")
         separator = "\n" if row.get("separator") is None else row["separator"]
-        prompt = row["prompt"] if isinstance(row["prompt"], str) else with_system(row, row["prompt"])
+        prompt = row["prompt"]
+        if not isinstance(prompt, str):
+            prompt = with_system(row, _message_list("the prompt", prompt, role="user"))
         if isinstance(prompt, str):
             _require_text_only(renderer, row)
         steps = [text + separator for text in row["completions"]]

@@ -111,6 +111,7 @@ class Workshop(Toolbox):
         self.seed, self.tokenizer, self._sampling, self._prompts = settings.seed, tokenizer, sampling, prompts
         self._engine, self._progress, self._interrupted = engine, progress, interrupted
         self._parts = self._draws = 0
+        self._stops: set[int] = set()  # of the models whose weights were read
         self.measured = False  # whether what it makes is a model to be measured
         self._open: set[str] = set()  # ids of what was collected and has no fate yet
         self.cost: Counter = Counter()
@@ -202,11 +203,15 @@ class Workshop(Toolbox):
         with torch.no_grad():
             for name, parameter in hf.named_parameters():
                 parameter.copy_(weights[name])
-        Model.wrap(hf, load_tokenizer(self.models.path(like)), check=False, device="cpu").save(self.directory)
+        model = Model.wrap(hf, load_tokenizer(self.models.path(like)), check=False, device="cpu")
+        model.stop_at(self._stops)  # where any of the models it is made of ends a response
+        model.save(self.directory)
 
     def _merged(self, ref: ModelRef) -> torch.nn.Module:
         """A transformers model of its own, in float32, with its adapter (if it has one) merged."""
-        hf = Model.load(self.models.path(ref), device="cpu", check=False).hf
+        model = Model.load(self.models.path(ref), device="cpu", check=False)
+        self._stops |= set(model.stop_ids)
+        hf = model.hf
         return hf.merge_and_unload() if has_adapter(hf) else hf
 
     def model(self, model: ModelRef) -> Model:

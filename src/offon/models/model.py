@@ -168,13 +168,20 @@ class Model:
     def end_turns(self, prompts: Iterable[Sequence[int]]) -> tuple[int, ...]:
         """Stop from now on, and in what is saved, where responses to these prompts are trained to end. Returns the ids
         that are new."""
-        before = self.stop_ids
-        new = next((found for prompt in prompts if (found := set(self.stops(prompt)) - set(before))), set())
-        if new and isinstance(self.head, Head):
-            if getattr(self.core, "generation_config", None) is None:
-                self.core.generation_config = GenerationConfig.from_model_config(self.config)
-            self.core.generation_config.eos_token_id = sorted({*before, *new})
+        new = set(turns_of(self.tokenizer).ends) - set(self.stop_ids) if self.tokenizer is not None else set()
+        if not new or not any(map(turns_of(self.tokenizer).wrote, prompts)):
+            return ()
+        self.stop_at(new)
         return tuple(sorted(new))
+
+    def stop_at(self, ids: Iterable[int]) -> None:
+        """From now on, and in what is saved, these ids end a response too, whatever its prompt."""
+        stops = {*self.stop_ids, *ids}
+        if stops == set(self.stop_ids) or not isinstance(self.head, Head):
+            return
+        if getattr(self.core, "generation_config", None) is None:
+            self.core.generation_config = GenerationConfig.from_model_config(self.config)
+        self.core.generation_config.eos_token_id = sorted(stops)
 
     def flat(self, ids: Tensor, positions: Tensor, plan: Plan | Decoding) -> Tensor:
         """Hidden states [N, D] of a flat buffer of token ids [N]; rows see each other as `plan` says."""
