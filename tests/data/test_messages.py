@@ -1,4 +1,4 @@
-"""Nothing that a row says is dropped in silence: it is rendered, refused with its row, or counted where that is asked."""
+"""Nothing that a row says is dropped in silence: it is rendered, refused with its row, or counted where asked."""
 
 import json
 import re
@@ -86,8 +86,8 @@ def test_reasoning_is_rendered_whatever_row_and_template_call_it(written, read):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_reasoning_that_the_template_drops_is_refused(tokenizer, name):
-    refused("drops or rewrites part of assistant turn 1: 'since b'", {"messages": [ASKED, {**ANSWER, name: "since b"}]},
-            tokenizer)  # fmt: skip
+    row = {"messages": [ASKED, {**ANSWER, name: "since b"}]}
+    refused("drops or rewrites part of assistant turn 1: 'since b'", row, tokenizer)
     earlier = [ASKED, {**ANSWER, name: "since b"}, *TWO_TURNS[2:]]
     with pytest.raises(DataError, match="part of assistant turn 1"):
         load({"messages": earlier}, tokenizer, supervise="last")
@@ -109,7 +109,8 @@ def test_control_tokens_in_reasoning_are_refused():
 
 def calls(arguments):
     call = {"type": "function", "function": {"name": "look", "arguments": arguments}}
-    return [ASKED, {"role": "assistant", "content": None, "tool_calls": [call]}, {"role": "tool", "content": "sun"}, ANSWER]
+    calling = {"role": "assistant", "content": None, "tool_calls": [call]}
+    return [ASKED, calling, {"role": "tool", "content": "sun"}, ANSWER]
 
 
 CALLED = '<|call|>look {"city": "Oslo", "days": [1, 2]}<|called|><|im_end|>7<|im_end|>'
@@ -178,8 +179,8 @@ def test_tools_and_template_arguments_written_as_json_are_read_and_nulls_are_not
 def test_every_reader_of_a_row_asks_the_same():
     """Demonstrations, pairs, labels, steps and a task's prompts: the same tokens before the answer."""
     template = TOOLS.replace("assistant\n{% endif %}", "assistant\n{% if quick %}<think></think>{% endif %}{% endif %}")
-    template = template.replace("\n{{ message.content }}", "\n{{ '<think></think>' if quick and message.role == "
-                                "'assistant' }}{{ message.content }}")  # fmt: skip
+    closed = "\n{{ '<think></think>' if quick and message.role == 'assistant' }}{{ message.content }}"
+    template = template.replace("\n{{ message.content }}", closed)
     tokenizer = tokenizing.byte_level(template)
     row = {"prompt": [ASKED], "tools": [LOOK], "chat_template_kwargs": {"quick": True}, "system": "Be terse."}
     answers = [
@@ -219,7 +220,8 @@ SYSTEM = {"role": "system", "content": "Be terse."}
     ids=["messages", "said twice", "ShareGPT", "Alpaca", "prompt and completion"],
 )
 def test_a_column_system_is_the_first_message(tokenizer, row):
-    [group], [plain] = load(row | {"system": "Be terse."}, tokenizer), load({"messages": [SYSTEM, ASKED, ANSWER]}, tokenizer)
+    [group] = load(row | {"system": "Be terse."}, tokenizer)
+    [plain] = load({"messages": [SYSTEM, ASKED, ANSWER]}, tokenizer)
     assert group.prompt == plain.prompt and learned(group, tokenizer) == learned(plain, tokenizer)
     assert load(row | {"system": ""}, tokenizer)[0].members[0].text == "7"
 

@@ -69,7 +69,8 @@ def test_a_turn_that_the_template_shortens_later_ends_with_the_next_ones_role_al
         "{{ message.content }}", "{{ message.content if loop.last else message.content.split('=')[-1] }}"
     )
     tokenizer = tokenizing.byte_level(forgets)
-    groups = load_demonstrations([{"messages": [user("3?"), assistant("3=3"), user("4?"), assistant("4=4")]}], tokenizer)
+    turns = [user("3?"), assistant("3=3"), user("4?"), assistant("4=4")]
+    groups = load_demonstrations([{"messages": turns}], tokenizer)
     assert [learned(group, tokenizer) for group in groups] == ["3=3<|user|>", "4=4<eos>"]
 
 

@@ -86,7 +86,7 @@ def _trained(index: int, message: Message, lose: Lose) -> bool:
     marks = {name: message[name] for name in MARKS if message.get(name) is not None}
     for name, value in marks.items():
         if not isinstance(value, bool | int | float) or value not in (0, 1):
-            raise BadRow(f"{name} of message {index} is {value!r:.40}; known are 1 and true (trained), 0 and false (not)")
+            raise BadRow(f"{name} of message {index} is {value!r:.40}; 1 and true are trained, 0 and false are not")
     if len(set(map(bool, marks.values()))) > 1:
         raise BadRow(f"the marks of message {index} disagree: {marks}")
     if message.get("role") != "assistant" and any(marks.values()):
@@ -179,7 +179,8 @@ class Rendering:
 
     def __contains__(self, part: str | Mapping[str, Any]) -> bool:
         if not isinstance(part, str):
-            return any(squeezed(form) in self.squeezed for form in _as_json(part)) or all(map(self._leaf, _leaves(part)))
+            written = any(squeezed(form) in self.squeezed for form in _as_json(part))
+            return written or all(map(self._leaf, _leaves(part)))
         if part in self.text or squeezed(part) in self.squeezed:
             return True
         return any(squeezed(form[1:-1]) in self.squeezed for form in _as_json(part))

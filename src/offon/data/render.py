@@ -12,7 +12,7 @@ always a prefix of the whole.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -107,8 +107,8 @@ class Renderer:
             self.lose("tools", "its tools have no place in a text prompt; write them into the text, or give messages")
 
     def sampled(self, prompt: Prompt, tokens: Sequence[int], text: str, **template: Any) -> Rendered | None:
-        """A response that a model gave in these tokens, as it gave them: text keeps neither bytes that form no character
-        nor control tokens. None where they are not the text's tokens for this tokenizer."""
+        """A response that a model gave in these tokens, as it gave them: text keeps neither bytes that form no
+        character nor control tokens. None where they are not the text's tokens for this tokenizer."""
         if not all(0 <= token < len(self.tokenizer) for token in tokens):
             return None
         if self.tokenizer.decode(tokens, skip_special_tokens=True) != text:
@@ -170,9 +170,7 @@ class Renderer:
             return [self._sequence(messages[: positions[0]], turns)]
         return [self._sequence(messages[:k], [turn]) for k, turn in zip(positions, turns, strict=True)]
 
-    def turn(
-        self, prompt: Prompt, said: Sequence[int], content: str, role: str = "user", **template: Any
-    ) -> Tokens:
+    def turn(self, prompt: Prompt, said: Sequence[int], content: str, role: str = "user", **template: Any) -> Tokens:
         """What stands between a response and the next one: the end of its turn where `said` has none, the turn of
         somebody else, and the beginning of the next response. After a plain text prompt, the content as it stands.
 

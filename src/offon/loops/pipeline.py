@@ -34,7 +34,7 @@ from offon.loops.stopping import stopping
 from offon.loops.toolbox import FrozenModels, Workshop
 from offon.methods import registry
 from offon.models.loading import load_tokenizer
-from offon.models.model import LoraSpec
+from offon.models.model import GENERATION, LoraSpec
 from offon.parts.stage import Stage
 from offon.recipe import FunctionNode, GateNode, MakeNode, MethodNode, ResolvedRecipe, TrainNode
 from offon.recipe.arguments import Names, visited
@@ -337,7 +337,8 @@ class Pipeline(Inputs):
         )  # fmt: skip
         if ends := holdings.learner.end_turns(group.prompt for group in prompts):
             tokens = ", ".join(holdings.learner.tokenizer.convert_ids_to_tokens(ends))
-            self.note(f"{node.name}: the chat template ends turns with {tokens}, so responses end there too")
+            told = f"the chat template ends turns with {tokens}, so responses do too, as {GENERATION} says"
+            self.note(f"{node.name}: {told}")
         run_time = Runtime(
             directory, holdings, prompts, settings, progress=self._stepped, interrupted=self.stop, engine=self.engine
         )

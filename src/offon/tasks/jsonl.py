@@ -79,8 +79,9 @@ def read_items(
         raw, prompt = prompts_of(row.get("prompt"), prompt_form)
         views = {view: prompts_of(other, prompt_form)[1] for view, other in (row.get("views") or {}).items()}
         columns = {key: value for key, value in row.items() if key not in ("prompt", "views")}
+        options = template_options(row) | ({"system": row["system"]} if row.get("system") else {})
         return Item(
-            id=Item.content_id(raw, {**template_options(row), **({"system": row["system"]} if row.get("system") else {})}),
+            id=Item.content_id(raw, options),
             prompt=asked(row, prompt),
             views={view: asked(row, other) for view, other in views.items()},
             columns=columns,
