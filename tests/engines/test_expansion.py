@@ -8,6 +8,7 @@ import torch
 
 from offon.behavior.enumeration import enumerate_support
 from offon.behavior.tree import support
+from offon.engines import expansion
 from offon.engines.api import Request
 from offon.engines.expansion import Expansion, expand
 from offon.engines.native import NativeEngine
@@ -103,7 +104,7 @@ def test_a_greedy_sampler_is_refused(models):
 def test_every_prompt_stops_where_it_says(models, monkeypatch):
     """The tree of prompts with different stop tokens is that of each by itself, in the order of the prompts."""
     other = (4, 3)
-    monkeypatch.setattr(type(models[0]), "stops", lambda self, prefix: (1, 5) if tuple(prefix) == other else (1,))
+    monkeypatch.setattr(expansion, "stops_after", lambda model, prefix: (1, 5) if tuple(prefix) == other else (1,))
     prompts = [PROMPT, other, PROMPT, other]
     together = expand(models, prompts, eps=0.05, horizon=HORIZON)
     for prompt, found in zip(prompts, together, strict=True):

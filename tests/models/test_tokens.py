@@ -5,12 +5,11 @@ import warnings
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from offon.engines.api import Request
 from offon.engines.native import NativeEngine
 from offon.models.layout import Layout
-from offon.models.loading import LoraSpec
 from offon.models.mixture import Mixture
 from offon.models.model import Model
 from offon.models.tokens import Spoken
@@ -20,7 +19,7 @@ from tests.models import architectures
 N = architectures.VOCABULARY
 END, EOS = 7, 2  # what the template ends turns with, and the model's own end
 CHAT = "{% for m in messages %}<a>{{ m.content }}<end>{% endfor %}{% if add_generation_prompt %}<a>{% endif %}"
-TEXT, TURN = (10, 11, 12), (5, 10, 11, END, 5)
+TEXT = (10, 11, 12)
 
 
 def tokenizer(ids=range(N - 20), template=CHAT):
@@ -85,43 +84,3 @@ def test_gradients_pass_over_ids_without_a_token():
     model.logp(Layout.of([(TEXT, (9, 10, EOS))])).sum().backward()
     moved = model.core.get_output_embeddings().weight.grad.abs().sum(1) > 0
     assert not moved[N - 20 :].any() and not moved[30] and moved[9]
-
-
-# --- stops -------------------------------------------------------------------------------------------------------
-
-
-def test_prompts_that_the_template_wrote_stop_at_the_end_of_a_turn_and_text_does_not():
-    model = wrapped(tokenizer())
-    assert model.stops(TURN) == (EOS, END) and model.stops(TEXT) == model.stop_ids == (EOS,)
-    assert wrapped().stops(TURN) == (EOS,)  # no tokenizer, no template
-    assert wrapped(tokenizer(template=None)).stops(TURN) == (EOS,)
-
-
-def test_responses_end_where_their_own_prompt_says_whatever_stands_beside_them():
-    """The weights are random: after text about 1 token in 80 is <end>, and nothing ends there."""
-    model = wrapped(tokenizer())
-    requests = [Request(p, Sampling(max_tokens=60), (i,)) for i in range(40) for p in (TURN, TEXT)]
-    made = NativeEngine(max_slots=7).generate(requests, model)
-    turns, texts = made[::2], made[1::2]
-    assert any(END in one.tokens for one in turns) and any(END in one.tokens[:-1] for one in texts)
-    assert all({END, EOS}.isdisjoint(one.tokens[:-1]) for one in turns)
-    for one, ends in [*((one, (END, EOS)) for one in turns), *((one, (EOS,)) for one in texts)]:
-        assert (one.stop == "stop") == (one.tokens[-1] in ends)
-
-
-@pytest.mark.parametrize("lora", [None, LoraSpec(r=2)], ids=["weights", "adapter"])
-def test_where_turns_were_trained_to_end_is_in_the_generation_config(tmp_path, lora):
-    base = tmp_path / "base"
-    wrapped(tokenizer()).save(base)
-    model = Model.load(base, device="cpu", lora=lora)
-    assert model.end_turns([TEXT]) == () and model.stop_ids == (EOS,)
-    assert model.end_turns([TEXT, TURN]) == (END,) and model.end_turns([TURN]) == ()
-    model.save(tmp_path / "made")
-    assert GenerationConfig.from_pretrained(tmp_path / "made").eos_token_id == [EOS, END]
-    assert Model.load(tmp_path / "made", device="cpu").stops(TEXT) == (EOS, END)
-    assert Model.load(base, device="cpu").stop_ids == (EOS,)
-    if lora is None:
-        hf = AutoModelForCausalLM.from_pretrained(tmp_path / "made")
-        made = hf.generate(torch.tensor([TURN] * 20), do_sample=True, max_new_tokens=40, pad_token_id=0)
-        ended = (made[:, len(TURN) :] == END).int().cumsum(1).clamp_max(1)
-        assert ended.any() and not (made[:, len(TURN) :][:, 1:][ended[:, :-1] == 1]).any()

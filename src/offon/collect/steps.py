@@ -93,8 +93,8 @@ def step_rows(groups: Iterable[Group], labels: Callable[[Sequence[float | None]]
                 elif kept:
                     kept[-1] = label
             if pieces:
-                said = {name: group.item.columns[name] for name in TEMPLATE_COLUMNS if name in group.item.columns}
-                yield {"prompt": group.item.prompt, "completions": pieces, "labels": kept, "separator": "", **said}
+                options = {name: group.item.columns[name] for name in TEMPLATE_COLUMNS if name in group.item.columns}
+                yield {"prompt": group.item.prompt, "completions": pieces, "labels": kept, "separator": "", **options}
 
 
 @dataclass(frozen=True)

@@ -96,9 +96,9 @@ def load_demonstrations(
         return [(row, rendered) for rendered in demonstrations_of(renderer, row, detected, supervise)]
 
     groups = []
-    for found in converted(source, rows, demonstrations, renderer, report):
-        report.split_rows += len(found) > 1
-        for row, rendered in found:
+    for rendered_row in converted(source, rows, demonstrations, renderer, report):
+        report.split_rows += len(rendered_row) > 1
+        for row, rendered in rendered_row:
             if max_length is not None and len(rendered.prefix) >= max_length:
                 report.dropped[FILLED] += 1
                 continue
@@ -281,8 +281,8 @@ def _trajectory(
     source, spans, start = [], [], 0
     for stretch in rendered.stretches:
         end = start + len(stretch.tokens)
-        source += [Source.EXTERNAL if stretch.said else Source.ENVIRONMENT] * len(stretch.tokens)
-        spans += [Span("turn", start, end)] if stretch.said else []
+        source += [Source.EXTERNAL if stretch.supervised else Source.ENVIRONMENT] * len(stretch.tokens)
+        spans += [Span("turn", start, end)] if stretch.supervised else []
         start = end
     room = len(source) if max_length is None else max_length - len(rendered.prefix)
     tokens, source = rendered.response[:room], source[:room]

@@ -32,8 +32,8 @@ def template_options(columns: Mapping[str, Any]) -> dict[str, Any]:
     options = _decoded("chat_template_kwargs", columns.get("chat_template_kwargs"), Mapping) or {}
     if taken := [name for name in options if name in OWN_WORDS]:
         raise BadRow(f"chat_template_kwargs say {taken[0]}, which is not a row's to say")
-    found = {name: value for name, value in options.items() if value is not None}
-    return {"tools": list(tools), **found} if tools else found
+    known = {name: value for name, value in options.items() if value is not None}
+    return {"tools": list(tools), **known} if tools else known
 
 
 def _decoded(name: str, value: Any, kind: type) -> Any:
@@ -69,9 +69,9 @@ def refuse(kind: str, why: str) -> None:
     raise BadRow(why)
 
 
-def require_no_media(said: Mapping[str, Any], lose: Lose, where: str = "") -> None:
+def require_no_media(columns: Mapping[str, Any], lose: Lose, where: str = "") -> None:
     for name in MEDIA:
-        if name in said and said[name] is not None and said[name] != [] and said[name] != "":
+        if name in columns and columns[name] is not None and columns[name] != [] and columns[name] != "":
             lose(name, f"{where}{name}: offon reads text only, and what is shown would be missing")
 
 

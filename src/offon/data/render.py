@@ -31,7 +31,7 @@ class Stretch:
     """Consecutive response tokens that the model said (supervised) or that others said."""
 
     tokens: Tokens
-    said: bool
+    supervised: bool
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,9 @@ class _Turn:
     """Assistant turn k as the template writes it: the conversation before it, what the model says, what is added."""
 
     before: str
-    said: str
+    supervised: str
     after: str
-    ended: bool  # `said` closes with a control token
+    ended: bool  # `supervised` closes with a control token
 
 
 @dataclass(frozen=True)
@@ -166,12 +166,14 @@ class Renderer:
             return []
         turns = [self._turn(messages, k, **template) for k in positions]
         self._require_context(messages[: positions[-1]], turns[-1].before, positions, **template)
-        if all(later.before.startswith(turn.before + turn.said + turn.after) for turn, later in pairwise(turns)):
+        if all(later.before.startswith(turn.before + turn.supervised + turn.after) for turn, later in pairwise(turns)):
             return [self._sequence(messages[: positions[0]], turns)]
         return [self._sequence(messages[:k], [turn]) for k, turn in zip(positions, turns, strict=True)]
 
-    def turn(self, prompt: Prompt, said: Sequence[int], content: str, role: str = "user", **template: Any) -> Tokens:
-        """What stands between a response and the next one: the end of its turn where `said` has none, the turn of
+    def turn(
+        self, prompt: Prompt, response: Sequence[int], content: str, role: str = "user", **template: Any
+    ) -> Tokens:
+        """What stands between a response and the next one: the end of its turn where `response` has none, the turn of
         somebody else, and the beginning of the next response. After a plain text prompt, the content as it stands.
 
         Control tokens in the content are taken out: a model may have written it, and could close its own turn.
@@ -183,15 +185,15 @@ class Renderer:
         before = self.chat(ours, generation=False, **template).rindex(STAND_IN) + len(STAND_IN)
         between = self.chat([*ours, {"role": role, "content": content}], generation=True, **template)[before:]
         end = re.match(rf"\s*(?:{self.turns.pattern})", between)
-        if end and list(said[-1:]) == self.encode(end.group())[-1:]:
+        if end and list(response[-1:]) == self.encode(end.group())[-1:]:
             between = between[end.end() :]  # the response closed its turn itself
         return tuple(self.encode(between))
 
     def _sequence(self, prompt: Sequence[Message], turns: Sequence[_Turn]) -> Rendered:
         texts = [turns[0].before]
         for turn, later in pairwise(turns):
-            texts += [turn.said, later.before[len(turn.before) + len(turn.said) :]]
-        texts.append(turns[-1].said)
+            texts += [turn.supervised, later.before[len(turn.before) + len(turn.supervised) :]]
+        texts.append(turns[-1].supervised)
         prefix, *ids = self.encode_stretches(texts)
         if not turns[-1].ended:
             ids[-1] = self._closed(ids[-1])
@@ -219,8 +221,8 @@ class Renderer:
         except BadRow:
             more = ""
         if more.startswith(so_far):
-            found = re.match(rf"\s*(?:{self.turns.pattern})", more[len(so_far) :])
-            return found.group() if found else ""
+            opening = re.match(rf"\s*(?:{self.turns.pattern})", more[len(so_far) :])
+            return opening.group() if opening else ""
         return self.turns.next_opening(messages[-1]["role"])
 
     def _require_said(self, message: Message, rendering: Rendering, k: int) -> None:
@@ -271,8 +273,8 @@ class Renderer:
     def _checked_message(self, index: int, message: Message) -> Message:
         message = read_message(index, message, self.turns, self.lose)
         written = [message["content"], *(str(message[name]) for name in REASONING if name in message)]
-        if not self.allow_control_tokens and (found := [c for text in written for c in self.control_tokens(text)]):
-            raise BadRow(f"message {index} ({message['role']}) contains the control token {found[0]}")
+        if not self.allow_control_tokens and (forged := [c for text in written for c in self.control_tokens(text)]):
+            raise BadRow(f"message {index} ({message['role']}) contains the control token {forged[0]}")
         return message
 
     def control_tokens(self, text: str) -> list[str]:

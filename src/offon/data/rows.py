@@ -55,13 +55,13 @@ def read_rows(source: Any, columns: Mapping[str, str] | None, *alternatives: Seq
         raise DataError("there are no rows", where=source_name(source))
     renamed = convert_rows(source, read, partial(_renamed, columns or {}))
     rows = [(where, row) for (where, _), row in zip(read, renamed, strict=True)]
-    found = sorted(rows[0][1])
-    if not any(set(names) <= set(found) for names in alternatives):
+    existing = sorted(rows[0][1])
+    if not any(set(names) <= set(existing) for names in alternatives):
         wanted = " or ".join(" + ".join(names) for names in alternatives)
         raise DataError(
             f"columns {wanted} not found",
-            where=f"{source_name(source)} ({len(rows)} rows; columns: {', '.join(found)})",
-            fix=_proposal(found, alternatives),
+            where=f"{source_name(source)} ({len(rows)} rows; columns: {', '.join(existing)})",
+            fix=_proposal(existing, alternatives),
         )
     return rows
 
@@ -76,9 +76,9 @@ def _renamed(mapping: Mapping[str, str], columns: Columns) -> Columns:
     return kept | {target: columns[name] for target, name in mapping.items()}
 
 
-def _proposal(found: Sequence[str], alternatives: Sequence[Sequence[str]]) -> str:
+def _proposal(existing: Sequence[str], alternatives: Sequence[Sequence[str]]) -> str:
     for names in alternatives:
-        mapping = {name: next((c for c in (name, *SYNONYMS.get(name, ())) if c in found), None) for name in names}
+        mapping = {name: next((c for c in (name, *SYNONYMS.get(name, ())) if c in existing), None) for name in names}
         if all(mapping.values()):
             return "columns: {" + ", ".join(f"{name}: {column}" for name, column in mapping.items()) + "}"
     return "name them with columns: {" + ", ".join(f"{name}: ..." for name in alternatives[0]) + "}"

@@ -61,14 +61,14 @@ def converted(
         if row.get("history") and report.columns != " + ".join(ALPACA):
             renderer.lose("history", "a column history is read beside instruction + output only")
         try:
-            found = [convert(row)]
+            kept = [convert(row)]
         except _Dropped as reason:
             report.dropped[str(reason)] += 1
             return []
         report.lost.update(renderer.lost)
-        return found
+        return kept
 
-    return [one for found in convert_rows(source, rows, counted) for one in found]
+    return [one for kept in convert_rows(source, rows, counted) for one in kept]
 
 
 def demonstrations_of(
@@ -100,7 +100,7 @@ def _messages(row: Columns, detected: Sequence[str]) -> list[Message]:
         question = "\n\n".join(part for part in (row["instruction"], row.get("input")) if part)
         turns = [*_history(row.get("history") or ()), (question, row["output"])]
         roles = ("user", "assistant")
-        return [{"role": role, "content": said} for turn in turns for role, said in zip(roles, turn, strict=True)]
+        return [{"role": role, "content": words} for turn in turns for role, words in zip(roles, turn, strict=True)]
     return [
         {
             "role": SHAREGPT_ROLES.get(turn.get("from"), turn.get("from")),
@@ -151,16 +151,18 @@ def _continuations(
             raise _Dropped(BROKEN)
     if plain:
         return [renderer.continuation(prompt, completion)]
-    found = renderer.conversation(prompt + completion, _first(prompt, completion, supervise), **template_options(row))
-    return _learned(found)
+    rendered = renderer.conversation(
+        prompt + completion, _first(prompt, completion, supervise), **template_options(row)
+    )
+    return _learned(rendered)
 
 
 def _conversation(
     renderer: Renderer, row: Columns, messages: list[Message], supervise: Literal["all", "last"]
 ) -> list[Rendered]:
     messages = with_system(row, messages)
-    found = renderer.conversation(messages, _first([], messages, supervise), **template_options(row))
-    return _learned(found)
+    rendered = renderer.conversation(messages, _first([], messages, supervise), **template_options(row))
+    return _learned(rendered)
 
 
 def _first(before: Sequence[Message], after: Sequence[Message], supervise: Literal["all", "last"]) -> int:
@@ -168,10 +170,10 @@ def _first(before: Sequence[Message], after: Sequence[Message], supervise: Liter
     return len(before) + len(after) - 1 if supervise == "last" else len(before)
 
 
-def _learned(found: list[Rendered]) -> list[Rendered]:
-    if not found:
+def _learned(rendered: list[Rendered]) -> list[Rendered]:
+    if not rendered:
         raise _Dropped(UNTRAINED)
-    return found
+    return rendered
 
 
 def pair_of(renderer: Renderer, row: Columns) -> tuple[Rendered, Rendered]:
@@ -194,15 +196,15 @@ def answers_of(
 ) -> list[Rendered]:
     """One sequence for each answer to a row's prompt; sampled: the tokens of those that a model gave."""
     tokens = [*sampled, *[None] * (len(answers) - len(sampled))]
-    found = [
+    answered = [
         _continuations(renderer, row, row["prompt"], answer, tokens=given)
         for answer, given in zip(answers, tokens, strict=True)
     ]
-    if any(len(rendered) > 1 for rendered in found):
+    if any(len(rendered) > 1 for rendered in answered):
         raise BadRow("the chat template rewrites earlier turns, so an answer of several turns is no one sequence")
-    if len({rendered.prefix for [rendered] in found}) > 1:
+    if len({rendered.prefix for [rendered] in answered}) > 1:
         raise BadRow("the answers do not follow the same prompt tokens")
-    return [rendered for [rendered] in found]
+    return [rendered for [rendered] in answered]
 
 
 def too_long(answers: Sequence[Rendered], max_length: int | None) -> bool:

@@ -66,8 +66,8 @@ class Turns:
             body = turn.rstrip()
             return body, "", turn[len(body) :]
         tail = turn[len(body) :]
-        found = list(re.finditer(self.pattern, tail))
-        end = next((match for match in found if match.group() == self.own), found[0]).end()
+        matches = list(re.finditer(self.pattern, tail))
+        end = next((match for match in matches if match.group() == self.own), matches[0]).end()
         return body, tail[:end], tail[end:]
 
     def _trailing(self, turn: str) -> tuple[str, list[str]]:
@@ -88,8 +88,8 @@ class Turns:
         ends where its own turn has no end. "" where that is no control token."""
         if role not in self._openings:
             after = self._after_answer(({"role": role, "content": STAND_IN},)) or ""
-            found = re.match(rf"\s*(?:{self.pattern})", after)
-            self._openings[role] = found.group() if found else ""
+            opening = re.match(rf"\s*(?:{self.pattern})", after)
+            self._openings[role] = opening.group() if opening else ""
         return self._openings[role]
 
     @cached_property
@@ -109,12 +109,12 @@ class Turns:
     def ends(self) -> Tokens:
         """The ids that end an assistant turn of words, or one that calls a tool."""
         if self.own:
-            found = {self.own, self._end_of_call}
+            tokens = {self.own, self._end_of_call}
         elif self.own == "":
-            found = {self.next_opening(role).strip() for role in ("user", "tool")}
+            tokens = {self.next_opening(role).strip() for role in ("user", "tool")}
         else:
-            found = set()
-        return tuple(sorted(self.tokenizer.convert_tokens_to_ids(token) for token in found if token))
+            tokens = set()
+        return tuple(sorted(self.tokenizer.convert_tokens_to_ids(token) for token in tokens if token))
 
     @property
     def _end_of_call(self) -> str:

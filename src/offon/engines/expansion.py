@@ -14,6 +14,7 @@ from offon.behavior.enumeration import Enumeration, enumerate_support
 from offon.engines.decoders import CachedDecoder, ReplayDecoder
 from offon.engines.native import evaluating
 from offon.engines.sampling import Columns, log_distribution
+from offon.engines.stops import stops_after
 from offon.errors import ConfigError
 from offon.models.decode import GROWTH
 from offon.models.model import Model
@@ -81,15 +82,15 @@ def expand(
 ) -> list[Enumeration]:
     """The union tree of several models with one vocabulary on each prompt, see `enumerate_support`; as many prompts at
     a time as fit into memory. Responses end with the first model's stop tokens for their prompt."""
-    stops = [models[0].stops(prompt) for prompt in prompts]
+    stops = [stops_after(models[0], prompt) for prompt in prompts]
     if len(set(stops)) > 1:
         made: dict[int, Enumeration] = {}
         for stop in dict.fromkeys(stops):
             rows = [row for row, other in enumerate(stops) if other == stop]
             followed = None if follow is None else [follow[row] for row in rows]
             alike = [prompts[row] for row in rows]
-            found = expand(models, alike, sampling, eps=eps, horizon=horizon, follow=followed)
-            made |= dict(zip(rows, found, strict=True))
+            trees = expand(models, alike, sampling, eps=eps, horizon=horizon, follow=followed)
+            made |= dict(zip(rows, trees, strict=True))
         return [made[row] for row in range(len(prompts))]
     policies = [Expansion(model, prompts, sampling) for model in models]
     rows = min(policy.room(max(map(len, prompts)) + horizon) for policy in policies)

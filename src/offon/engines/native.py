@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from offon.engines.api import Completion, Progress, Request
 from offon.engines.decoders import Prefix, decoder_of
 from offon.engines.sampling import Columns, sample, uniforms
+from offon.engines.stops import stops_after
 from offon.errors import ConfigError, DataError, NumericsError
 from offon.models.decode import Prompt
 from offon.models.model import Model
@@ -191,7 +192,7 @@ def _stops(requests: Sequence[Request], model: Model) -> tuple[np.ndarray, np.nd
     of_prefix: dict[Tokens, int] = {}
     sets: dict[tuple[int, ...], int] = {}
     for prefix in dict.fromkeys(tuple(request.prefix) for request in requests):
-        of_prefix[prefix] = sets.setdefault(model.stops(prefix), len(sets))
+        of_prefix[prefix] = sets.setdefault(stops_after(model, prefix), len(sets))
     ended_by = np.zeros((len(sets), model.vocabulary), bool)
     for stops, row in sets.items():
         ended_by[row, [stop for stop in stops if stop < model.vocabulary]] = True

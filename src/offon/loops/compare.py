@@ -19,6 +19,7 @@ from offon.behavior.decompose import SIGNS
 from offon.behavior.instruments import EXACT_SHARE, Facts, affordable, choose, said
 from offon.behavior.role import stage_role
 from offon.behavior.support import support_threshold
+from offon.engines.stops import stops_after
 from offon.errors import ConfigError, ModelError
 from offon.loops import artefacts as art
 from offon.loops.evidence import by_class, by_trajectory, place_of, solving, tree_of
@@ -142,7 +143,7 @@ def facts_of(
         temperature=probe.temperature,
         parameters=tuple(sum(p.numel() for p in model.hf.parameters()) for model in models),
         other_tokens=_other_tokens(models, groups),
-        same_stops=all(models[0].stops(group.prompt) == models[1].stops(group.prompt) for group in groups[0]),
+        same_stops=all(stops_after(models[0], g.prompt) == stops_after(models[1], g.prompt) for g in groups[0]),
         packed=all(model.packed for model in models),
         vocabulary=min(model.vocabulary for model in models),
         longest=probe.max_tokens,

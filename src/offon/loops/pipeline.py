@@ -14,6 +14,7 @@ from offon import __version__, report
 from offon.collect import Rollouts
 from offon.data import prompt_groups
 from offon.engines.native import NativeEngine
+from offon.engines.stops import end_turns
 from offon.errors import GateClosed, Interrupted, OffonError
 from offon.loops import artefacts as art
 from offon.loops import gates
@@ -335,10 +336,10 @@ class Pipeline(Inputs):
             stage, init.path, self._models_of(node), lora=lora_of(settings), checkpoint=found.path if found else None,
             checkpointing=settings.gradient_checkpointing,
         )  # fmt: skip
-        if ends := holdings.learner.end_turns(group.prompt for group in prompts):
+        if ends := end_turns(holdings.learner, (group.prompt for group in prompts)):
             tokens = ", ".join(holdings.learner.tokenizer.convert_ids_to_tokens(ends))
-            told = f"the chat template ends turns with {tokens}, so responses do too, as {GENERATION} says"
-            self.note(f"{node.name}: {told}")
+            note = f"the chat template ends turns with {tokens}, so responses do too, as {GENERATION} says"
+            self.note(f"{node.name}: {note}")
         run_time = Runtime(
             directory, holdings, prompts, settings, progress=self._stepped, interrupted=self.stop, engine=self.engine
         )

@@ -76,9 +76,6 @@ class Mixture(Together):
     def stop_ids(self) -> tuple[int, ...]:
         return tuple(sorted({stop for part in self.models for stop in part.stop_ids}))
 
-    def stops(self, prefix: Sequence[int]) -> tuple[int, ...]:
-        return tuple(sorted({stop for part in self.models for stop in part.stops(prefix)}))
-
     @property
     def positions(self) -> int | None:
         return min((part.positions for part in self.models if part.positions), default=None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
-from offon.data.turns import turns_of
 from offon.errors import ModelError
 from offon.maths.vocabulary import token_logp
 from offon.models import head as heads
@@ -156,23 +155,6 @@ class Model:
             stop = getattr(holder, "eos_token_id", None)
             ids.update(stop if isinstance(stop, list | tuple) else [] if stop is None else [stop])
         return tuple(sorted(ids))
-
-    def stops(self, prefix: Sequence[int]) -> tuple[int, ...]:
-        """Every token id that ends a response to this prompt: `stop_ids`, and after a prompt that the chat template
-        wrote what ends an assistant turn there."""
-        if self.tokenizer is None or not self.tokenizer.chat_template:
-            return self.stop_ids
-        turns = turns_of(self.tokenizer)
-        return tuple(sorted({*self.stop_ids, *turns.ends})) if turns.wrote(prefix) else self.stop_ids
-
-    def end_turns(self, prompts: Iterable[Sequence[int]]) -> tuple[int, ...]:
-        """Stop from now on, and in what is saved, where responses to these prompts are trained to end. Returns the ids
-        that are new."""
-        new = set(turns_of(self.tokenizer).ends) - set(self.stop_ids) if self.tokenizer is not None else set()
-        if not new or not any(map(turns_of(self.tokenizer).wrote, prompts)):
-            return ()
-        self.stop_at(new)
-        return tuple(sorted(new))
 
     def stop_at(self, ids: Iterable[int]) -> None:
         """From now on, and in what is saved, these ids end a response too, whatever its prompt."""
