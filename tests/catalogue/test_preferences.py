@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from offon.catalogue import registry
+from offon.collect import mismatched
 from offon.parts import SELF, SELF_START, Need
 from offon.train.scoring import prepare, score, step_loss, weigh
-from offon.types import Comparison
+from offon.types import Comparison, Group, Item, Source, Trajectory
 from offon.types.batch import Batch
 from tests.catalogue.cases import context
 from tests.catalogue.test_contract import difference, gradient
@@ -248,6 +249,23 @@ def test_mismatched_answers_are_other_prompts_answers_and_are_never_trained():
     batch = weigh(Batch.of(groups), learner.terms)
     assert all("mismatched" not in batch.trajectories[i].tags for i in batch.trained())
     assert len({g.members[1].tokens.tobytes() for g in groups}) == len({g.members[0].tokens.tobytes() for g in groups})
+
+
+def test_no_mismatched_answer_is_one_of_its_new_prompts_own():
+    """Two rows of every prompt side by side, then one whose answer is everybody's: nothing before it can be taken."""
+
+    def row(prompt, answer):
+        member = Trajectory.of(answer, prompt, Source.EXTERNAL, id=f"{prompt}/{answer}")
+        return Group(item=Item(id=str(prompt), prompt=str(prompt)), views={"prompt": prompt}, members=(member,))
+
+    pairs = [row((p,), [10 * p + a, 1]) for p in (3, 4, 5) for a in (0, 1)]
+    made = mismatched()(None, pairs)
+    assert [other.tokens[0] for _, other in (g.members for g in made)] == [51, 51, 31, 31, 41, 41]
+    shared = [row((3,), [7, 1]), row((4,), [7, 1]), row((5,), [8, 1])]
+    made = mismatched()(None, shared)
+    assert [[m.tokens[0] for m in group.members] for group in made] == [[7, 8], [7, 8], [8, 7]]
+    alone = [row((3,), [7, 1]), row((3,), [8, 1])]
+    assert mismatched()(None, alone) == alone
 
 
 def test_an_answer_that_replay_left_alone_has_no_other_prompt_and_z0_is_zero():

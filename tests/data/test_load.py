@@ -235,3 +235,64 @@ def test_columns_are_read_only_arrays_of_the_promised_types(tokenizer):
     [member] = load_demonstrations([{"messages": MESSAGES}], tokenizer)[0].members
     assert (member.tokens.dtype, member.source.dtype) == (np.int32, np.int8)
     assert not member.tokens.flags.writeable
+
+
+# --- samples of a model's own ------------------------------------------------------------------------------------
+
+
+def sampled(tokenizer, tokens, *, chat=False, **written):
+    """A row as a node that makes data writes it, of the tokens that were sampled."""
+    text = tokenizer.decode(tokens, skip_special_tokens=True)
+    row = {"prompt": "3 + 4 =", "completion": text}
+    if chat:
+        row = {"prompt": MESSAGES[:1], "completion": [{"role": "assistant", "content": text}]}
+    return row | {"offon": {"tokens": tokens, "signals": {}, **written}}
+
+
+def broken(tokenizer, end="<eos>"):
+    """The first of the two bytes of a character, a control token, and an end."""
+    return [*tokenizer.encode("é")[:1], *tokenizer.convert_tokens_to_ids(["<|call|>", end])]
+
+
+@pytest.mark.parametrize("chat, end", [(False, "<eos>"), (True, "<|im_end|>"), (True, "<eos>")])
+def test_what_was_sampled_is_learned_in_its_tokens(tokenizer, chat, end):
+    tokens = broken(tokenizer, end)
+    row = sampled(tokenizer, tokens, chat=chat)
+    assert "\ufffd" in str(row)
+    [group] = load_demonstrations([row], tokenizer)
+    [plain] = load_demonstrations([{**row, "completion": "7"}], tokenizer)
+    assert group.members[0].tokens.tolist() == tokens and group.prompt == plain.prompt
+    assert group.members[0].source.tolist() == [Source.EXTERNAL] * 3
+
+
+@pytest.mark.parametrize("chat, end", [(False, "<eos>"), (True, "<|im_end|>")])
+def test_a_sample_without_an_end_gets_that_of_its_prompt(tokenizer, chat, end):
+    tokens = broken(tokenizer)[:1]
+    groups = load_demonstrations([sampled(tokenizer, tokens, chat=chat)], tokenizer)
+    assert groups[0].members[0].tokens.tolist() == [*tokens, *tokenizer.convert_tokens_to_ids([end])]
+    assert groups.report.added_eos == 1
+
+
+def test_text_that_was_changed_since_or_is_another_tokenizers_is_learned_as_text(tokenizer):
+    row = sampled(tokenizer, tokenizer.encode("7") + [1])
+    [group] = load_demonstrations([{**row, "completion": "seven"}], tokenizer)
+    assert group.members[0].text == "seven"
+    [group] = load_demonstrations([{**row, "offon": {"tokens": [10**6]}}], tokenizer)
+    assert group.members[0].text == "7"
+
+
+def test_broken_text_whose_tokens_are_not_known_is_dropped_and_counted(tokenizer):
+    rows = [sampled(tokenizer, broken(tokenizer)), sampled(tokenizer, tokenizer.encode("7") + [1])]
+    rows[0]["completion"] = "x" + rows[0]["completion"]
+    groups = load_demonstrations(rows, tokenizer)
+    assert len(groups) == 1 and sum(groups.report.dropped.values()) == 1
+    written = {"prompt": "3 + 4 =", "completion": "about \ufffd"}  # by people: what they say is learned
+    assert load_demonstrations([written], tokenizer)[0].members[0].text == "about \ufffd"
+
+
+def test_both_answers_of_a_sampled_pair_are_learned_in_their_tokens(tokenizer):
+    better, worse = broken(tokenizer), [*broken(tokenizer)[:1], *broken(tokenizer)]
+    row = sampled(tokenizer, better, rejected_tokens=worse)
+    row |= {"chosen": row.pop("completion"), "rejected": tokenizer.decode(worse, skip_special_tokens=True)}
+    [group] = load_preferences([row], tokenizer)
+    assert [member.tokens.tolist() for member in group.members] == [better, worse]

@@ -1,8 +1,11 @@
 """Rows: every source gives the same ones, and every mistake in them is named with its place, all at once."""
 
+import datetime
+import decimal
 import json
 
 import datasets
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -89,3 +92,82 @@ def test_an_empty_file_is_refused(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(b"\n")
     with pytest.raises(DataError, match="there are no rows"):
         values(tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n".join(map(json.dumps, ROWS)),
+        json.dumps({"data": ROWS}),
+        json.dumps({"version": 1, "rows": ROWS}, indent=1),
+        json.dumps(ROWS, indent=2),
+    ],
+    ids=["lines", "under data", "under rows", "indented"],
+)
+def test_a_json_file_may_hold_lines_or_rows_under_a_name(tmp_path, text):
+    path = tmp_path / "a.json"
+    path.write_text(text, encoding="utf-8-sig")
+    assert values(path) == ROWS
+
+
+def test_a_json_file_of_one_object_is_one_row(tmp_path):
+    """`messages` is a list of objects too, and no list of rows."""
+    path = tmp_path / "a.json"
+    row = {"messages": [{"role": "user", "content": "a"}]}
+    path.write_text(json.dumps(row))
+    assert read_rows(path, None, ("messages",)) == [("row 0", row)]
+
+
+@pytest.mark.parametrize("text", ['{"prompt": "a",', "[1, 2]", '"text"', '{"prompt": "a"}\n[1]'])
+def test_json_that_holds_no_rows_is_refused_with_what_would_do(tmp_path, text):
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(DataError) as caught:
+        values(path)
+    assert caught.value.fix == "an array of objects, or one object per line"
+
+
+def test_numbers_that_json_does_not_have_are_read_as_those_it_has(tmp_path):
+    """From every kind of source: decimals are the numbers that are written the same, NaN (a missing number) is null."""
+    columns = {
+        "prompt": ["a"],
+        "price": pyarrow.array([decimal.Decimal("1.50")]),
+        "count": pyarrow.array([decimal.Decimal("12345678901234567890")]),
+        "score": [float("nan")],
+        "deep": [[{"x": float("nan"), "y": decimal.Decimal("0.1")}]],
+        "day": [datetime.date(2026, 1, 2)],
+    }
+    table = pyarrow.table(columns)
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    expected = {"prompt": "a", "price": 1.5, "count": 12345678901234567890, "score": None}
+    expected |= {"deep": [{"x": None, "y": 0.1}]}
+    for source in (tmp_path / "a.parquet", table.to_pylist(), datasets.Dataset(table)):
+        [(_, row)] = read_rows(source, None, ("prompt",))
+        assert {name: row[name] for name in expected} == expected and type(row["count"]) is int
+        assert row["day"] == datetime.date(2026, 1, 2)
+    (tmp_path / "a.jsonl").write_text('{"prompt": "a", "score": NaN}')
+    (tmp_path / "a.json").write_text('[{"prompt": "a", "score": NaN}]')
+    for name in ("a.jsonl", "a.json"):
+        assert read_rows(tmp_path / name, None, ("prompt",))[0][1] == {"prompt": "a", "score": None}
+    numpy = {"prompt": "a", "n": np.int64(3), "x": np.float32("nan"), "list": np.array([1, 2])}
+    assert read_rows([numpy], None, ("prompt",))[0][1] == {"prompt": "a", "n": 3, "x": None, "list": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    "value, fix",
+    [
+        (decimal.Decimal("0.1234567890123456789"), "write it as text"),
+        (float("inf"), "null, or the number as text"),
+    ],
+)
+def test_numbers_that_none_of_its_holds_are_refused_with_row_and_fix(tmp_path, value, fix):
+    pyarrow.parquet.write_table(pyarrow.table({"prompt": ["a", "b"], "x": [value, value]}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="row 1: x is ") as caught:
+        read_rows(tmp_path / "a.parquet", None, ("prompt",))
+    assert caught.value.fix == fix
+
+
+def test_infinity_in_json_is_refused_with_its_line(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b", "x": -Infinity}')
+    with pytest.raises(DataError, match="a.jsonl:2: a number is -inf"):
+        read_rows(tmp_path / "a.jsonl", None, ("prompt",))

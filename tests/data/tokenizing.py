@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 CHARACTERS = string.ascii_letters + string.digits + "\n:=+"
 SPECIAL = ["<bos>", "<eos>", "<|im_start|>", "<|im_end|>"]
+ROLES = ["<|user|>", "<|assistant|>", "<|observation|>", "<|call|>", "<|called|>"]
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
@@ -35,6 +36,30 @@ OPENS_THINKING = CHATML.replace("assistant\n{% endif %}", "assistant\n<think>\n{
 CLOSES_LAST = CHATML.replace(
     "<|im_end|>\n{% endfor %}", "{% if loop.last and message.role == 'assistant' %}<eos>{% endif %}{% endfor %}"
 )
+# The next role's token ends a turn.
+NEXT_ROLE = (
+    "{% for message in messages %}{% if message.role == 'tool' %}<|observation|>{% else %}<|{{ message.role }}|>"
+    "{% endif %}{{ '\n' }}{{ message.content }}{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+# A call is closed by a token of its own, before the one that ends the turn.
+CALLS = CHATML.replace(
+    "{{ message.content }}",
+    "{{ message.content }}{% for call in message.tool_calls or [] %}<|call|>{{ call.function.name }} "
+    "{{ call.function.arguments | tojson }}<|called|>{% endfor %}",
+)
+# Arguments are put between other text: only text can be.
+CALLS_IN_TEXT = CALLS.replace("{{ call.function.arguments | tojson }}", "{{ '' + call.function.arguments }}")
+# Every argument stands by itself.
+CALLS_BY_ARGUMENT = CALLS.replace(
+    "{{ call.function.arguments | tojson }}",
+    "{% for key, value in call.function.arguments.items() %}{{ key }}={{ value }};{% endfor %}",
+)
+
+
+def reasoning(name: str) -> str:
+    """A template that writes reasoning from the field of this name."""
+    thought = "{% if message.NAME %}<think>{{ message.NAME }}</think>{% endif %}".replace("NAME", name)
+    return CHATML.replace("{{ message.content }}", thought + "{{ message.content }}")
 
 
 def wrapped(backend: Tokenizer, chat_template: str | None) -> PreTrainedTokenizerFast:
@@ -50,7 +75,7 @@ def byte_level(chat_template: str | None = CHATML, *, adds_bos: bool = False) ->
     backend.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+        vocab_size=400, special_tokens=[*SPECIAL, *ROLES], initial_alphabet=alphabet, show_progress=False
     )
     backend.train_from_iterator(
         ["assistant\nthe answer\n\nis 12\n\n", "user\nwhat is 3 + 4?\n", "aaaa ab ba"] * 4, trainer

@@ -8,6 +8,7 @@ import torch
 
 from offon.behavior.change.enumeration import enumerate_support
 from offon.behavior.change.prefix_tree import support
+from offon.engines import expansion
 from offon.engines.api import Request
 from offon.engines.expansion import Expansion, expand
 from offon.engines.native import NativeEngine
@@ -98,3 +99,15 @@ def test_the_padded_path_gives_the_same_tree(models):
 def test_a_greedy_sampler_is_refused(models):
     with pytest.raises(ConfigError, match="one response"):
         Expansion(models[0], [PROMPT], Sampling(temperature=0))
+
+
+def test_every_prompt_stops_where_it_says(models, monkeypatch):
+    """The tree of prompts with different stop tokens is that of each by itself, in the order of the prompts."""
+    other = (4, 3)
+    monkeypatch.setattr(expansion, "stops_after", lambda model, prefix: (1, 5) if tuple(prefix) == other else (1,))
+    prompts = [PROMPT, other, PROMPT, other]
+    together = expand(models, prompts, eps=0.05, horizon=HORIZON)
+    for prompt, found in zip(prompts, together, strict=True):
+        [alone] = expand(models, [prompt], eps=0.05, horizon=HORIZON)
+        paths = [{one.tree.path(edge) for edge in range(len(one.tree))} for one in (found, alone)]
+        assert paths[0] == paths[1] and any(5 in path[:-1] for path in paths[0]) == (prompt == PROMPT)

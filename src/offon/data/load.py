@@ -6,33 +6,44 @@
     rankings         prompt + completions, from best to worst
     steps            prompt + completions (the steps of one solution) + labels; perhaps separator
 
-Prompt, completion(s), chosen and rejected are text or lists of messages. Other columns travel with the item; `tools`
-and `chat_template_kwargs` go to the chat template.
+Prompt, completion(s), chosen and rejected are text or lists of messages. `system` stands before the messages, as does
+Alpaca's `history`. Other columns travel with the item; `tools` and `chat_template_kwargs` go to the chat template. What
+a row says and the template leaves out is refused, or counted where the caller allows it (`lossy="allow"`).
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from offon.data.render import Message, Rendered, Renderer
+from offon.data.messages import require_no_media, template_options, with_system
+from offon.data.render import Rendered, Renderer
+from offon.data.report import DataReport, Loaded
 from offon.data.rows import BadRow, Columns, convert_rows, read_rows, source_name
+from offon.data.sequences import (
+    CONVENTIONS,
+    DEMONSTRATIONS,
+    LABELLED,
+    PREFERENCES,
+    RANKINGS,
+    SHAREGPT_ROLES,
+    STEPS,
+    WRITTEN,
+    Lossy,
+    answers_of,
+    converted,
+    demonstrations_of,
+    message_list,
+    pair_of,
+    renderer_of,
+    require_columns,
+    require_text_only,
+    too_long,
+)
 from offon.errors import ConfigError, DataError
 from offon.types import Comparison, Group, Item, Producer, Source, Span, Trajectory
-
-DEMONSTRATIONS = (("messages",), ("prompt", "completion"), ("conversations",), ("instruction", "output"), ("text",))
-PREFERENCES = (("prompt", "chosen", "rejected"), ("chosen", "rejected"))
-LABELLED = ("prompt", "completion", "label")
-RANKINGS = ("prompt", "completions")
-STEPS = ("prompt", "completions", "labels")
-CONVENTIONS = (*DEMONSTRATIONS, *PREFERENCES, LABELLED, RANKINGS, STEPS)
-WRITTEN = "offon"  # what a node that makes data says of a row: who wrote the answer, how, and its signals
-READ_COLUMNS = {name for names in CONVENTIONS for name in names} | {"input", "margin", "separator", WRITTEN}
-SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "system": "system", "tool": "tool", "function": "tool"}
 
 FILLED = "truncated before its first supervised token"
 NO_LABEL = "no labelled step within max_length"
@@ -40,45 +51,21 @@ CUT_PAIR = "a member exceeds max_length"
 CUT_ANSWER = "an answer exceeds max_length"
 IDENTICAL = "chosen equals rejected"
 
+READ_COLUMNS = {name for names in CONVENTIONS for name in names} | {"input", "margin", "separator", WRITTEN}
 
-@dataclass
-class DataReport:
-    """What became of the rows of a source. `str()` is the sentence to print; the counts are for the run's report."""
-
-    source: str
-    columns: str  # what was detected, such as "prompt + completion"
-    rows: int = 0
-    trajectories: int = 0
-    split_rows: int = 0  # rows whose template rewrites earlier turns: one trajectory per assistant turn
-    added_eos: int = 0  # trajectories whose template or text had no end token
-    dropped: Counter[str] = field(default_factory=Counter)
-    cut: int = 0
-    tokens_cut: int = 0
-    tokens: Counter[str] = field(default_factory=Counter)  # prompt, supervised, environment
-
-    @property
-    def supervised_share(self) -> float:
-        return self.tokens["supervised"] / max(1, self.tokens.total())
-
-    def __str__(self) -> str:
-        parts = [f"{self.source}: {self.rows} rows ({self.columns}), {self.trajectories} trajectories"]
-        parts += [f"{count} dropped: {reason}" for reason, count in sorted(self.dropped.items())]
-        if self.cut:
-            parts.append(f"{self.cut} cut to max_length, losing {self.tokens_cut} tokens")
-        if self.split_rows:
-            parts.append(f"{self.split_rows} rows split by turn, because the chat template rewrites earlier turns")
-        if self.added_eos:
-            parts.append(f"EOS added to {self.added_eos}")
-        parts.append(f"{self.supervised_share:.1%} of {self.tokens.total()} tokens supervised")
-        return "; ".join(parts)
-
-
-class Loaded(list[Group]):
-    """Groups, with the report of how they came from their rows."""
-
-    def __init__(self, groups: Iterable[Group], report: DataReport):
-        super().__init__(groups)
-        self.report = report
+__all__ = [
+    "CONVENTIONS",
+    "SHAREGPT_ROLES",
+    "WRITTEN",
+    "DataReport",
+    "Loaded",
+    "load_demonstrations",
+    "load_labelled",
+    "load_preferences",
+    "load_rankings",
+    "load_steps",
+    "prompt_groups",
+]
 
 
 def load_demonstrations(
@@ -89,6 +76,7 @@ def load_demonstrations(
     max_length: int | None = None,
     supervise: Literal["all", "last"] = "all",
     allow_control_tokens: bool = False,
+    lossy: Lossy = "refuse",
 ) -> Loaded:
     """One group with one EXTERNAL member per demonstration.
 
@@ -98,19 +86,19 @@ def load_demonstrations(
     """
     if supervise not in ("all", "last"):
         raise ConfigError(f"supervise is {supervise!r}", fix="all or last")
-    renderer = Renderer(tokenizer, allow_control_tokens)
+    renderer = renderer_of(tokenizer, allow_control_tokens, lossy)
     rows = read_rows(source, columns, *DEMONSTRATIONS)
     detected = next(names for names in DEMONSTRATIONS if set(names) <= set(rows[0][1]))
     report = DataReport(source_name(source), " + ".join(detected), rows=len(rows))
 
     def demonstrations(row: Columns) -> list[tuple[Columns, Rendered]]:
-        _require(row, detected)
-        return [(row, rendered) for rendered in _demonstrations(renderer, row, detected, supervise)]
+        require_columns(row, detected)
+        return [(row, rendered) for rendered in demonstrations_of(renderer, row, detected, supervise)]
 
     groups = []
-    for found in convert_rows(source, rows, demonstrations):
-        report.split_rows += len(found) > 1
-        for row, rendered in found:
+    for rendered_row in converted(source, rows, demonstrations, renderer, report):
+        report.split_rows += len(rendered_row) > 1
+        for row, rendered in rendered_row:
             if max_length is not None and len(rendered.prefix) >= max_length:
                 report.dropped[FILLED] += 1
                 continue
@@ -125,26 +113,27 @@ def load_preferences(
     columns: Mapping[str, str] | None = None,
     max_length: int | None = None,
     allow_control_tokens: bool = False,
+    lossy: Lossy = "refuse",
 ) -> Loaded:
     """One group of two EXTERNAL members per pair, tagged chosen and rejected, and the comparison between them.
 
     Pairs that are equal, or of which a member exceeds `max_length` tokens, are dropped and counted: cut answers cannot
     be compared. A `margin` column becomes the comparison's.
     """
-    renderer = Renderer(tokenizer, allow_control_tokens)
+    renderer = renderer_of(tokenizer, allow_control_tokens, lossy)
     rows = read_rows(source, columns, *PREFERENCES)
     detected = next(names for names in PREFERENCES if set(names) <= set(rows[0][1]))
     report = DataReport(source_name(source), " + ".join(detected), rows=len(rows))
 
     def pair(row: Columns) -> tuple[Columns, Rendered, Rendered]:
-        _require(row, detected)
-        return row, *_pair(renderer, row)
+        require_columns(row, detected)
+        return row, *pair_of(renderer, row)
 
     groups = []
-    for row, chosen, rejected in convert_rows(source, rows, pair):
+    for row, chosen, rejected in converted(source, rows, pair, renderer, report):
         if chosen.response == rejected.response:
             report.dropped[IDENTICAL] += 1
-        elif _too_long([chosen, rejected], max_length):
+        elif too_long([chosen, rejected], max_length):
             report.dropped[CUT_PAIR] += 1
         else:
             members = [_trajectory(renderer, chosen, report, row).tagged("chosen")]
@@ -160,25 +149,26 @@ def load_labelled(
     columns: Mapping[str, str] | None = None,
     max_length: int | None = None,
     allow_control_tokens: bool = False,
+    lossy: Lossy = "refuse",
 ) -> Loaded:
     """One group with one EXTERNAL member per row, tagged desirable where its label is true, else undesirable.
 
     Members over `max_length` tokens are dropped and counted: a label is about a whole answer.
     """
-    renderer = Renderer(tokenizer, allow_control_tokens)
+    renderer = renderer_of(tokenizer, allow_control_tokens, lossy)
     rows = read_rows(source, columns, LABELLED)
     report = DataReport(source_name(source), " + ".join(LABELLED), rows=len(rows))
 
     def judged(row: Columns) -> tuple[Columns, Rendered]:
-        _require(row, LABELLED)
+        require_columns(row, LABELLED)
         if row["label"] not in (True, False):
             raise BadRow(f"label is {row['label']!r:.40}, neither true nor false")
-        [rendered] = _answers(renderer, row, [row["completion"]])
+        [rendered] = answers_of(renderer, row, [row["completion"]], [(row.get(WRITTEN) or {}).get("tokens")])
         return row, rendered
 
     groups = []
-    for row, rendered in convert_rows(source, rows, judged):
-        if _too_long([rendered], max_length):
+    for row, rendered in converted(source, rows, judged, renderer, report):
+        if too_long([rendered], max_length):
             report.dropped[CUT_ANSWER] += 1
         else:
             member = _trajectory(renderer, rendered, report, row).tagged("desirable" if row["label"] else "undesirable")
@@ -193,22 +183,23 @@ def load_rankings(
     columns: Mapping[str, str] | None = None,
     max_length: int | None = None,
     allow_control_tokens: bool = False,
+    lossy: Lossy = "refuse",
 ) -> Loaded:
     """One group per row with an EXTERNAL member per completion, in the row's order from best to worst, and a comparison
     of every two. Groups with a member over `max_length` tokens are dropped and counted."""
-    renderer = Renderer(tokenizer, allow_control_tokens)
+    renderer = renderer_of(tokenizer, allow_control_tokens, lossy)
     rows = read_rows(source, columns, RANKINGS)
     report = DataReport(source_name(source), " + ".join(RANKINGS), rows=len(rows))
 
     def ranked(row: Columns) -> tuple[Columns, list[Rendered]]:
-        _require(row, RANKINGS)
+        require_columns(row, RANKINGS)
         if isinstance(row["completions"], str) or len(row["completions"]) < 2:
             raise BadRow("a ranking needs two completions or more")
-        return row, _answers(renderer, row, list(row["completions"]))
+        return row, answers_of(renderer, row, list(row["completions"]))
 
     groups = []
-    for row, answers in convert_rows(source, rows, ranked):
-        if _too_long(answers, max_length):
+    for row, answers in converted(source, rows, ranked, renderer, report):
+        if too_long(answers, max_length):
             report.dropped[CUT_ANSWER] += 1
             continue
         members = [_trajectory(renderer, rendered, report, row) for rendered in answers]
@@ -224,6 +215,7 @@ def load_steps(
     columns: Mapping[str, str] | None = None,
     max_length: int | None = None,
     allow_control_tokens: bool = False,
+    lossy: Lossy = "refuse",
 ) -> Loaded:
     """One group with one EXTERNAL member per row: a solution whose steps are spans with a signal "label".
 
@@ -231,22 +223,28 @@ def load_steps(
     one is closed by EOS. A label is a number in [0, 1], or null: not labelled. Steps over `max_length` tokens are cut
     off with their labels.
     """
-    renderer = Renderer(tokenizer, allow_control_tokens)
+    renderer = renderer_of(tokenizer, allow_control_tokens, lossy)
     rows = read_rows(source, columns, STEPS)
     report = DataReport(source_name(source), " + ".join(STEPS), rows=len(rows))
 
     def stepwise(row: Columns) -> tuple[Columns, Rendered]:
-        _require(row, STEPS)
+        require_columns(row, STEPS)
         if len(row["completions"]) != len(row["labels"]):
             raise BadRow(f"{len(row['completions'])} completions (steps) and {len(row['labels'])} labels")
         wrong = [label for label in row["labels"] if label is not None and not 0 <= label <= 1]
         if wrong:
             raise BadRow(f"a label is {wrong[0]!r:.40}, not a number in [0, 1] or null")
         separator = "\n" if row.get("separator") is None else row["separator"]
-        return row, renderer.stepwise(row["prompt"], [text + separator for text in row["completions"]])
+        prompt = row["prompt"]
+        if not isinstance(prompt, str):
+            prompt = with_system(row, message_list("the prompt", prompt, role="user"))
+        if isinstance(prompt, str):
+            require_text_only(renderer, row)
+        steps = [text + separator for text in row["completions"]]
+        return row, renderer.stepwise(prompt, steps, **template_options(row))
 
     groups = []
-    for row, rendered in convert_rows(source, rows, stepwise):
+    for row, rendered in converted(source, rows, stepwise, renderer, report):
         if max_length is not None and len(rendered.prefix) >= max_length:
             report.dropped[FILLED] += 1
             continue
@@ -270,105 +268,11 @@ def prompt_groups(items: Sequence[Item], tokenizer: Any, *, allow_control_tokens
     renderer = Renderer(tokenizer, allow_control_tokens)
 
     def group(item: Item) -> Group:
+        require_no_media(item.columns, renderer.lose)
         prompts = {"prompt": item.prompt, **item.views}
-        return Group(item=item, views={view: renderer.prompt(prompt) for view, prompt in prompts.items()})
+        return Group(item=item, views={view: renderer.view(item, prompt) for view, prompt in prompts.items()})
 
     return convert_rows(items, ((f"item {item.id}", item) for item in items), group)
-
-
-def _require(row: Columns, names: Sequence[str]) -> None:
-    for name in names:
-        if row.get(name) is None:
-            raise BadRow(f"no {name}")
-
-
-def _demonstrations(
-    renderer: Renderer, row: Columns, detected: Sequence[str], supervise: Literal["all", "last"]
-) -> list[Rendered]:
-    if detected == ("text",):
-        if not isinstance(row["text"], str):
-            raise BadRow(f"text is a {type(row['text']).__name__}")
-        return [renderer.text(row["text"])]
-    if detected == ("prompt", "completion"):
-        return _continuations(renderer, row, row["prompt"], row["completion"], supervise)
-    return _conversation(renderer, row, [], _messages(row, detected), supervise)
-
-
-def _messages(row: Columns, detected: Sequence[str]) -> list[Message]:
-    if detected == ("messages",):
-        return _message_list("messages", row["messages"])
-    if detected == ("instruction", "output"):
-        question = "\n\n".join(part for part in (row["instruction"], row.get("input")) if part)
-        return [{"role": "user", "content": question}, {"role": "assistant", "content": row["output"]}]
-    return [
-        {"role": SHAREGPT_ROLES.get(turn.get("from"), turn.get("from")), "content": turn.get("value")}
-        for turn in _message_list("conversations", row["conversations"])
-    ]
-
-
-def _message_list(name: str, value: Any, role: str = "") -> list[Message]:
-    """A column's messages; text stands for one message where a role is given."""
-    if isinstance(value, str) and role:
-        return [{"role": role, "content": value}]
-    if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(m, Mapping) for m in value):
-        raise BadRow(f"{name} is {'neither text nor' if role else 'not'} a list of messages: {value!r:.40}")
-    return list(value)
-
-
-def _continuations(
-    renderer: Renderer, row: Columns, prompt: Any, completion: Any, supervise: Literal["all", "last"] = "all"
-) -> list[Rendered]:
-    """Text after text as it is; if either is messages, both are."""
-    if isinstance(prompt, str) and isinstance(completion, str):
-        return [renderer.continuation(prompt, completion)]
-    before = _message_list("the prompt", prompt, role="user")
-    return _conversation(renderer, row, before, _message_list("the answer", completion, role="assistant"), supervise)
-
-
-def _conversation(
-    renderer: Renderer, row: Columns, before: list[Message], after: list[Message], supervise: Literal["all", "last"]
-) -> list[Rendered]:
-    messages = before + after
-    first = len(messages) - 1 if supervise == "last" else len(before)
-    tools = {"tools": row["tools"]} if row.get("tools") else {}
-    return renderer.conversation(messages, first, **tools, **(row.get("chat_template_kwargs") or {}))
-
-
-def _pair(renderer: Renderer, row: Columns) -> tuple[Rendered, Rendered]:
-    prompt, answers = row.get("prompt"), [row["chosen"], row["rejected"]]
-    if not any(isinstance(answer, str) for answer in answers):
-        answers = [_message_list(name, row[name]) for name in ("chosen", "rejected")]
-        if all(answer and answer[0].get("role") != "assistant" for answer in answers):
-            shared = _common_prefix(*answers)  # whole conversations, which repeat the prompt
-            prompt, answers = answers[0][:shared], [answer[shared:] for answer in answers]
-    if prompt is None:
-        raise BadRow("no prompt, and chosen and rejected are not whole conversations")
-    chosen, rejected = _answers(renderer, {**row, "prompt": prompt}, answers)
-    return chosen, rejected
-
-
-def _answers(renderer: Renderer, row: Columns, answers: Sequence[Any]) -> list[Rendered]:
-    """One sequence for each answer to a row's prompt."""
-    found = [_continuations(renderer, row, row["prompt"], answer) for answer in answers]
-    if any(len(rendered) > 1 for rendered in found):
-        raise BadRow("the chat template rewrites earlier turns, so an answer of several turns is no one sequence")
-    if len({rendered.prefix for [rendered] in found}) > 1:
-        raise BadRow("the answers do not follow the same prompt tokens")
-    return [rendered for [rendered] in found]
-
-
-def _too_long(answers: Sequence[Rendered], max_length: int | None) -> bool:
-    return max_length is not None and max(len(a.prefix) + len(a.response) for a in answers) > max_length
-
-
-def _common_prefix(chosen: Sequence[Message], rejected: Sequence[Message]) -> int:
-    """Messages that both conversations begin with, up to the assistant turn where they part (or the last one)."""
-    shared = 0
-    for a, b in zip(chosen[:-1], rejected[:-1], strict=False):
-        if a != b:
-            break
-        shared += 1
-    return shared
 
 
 def _trajectory(
@@ -377,8 +281,8 @@ def _trajectory(
     source, spans, start = [], [], 0
     for stretch in rendered.stretches:
         end = start + len(stretch.tokens)
-        source += [Source.EXTERNAL if stretch.said else Source.ENVIRONMENT] * len(stretch.tokens)
-        spans += [Span("turn", start, end)] if stretch.said else []
+        source += [Source.EXTERNAL if stretch.supervised else Source.ENVIRONMENT] * len(stretch.tokens)
+        spans += [Span("turn", start, end)] if stretch.supervised else []
         start = end
     room = len(source) if max_length is None else max_length - len(rendered.prefix)
     tokens, source = rendered.response[:room], source[:room]

@@ -12,22 +12,18 @@ always a prefix of the whole.
 from __future__ import annotations
 
 import re
-import unicodedata
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
-import jinja2
-
+from offon.data.messages import REASONING, Message, Rendering, parts, read_message, squeezed, template_options, trained
 from offon.data.rows import BadRow
+from offon.data.turns import STAND_IN, Turns, turns_of
 from offon.errors import DataError
+from offon.types import Item
 from offon.types.trajectory import Prompt, Tokens
-
-ROLES = ("system", "developer", "user", "assistant", "tool")
-Message = Mapping[str, Any]
-STAND_IN = "..."  # an assistant turn of which only what follows it is wanted
 
 
 @dataclass(frozen=True)
@@ -35,7 +31,7 @@ class Stretch:
     """Consecutive response tokens that the model said (supervised) or that others said."""
 
     tokens: Tokens
-    said: bool
+    supervised: bool
 
 
 @dataclass(frozen=True)
@@ -57,9 +53,9 @@ class _Turn:
     """Assistant turn k as the template writes it: the conversation before it, what the model says, what is added."""
 
     before: str
-    said: str
+    supervised: str
     after: str
-    ended: bool  # `said` closes with a control token
+    ended: bool  # `supervised` closes with a control token
 
 
 @dataclass(frozen=True)
@@ -68,25 +64,61 @@ class Renderer:
 
     They would become real turn boundaries: text from outside could put words into the assistant's mouth. Plain text
     prompts may contain them, since they often are conversations rendered earlier.
+
+    What a row says and the template leaves out is refused, or with `lossy` named in `lost`.
     """
 
     tokenizer: Any
     allow_control_tokens: bool = False
+    lossy: bool = False
+    lost: set[str] = field(default_factory=set, compare=False)  # kinds of things; whoever reads it clears it
 
-    def prompt(self, prompt: Prompt) -> Tokens:
+    def lose(self, kind: str, why: str) -> None:
+        """Something that a row says and that is not in what is rendered."""
+        if not self.lossy:
+            raise BadRow(why)
+        self.lost.add(kind)
+
+    def view(self, item: Item, prompt: Prompt | None = None) -> Tokens:
+        """A prompt of an item, its own unless given, with the tools and template arguments of its row."""
+        return self.prompt(item.prompt if prompt is None else prompt, **template_options(item.columns))
+
+    def prompt(self, prompt: Prompt, **template: Any) -> Tokens:
         """The tokens a model sees before it answers."""
         if isinstance(prompt, str):
+            self.no_template(**template)
             ids = self._opened(self.encode_stretches([prompt])[0])
         else:
             messages = self.checked(prompt)
             if messages[-1]["role"] == "assistant":
                 raise BadRow("the prompt ends with an assistant turn: there is nothing to answer")
-            [ids] = self.encode_stretches([self.chat(messages, generation=True)])
+            before = self.chat(messages, generation=True, **template)
+            self._require_context(messages, before, (), **template)
+            [ids] = self.encode_stretches([before])
             if self.bos is not None and ids[:2] == [self.bos, self.bos]:
                 raise DataError("the chat template writes the BOS token twice", fix="mend the chat template")
         if not ids:
             raise BadRow("the prompt is empty")
         return tuple(ids)
+
+    def no_template(self, **template: Any) -> None:
+        """Text is taken as it is: nothing can write tools into it."""
+        if template.get("tools"):
+            self.lose("tools", "its tools have no place in a text prompt; write them into the text, or give messages")
+
+    def sampled(self, prompt: Prompt, tokens: Sequence[int], text: str, **template: Any) -> Rendered | None:
+        """A response that a model gave in these tokens, as it gave them: text keeps neither bytes that form no
+        character nor control tokens. None where they are not the text's tokens for this tokenizer."""
+        if not all(0 <= token < len(self.tokenizer) for token in tokens):
+            return None
+        if self.tokenizer.decode(tokens, skip_special_tokens=True) != text:
+            return None
+        prefix = self.prompt(prompt, **template)
+        ended = tokens[-1] in self._control_ids
+        if not ended and (closing := self.turns.closing(prefix)) is not None:
+            tokens = [*tokens, closing]
+        asked = prompt if isinstance(prompt, str) else self.checked(prompt)
+        return Rendered(asked, prefix, (Stretch(tuple(tokens), True),), added_eos=not ended)
 
     def continuation(self, prompt: str, completion: str) -> Rendered:
         """Plain text after plain text, closed with EOS."""
@@ -99,14 +131,14 @@ class Renderer:
         closed = self._closed(ids)
         return Rendered(prompt, tuple(prefix), (Stretch(closed, True),), added_eos=len(closed) > len(ids))
 
-    def stepwise(self, prompt: Prompt, steps: Sequence[str]) -> Rendered:
+    def stepwise(self, prompt: Prompt, steps: Sequence[str], **template: Any) -> Rendered:
         """An answer in steps, each a stretch of its own, closed with EOS."""
         if not all(steps):
             raise BadRow("a step is empty")
-        before = prompt if isinstance(prompt, str) else self.chat(self.checked(prompt), generation=True)
+        before = prompt if isinstance(prompt, str) else self.chat(self.checked(prompt), generation=True, **template)
         _, *ids = self.encode_stretches([before, *steps])
         stretches = tuple(Stretch(tuple(tokens), True) for tokens in [*ids[:-1], self._closed(ids[-1])])
-        return Rendered(prompt, self.prompt(prompt), stretches, added_eos=True)
+        return Rendered(prompt, self.prompt(prompt, **template), stretches, added_eos=True)
 
     def text(self, text: str) -> Rendered:
         """A document without a prompt. BOS is the prefix; without one the first token is, and is not learned."""
@@ -121,39 +153,47 @@ class Renderer:
         """Every assistant turn from message `first` on, each after exactly what deployment would show before it.
 
         One sequence holds all turns where the template allows. A template that drops or rewrites earlier turns (their
-        reasoning, say) once later ones exist gives one sequence per turn.
+        reasoning, say) once later ones exist gives one sequence per turn. Turns that are marked as untrained stand
+        where they are and are not learned; where all are, there is no sequence.
         """
+        learned = trained(messages, self.lose)
         messages = self.checked(messages)
         if messages[-1]["role"] != "assistant":
             raise BadRow(f"the conversation ends with a {messages[-1]['role']} turn, which nobody answers")
-        positions = [k for k in range(first, len(messages)) if messages[k]["role"] == "assistant"]
+        assistant = [k for k in range(first, len(messages)) if messages[k]["role"] == "assistant"]
+        positions = [k for k in assistant if learned[k]]
+        if not positions:
+            return []
         turns = [self._turn(messages, k, **template) for k in positions]
-        if all(later.before.startswith(turn.before + turn.said + turn.after) for turn, later in pairwise(turns)):
+        self._require_context(messages[: positions[-1]], turns[-1].before, positions, **template)
+        if all(later.before.startswith(turn.before + turn.supervised + turn.after) for turn, later in pairwise(turns)):
             return [self._sequence(messages[: positions[0]], turns)]
         return [self._sequence(messages[:k], [turn]) for k, turn in zip(positions, turns, strict=True)]
 
-    def turn(self, prompt: Prompt, said: Sequence[int], content: str, role: str = "user") -> Tokens:
-        """What stands between a response and the next one: the end of its turn where `said` has none, the turn of
+    def turn(
+        self, prompt: Prompt, response: Sequence[int], content: str, role: str = "user", **template: Any
+    ) -> Tokens:
+        """What stands between a response and the next one: the end of its turn where `response` has none, the turn of
         somebody else, and the beginning of the next response. After a plain text prompt, the content as it stands.
 
         Control tokens in the content are taken out: a model may have written it, and could close its own turn.
         """
-        content = re.sub(self._control_pattern, "", content)
+        content = re.sub(self.turns.pattern, "", content)
         if isinstance(prompt, str):
             return tuple(self.encode(content))
-        ours = [*prompt, {"role": "assistant", "content": STAND_IN}]
-        before = self.chat(ours, generation=False).rindex(STAND_IN) + len(STAND_IN)
-        between = self.chat([*ours, {"role": role, "content": content}], generation=True)[before:]
-        end = re.match(rf"\s*(?:{self._control_pattern})", between)
-        if end and list(said[-1:]) == self.encode(end.group())[-1:]:
+        ours = [*self.checked(prompt), {"role": "assistant", "content": STAND_IN}]
+        before = self.chat(ours, generation=False, **template).rindex(STAND_IN) + len(STAND_IN)
+        between = self.chat([*ours, {"role": role, "content": content}], generation=True, **template)[before:]
+        end = re.match(rf"\s*(?:{self.turns.pattern})", between)
+        if end and list(response[-1:]) == self.encode(end.group())[-1:]:
             between = between[end.end() :]  # the response closed its turn itself
         return tuple(self.encode(between))
 
     def _sequence(self, prompt: Sequence[Message], turns: Sequence[_Turn]) -> Rendered:
         texts = [turns[0].before]
         for turn, later in pairwise(turns):
-            texts += [turn.said, later.before[len(turn.before) + len(turn.said) :]]
-        texts.append(turns[-1].said)
+            texts += [turn.supervised, later.before[len(turn.before) + len(turn.supervised) :]]
+        texts.append(turns[-1].supervised)
         prefix, *ids = self.encode_stretches(texts)
         if not turns[-1].ended:
             ids[-1] = self._closed(ids[-1])
@@ -168,66 +208,77 @@ class Renderer:
                 f"the template's generation prompt {before[-30:]!r} is not how it renders assistant turn {k}; "
                 "give prompt and completion as text, rendered as wanted"
             )
-        body, end, after = self._ending(whole[len(before) :])
-        self._require_all_said(messages[k], body, k)
+        body, end, after = self.turns.split(whole[len(before) :])
+        self._require_said(messages[k], Rendering(body), k)
+        if not end and k + 1 < len(messages):
+            end, after = self._opening_after(before + body, messages[: k + 2], **template), ""
         return _Turn(before, body + end, after, ended=bool(end))
 
-    def _ending(self, turn: str) -> tuple[str, str, str]:
-        """Split a rendered turn into its body, its end up to the first closing control token, and what follows."""
-        body = turn.rstrip()
-        while closing := next((token for token in self._controls if body.endswith(token)), ""):
-            body = body.removesuffix(closing).rstrip()
-        tail = turn[len(body) :]
-        end = re.match(rf"\s*(?:{self._control_pattern})", tail)
-        return (body, end.group(), tail[end.end() :]) if end else (body, "", tail)
+    def _opening_after(self, so_far: str, messages: Sequence[Message], **template: Any) -> str:
+        """What the next turn begins with, up to a control token: what ends a turn that has no end of its own."""
+        try:
+            more = self.chat(messages, generation=False, **template)
+        except BadRow:
+            more = ""
+        if more.startswith(so_far):
+            opening = re.match(rf"\s*(?:{self.turns.pattern})", more[len(so_far) :])
+            return opening.group() if opening else ""
+        return self.turns.next_opening(messages[-1]["role"])
 
-    def _require_all_said(self, message: Message, body: str, k: int) -> None:
-        """The rendered turn contains all the assistant said, whitespace aside."""
-        calls = [call.get("function", call).get("name", "") for call in message.get("tool_calls", ())]
-        for part in (message["content"] or "", message.get("reasoning_content", ""), *calls):
-            if _squeezed(part) not in _squeezed(body):
-                raise BadRow(f"the chat template drops or rewrites part of assistant turn {k}: {part!r:.60}")
+    def _require_said(self, message: Message, rendering: Rendering, k: int) -> None:
+        """What is rendered of a message contains all it says, whitespace aside."""
+        for part in parts(message):
+            if part not in rendering:
+                what = f"the chat template drops or rewrites part of {message['role']} turn {k}: {str(part)!r:.60}"
+                self.lose(f"part of {_a(message['role'])} turn", what)
+
+    def _require_context(
+        self, messages: Sequence[Message], before: str, learned: Sequence[int], **template: Any
+    ) -> None:
+        """What stands before an answer contains all that the others say, and the tools.
+
+        A template may forget what the assistant said earlier (its reasoning, mostly), as long as it can say it.
+        """
+        if template.get("tools") and not self._differs(messages, before, **{**template, "tools": None}):
+            self.lose("tools", "the chat template drops the tools")
+        rendering = Rendering(before)
+        for k, message in enumerate(messages):
+            if k in learned or all(part in rendering for part in parts(message)):
+                continue
+            if message["role"] == "assistant":
+                rendered = self.chat(messages[: k + 1], generation=False, **template)
+                self._require_said(message, Rendering(rendered), k)
+            else:
+                self._require_said(message, rendering, k)
+
+    def _differs(self, messages: Sequence[Message], before: str, **template: Any) -> bool:
+        try:
+            return before != self.chat(messages, generation=True, **template)
+        except BadRow:
+            return True
+
+    @cached_property
+    def turns(self) -> Turns:
+        return turns_of(self.tokenizer)
 
     def chat(self, messages: Sequence[Message], *, generation: bool, **template: Any) -> str:
-        if not self.tokenizer.chat_template:
-            raise DataError(
-                "messages need a chat template, and the tokenizer has none",
-                fix="plain text prompts (tasks: form: text; data: prompt and completion as text), "
-                "or a chat_template.jinja beside the tokenizer",
-            )
-        try:
-            return self.tokenizer.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=generation, **template
-            )
-        except (jinja2.TemplateError, TypeError, ValueError) as error:
-            raise BadRow(f"the chat template refuses it: {error}") from error
+        return self.turns.chat(messages, generation=generation, **template)
 
     def checked(self, messages: Sequence[Message]) -> tuple[Message, ...]:
-        """Messages with known roles and text content. Keys without a value (Arrow fills them in) are left out."""
+        """Messages with known roles and text content, in the words that the template reads."""
         if not messages:
             raise BadRow("there are no messages")
         return tuple(self._checked_message(index, message) for index, message in enumerate(messages))
 
     def _checked_message(self, index: int, message: Message) -> Message:
-        if not isinstance(message, Mapping):
-            raise BadRow(f"message {index} is a {type(message).__name__}")
-        message = {key: value for key, value in message.items() if value is not None}
-        role, content = message.get("role"), message.setdefault("content", None)
-        if role not in ROLES:
-            raise BadRow(f"message {index} has role {role!r}, which is none of {', '.join(ROLES)}")
-        if content is None and message.get("tool_calls"):
-            content = message["content"] = ""
-        if not isinstance(content, str):
-            kind = "null" if content is None else f"a {type(content).__name__}"
-            raise BadRow(f"content of message {index} is {kind}")
-        if role == "assistant" and not content.strip() and not message.get("tool_calls"):
-            raise BadRow(f"assistant message {index} says nothing")
-        if not self.allow_control_tokens and (found := self.control_tokens(content)):
-            raise BadRow(f"message {index} ({role}) contains the control token {found[0]}")
+        message = read_message(index, message, self.turns, self.lose)
+        written = [message["content"], *(str(message[name]) for name in REASONING if name in message)]
+        if not self.allow_control_tokens and (forged := [c for text in written for c in self.control_tokens(text)]):
+            raise BadRow(f"message {index} ({message['role']}) contains the control token {forged[0]}")
         return message
 
     def control_tokens(self, text: str) -> list[str]:
-        return re.findall(self._control_pattern, text)
+        return re.findall(self.turns.pattern, text)
 
     def encode(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False).input_ids
@@ -246,7 +297,7 @@ class Renderer:
         cut = self._cut(whole, texts) if self.tokenizer.is_fast else None
         if cut is not None and cut[0] == apart[0] and self._decode(cut) == whole:
             return cut
-        if _squeezed(decoded) != _squeezed(whole):
+        if squeezed(decoded) != squeezed(whole):
             position = next((i for i, (a, b) in enumerate(zip(decoded, whole, strict=False)) if a != b), len(decoded))
             here = slice(max(0, position - 10), position + 20)
             raise BadRow(
@@ -295,16 +346,9 @@ class Renderer:
         return self.bos is not None and self.tokenizer("a").input_ids[:1] == [self.bos]
 
     @cached_property
-    def _controls(self) -> list[str]:
-        """The tokens that the tokenizer marks as special, longest first."""
-        special = {str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special}
-        return sorted(special.union(self.tokenizer.all_special_tokens), key=len, reverse=True)
-
-    @cached_property
-    def _control_pattern(self) -> str:
-        return "|".join(map(re.escape, self._controls)) or r"(?!)"  # (?!) matches nothing
+    def _control_ids(self) -> frozenset[int]:
+        return frozenset(self.tokenizer.convert_tokens_to_ids(token) for token in self.turns.controls)
 
 
-def _squeezed(text: str) -> str:
-    """Without whitespace, composed: several tokenizers compose accents (NFC)."""
-    return unicodedata.normalize("NFC", "".join(text.split()))
+def _a(word: str) -> str:
+    return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"

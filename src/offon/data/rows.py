@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +15,7 @@ from offon.hub import look_for_the_hub
 
 SHOWN_BAD_ROWS = 5
 FILES = (".jsonl", ".json", ".parquet")
+LISTS = ("data", "rows", "examples", "train")  # under which a .json file that is one object may hold its rows
 A_FILE = "a .jsonl, .json or .parquet file"
 # What other conventions call our columns; used to propose a mapping, never to apply one.
 SYNONYMS = {
@@ -52,13 +55,13 @@ def read_rows(source: Any, columns: Mapping[str, str] | None, *alternatives: Seq
         raise DataError("there are no rows", where=source_name(source))
     renamed = convert_rows(source, read, partial(_renamed, columns or {}))
     rows = [(where, row) for (where, _), row in zip(read, renamed, strict=True)]
-    found = sorted(rows[0][1])
-    if not any(set(names) <= set(found) for names in alternatives):
+    existing = sorted(rows[0][1])
+    if not any(set(names) <= set(existing) for names in alternatives):
         wanted = " or ".join(" + ".join(names) for names in alternatives)
         raise DataError(
             f"columns {wanted} not found",
-            where=f"{source_name(source)} ({len(rows)} rows; columns: {', '.join(found)})",
-            fix=_proposal(found, alternatives),
+            where=f"{source_name(source)} ({len(rows)} rows; columns: {', '.join(existing)})",
+            fix=_proposal(existing, alternatives),
         )
     return rows
 
@@ -73,9 +76,9 @@ def _renamed(mapping: Mapping[str, str], columns: Columns) -> Columns:
     return kept | {target: columns[name] for target, name in mapping.items()}
 
 
-def _proposal(found: Sequence[str], alternatives: Sequence[Sequence[str]]) -> str:
+def _proposal(existing: Sequence[str], alternatives: Sequence[Sequence[str]]) -> str:
     for names in alternatives:
-        mapping = {name: next((c for c in (name, *SYNONYMS.get(name, ())) if c in found), None) for name in names}
+        mapping = {name: next((c for c in (name, *SYNONYMS.get(name, ())) if c in existing), None) for name in names}
         if all(mapping.values()):
             return "columns: {" + ", ".join(f"{name}: {column}" for name, column in mapping.items()) + "}"
     return "name them with columns: {" + ", ".join(f"{name}: ..." for name in alternatives[0]) + "}"
@@ -83,16 +86,14 @@ def _proposal(found: Sequence[str], alternatives: Sequence[Sequence[str]]) -> st
 
 def _read(source: Any) -> list[Row]:
     if not isinstance(source, str | Path):
-        return _numbered(source)
+        return _plain(source, _numbered(source))
     path = Path(source).expanduser()
     if not path.is_file():
-        return _numbered(_from_hub(str(source)))
+        return _plain(source, _numbered(_from_hub(str(source))))
     if path.suffix == ".parquet":
-        import pyarrow.parquet
-
-        return _numbered(pyarrow.parquet.read_table(path).to_pylist())
+        return _from_parquet(path)
     if path.suffix == ".json":
-        return _numbered(_json_array(path))
+        return _from_json(path)
     if path.suffix == ".jsonl":
         return _json_lines(path)
     raise DataError(f"{path.name} is of no known kind", where=str(path), fix=A_FILE)
@@ -119,14 +120,91 @@ def _numbered(rows: Iterable[Columns]) -> list[Row]:
     return [(f"row {index}", row) for index, row in enumerate(rows)]
 
 
-def _json_array(path: Path) -> list[Columns]:
+def _from_parquet(path: Path) -> list[Row]:
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(path)
+    names = [field.name for field in table.schema if _has_numbers(field.type)]
+    return _plain(path, _numbered(table.to_pylist()), names)
+
+
+def _has_numbers(kind: Any) -> bool:
+    """Whether a column's type holds numbers that JSON may not have."""
+    import pyarrow.types
+
+    if pyarrow.types.is_floating(kind) or pyarrow.types.is_decimal(kind):
+        return True
+    return any(_has_numbers(kind.field(index).type) for index in range(kind.num_fields))
+
+
+def _plain(source: Any, rows: list[Row], names: Sequence[str] | None = None) -> list[Row]:
+    """The rows with numbers as JSON has them, in these columns or in all."""
+    if names is not None and not names:
+        return rows
+
+    def plain(row: Columns) -> Columns:
+        if not isinstance(row, Mapping):
+            return row  # what it is instead is said where columns are named
+        return {name: value if names and name not in names else _value(name, value) for name, value in row.items()}
+
+    return list(zip((where for where, _ in rows), convert_rows(source, rows, plain), strict=True))
+
+
+def _value(name: str, value: Any) -> Any:
+    """A value with numbers that can be stored: a decimal as the number that is written the same, NaN (what a data frame
+    makes of a missing number) as null, numpy's as Python's."""
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        if math.isinf(value):
+            raise BadRow(f"{name} is {value}, which JSON does not have", fix="null, or the number as text")
+        return None if math.isnan(value) else value
+    if isinstance(value, Decimal):
+        return _number(name, value)
+    if isinstance(value, Mapping):
+        return {key: _value(f"{name}.{key}", inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        inside = [_value(name, inner) for inner in value]
+        return tuple(inside) if isinstance(value, tuple) else inside
+    if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
+        return _value(name, value.tolist())
+    return value
+
+
+def _number(name: str, value: Decimal) -> int | float | None:
+    if value.is_nan():
+        return None
+    if value.is_finite():
+        number = int(value) if value == value.to_integral_value() else float(value)
+        if Decimal(repr(number)) == value:
+            return number
+    raise BadRow(f"{name} is {value}, a decimal that no number holds exactly", fix="write it as text")
+
+
+def _from_json(path: Path) -> list[Row]:
+    """An array of objects, an object that holds one under a name of LISTS, or (as in .jsonl) one object per line."""
     try:
-        rows = json.loads(path.read_text(encoding="utf-8-sig"))
+        rows = _loads(path.read_text(encoding="utf-8-sig"))
+    except BadRow as error:
+        raise DataError(error.what, where=str(path), fix=error.fix) from error
     except ValueError as error:
-        raise DataError(f"not JSON: {error}", where=str(path)) from error
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise DataError("not an array of objects", where=str(path))
-    return rows
+        try:
+            return _json_lines(path)
+        except DataError as lines:
+            fix = "an array of objects, or one object per line"
+            what = f"neither one JSON document ({error}) nor lines of JSON"
+            raise DataError(what, where=str(path), why=lines.why, fix=fix) from error
+    if isinstance(rows, dict):
+        rows = next((rows[name] for name in LISTS if _are_objects(rows.get(name))), [rows])
+    if rows and not _are_objects(rows):
+        known = ", ".join(LISTS)
+        what = f"not an array of objects, nor an object with one under any of {known}"
+        raise DataError(what, where=str(path), fix="an array of objects, or one object per line")
+    return _numbered(rows)
+
+
+def _are_objects(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
 
 
 def _json_lines(path: Path) -> list[Row]:
@@ -139,7 +217,9 @@ def _json_lines(path: Path) -> list[Row]:
 
 def _json_object(line: bytes) -> Columns:
     try:
-        value = json.loads(line)
+        value = _loads(line)
+    except BadRow:
+        raise
     except ValueError as error:
         raise BadRow(f"not JSON ({error}): {line.decode('utf-8', 'replace').strip():.60}") from error
     if not isinstance(value, dict):
@@ -147,19 +227,30 @@ def _json_object(line: bytes) -> Columns:
     return value
 
 
+def _loads(text: str | bytes) -> Any:
+    return json.loads(text, parse_constant=_constant)
+
+
+def _constant(name: str) -> None:
+    """Python's writer puts NaN and Infinity where JSON has no word for them."""
+    return _value("a number", float(name))
+
+
 def convert_rows(source: Any, rows: Iterable[tuple[str, S]], convert: Callable[[S], T]) -> list[T]:
     """Convert every row; if any is bad, one DataError names the first five and counts the rest."""
-    good, bad = [], []
+    good, bad, fix = [], [], ""
     for where, row in rows:
         try:
             good.append(convert(row))
         except BadRow as error:
             bad.append(f"{where}: {error.what}")
+            fix = fix or error.fix
     if bad:
         shown = bad[:SHOWN_BAD_ROWS] + ([f"and {len(bad) - SHOWN_BAD_ROWS} more"] if len(bad) > SHOWN_BAD_ROWS else [])
         raise DataError(
             f"{len(bad)} of {len(bad) + len(good)} rows cannot be used",
             where=source_name(source),
             why="\n         ".join(shown),
+            fix=fix,
         )
     return good

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from offon.data.turns import turns_of
 from offon.models.model import Model
 from offon.models.packed.layout import Layout
 from offon.types import RIGHT, Group, Sampling
@@ -33,9 +34,10 @@ def references(task: Any, groups: Sequence[Group], tokenizer: Any) -> References
     verdicts = task.verify([(groups[p].item, groups[p].item.reference) for p in there])
     right, rejected = {}, [False] * len(groups)
     for p, verdict in zip(there, verdicts, strict=True):
-        if verdict.score is not None and verdict.score >= RIGHT and tokenizer.eos_token_id is not None:
+        end = turns_of(tokenizer).closing(groups[p].prompt)
+        if verdict.score is not None and verdict.score >= RIGHT and end is not None:
             ids = tokenizer(groups[p].item.reference, add_special_tokens=False).input_ids
-            right[p] = (*ids, tokenizer.eos_token_id)
+            right[p] = (*ids, end)
         rejected[p] = verdict.score is not None and verdict.score < RIGHT <= (verdict.content or 0.0)
     return References(right, rejected)
 

@@ -14,6 +14,7 @@ from offon.behavior.change.enumeration import Enumeration, enumerate_support
 from offon.engines.decoders import CachedDecoder, ReplayDecoder
 from offon.engines.native import evaluating
 from offon.engines.sampling import Columns, log_distribution
+from offon.engines.stops import stops_after
 from offon.errors import ConfigError
 from offon.models.decode import GROWTH
 from offon.models.model import Model
@@ -82,13 +83,22 @@ def expand(
     follow: Sequence[Iterable[Tokens]] | None = None,
 ) -> list[Enumeration]:
     """The union tree of several models with one vocabulary on each prompt, see `enumerate_support`; as many prompts at
-    a time as fit into memory. Responses end with the first model's stop tokens."""
+    a time as fit into memory. Responses end with the first model's stop tokens for their prompt."""
+    stops = [stops_after(models[0], prompt) for prompt in prompts]
+    if len(set(stops)) > 1:
+        made: dict[int, Enumeration] = {}
+        for stop in dict.fromkeys(stops):
+            rows = [row for row, other in enumerate(stops) if other == stop]
+            followed = None if follow is None else [follow[row] for row in rows]
+            alike = [prompts[row] for row in rows]
+            trees = expand(models, alike, sampling, eps=eps, horizon=horizon, follow=followed)
+            made |= dict(zip(rows, trees, strict=True))
+        return [made[row] for row in range(len(prompts))]
     policies = [Expansion(model, prompts, sampling) for model in models]
     rows = min(policy.room(max(map(len, prompts)) + horizon) for policy in policies)
     for model in models:
         _one_side(model, prompts, horizon)
-    stop = models[0].stop_ids
-    return enumerate_support(policies, eps=eps, stop=stop, horizon=horizon, follow=follow, rows=rows)
+    return enumerate_support(policies, eps=eps, stop=stops[0], horizon=horizon, follow=follow, rows=rows)
 
 
 def _one_side(model: Model, prompts: Sequence[Tokens], horizon: int) -> None:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from offon.engines.api import Completion, Progress, Request
 from offon.engines.decoders import Prefix, decoder_of
 from offon.engines.sampling import Columns, sample, uniforms
+from offon.engines.stops import stops_after
 from offon.errors import ConfigError, DataError, NumericsError
 from offon.models.decode import Prompt
 from offon.models.mixture import Mixture
@@ -106,7 +107,7 @@ class Slots:
     def __init__(self, requests: Sequence[Request], n_slots: int, model: Model):
         self.requests = requests
         self.device = model.device
-        self.stop_ids = np.array(model.stop_ids, np.int64)
+        self.stops, self.ended_by = _stops(requests, model)
         self.settings = Columns.of([request.sampling for request in requests], model.device)
         self.limit = np.array([request.sampling.max_tokens for request in requests])
         longest = int(self.limit.max())
@@ -172,7 +173,7 @@ class Slots:
         self.token_BT[rows, self.length_B] = token = token_B.cpu().numpy()
         self.logp_BT[rows, self.length_B] = logp_B.cpu().numpy()
         self.length_B += 1
-        self.stopped_B = (token[:, None] == self.stop_ids).any(axis=1)
+        self.stopped_B = self.ended_by[self.stops[self.request_B], token]
 
     @property
     def finished(self) -> np.ndarray:
@@ -192,6 +193,19 @@ class Slots:
         left = len(self) - len(slots)
         self.request_B, self.length_B = self.request_B[:left], self.length_B[:left]
         self._sampling_B = None
+
+
+def _stops(requests: Sequence[Request], model: Model) -> tuple[np.ndarray, np.ndarray]:
+    """([requests] number of a set of stop tokens, [sets, V] whether a token is one): a response ends where its prompt
+    says, and prompts that a chat template wrote say more than text does."""
+    of_prefix: dict[Tokens, int] = {}
+    sets: dict[tuple[int, ...], int] = {}
+    for prefix in dict.fromkeys(tuple(request.prefix) for request in requests):
+        of_prefix[prefix] = sets.setdefault(stops_after(model, prefix), len(sets))
+    ended_by = np.zeros((len(sets), model.vocabulary), bool)
+    for stops, row in sets.items():
+        ended_by[row, [stop for stop in stops if stop < model.vocabulary]] = True
+    return np.array([of_prefix[tuple(request.prefix)] for request in requests]), ended_by
 
 
 def admissions(

@@ -21,6 +21,7 @@ from offon.behavior.stage.role import stage_role
 from offon.behavior.statistics.counts import count
 from offon.engines.api import Engine
 from offon.engines.factory import create_engine
+from offon.engines.stops import stops_after
 from offon.errors import ConfigError, ModelError
 from offon.measure.cost_estimate import forecast
 from offon.measure.enumerated_support import support_of
@@ -146,7 +147,7 @@ def facts_of(
         temperature=probe.temperature,
         parameters=tuple(sum(p.numel() for p in model.hf.parameters()) for model in models),
         other_tokens=_other_tokens(models, groups),
-        same_stops=models[0].stop_ids == models[1].stop_ids,
+        same_stops=all(stops_after(models[0], g.prompt) == stops_after(models[1], g.prompt) for g in groups[0]),
         packed=all(model.packed for model in models),
         vocabulary=min(model.vocabulary for model in models),
         longest=probe.max_tokens,

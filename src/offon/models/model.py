@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
+from transformers import GenerationConfig
 
 from offon.errors import ModelError
 from offon.maths.vocabulary import token_logp
@@ -28,6 +29,7 @@ from offon.models.loading import (
     has_adapter,
     load_model,
     load_tokenizer,
+    locate,
     quiet,
     require_all_tokens,
     silence,
@@ -38,6 +40,7 @@ from offon.models.packed.forward import run_flat, run_layout
 from offon.models.packed.layout import Layout
 from offon.models.packed.lengths import ROWS, Lengths, lengths_of, thresholds
 from offon.models.packed.padding import apart
+from offon.models.tokens import Spoken
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -51,6 +54,7 @@ class Model:
     why_replayed: "" if decoding keeps keys and values, else the reason for which every step reads whole sequences.
     lengths: what the length of a sequence, or the size of a pack, changes.
     adapter_is_new: the adapter was created here, so that switching it off gives the model it started from.
+    spoken: the ids that stand for a token; the others are no part of the model's distribution.
     """
 
     hf: nn.Module
@@ -60,6 +64,7 @@ class Model:
     adapter_is_new: bool = False
     why_replayed: str = ""
     lengths: Lengths = Lengths()
+    spoken: Spoken = Spoken()
 
     @staticmethod
     def load(
@@ -83,6 +88,9 @@ class Model:
         warn_of_early_score(tokenizer, hf, path)
         model = Model.wrap(hf, tokenizer, device=device, check=check, checkpointing=checkpointing)
         model.adapter_is_new = adapter_is_new
+        stops = Path(locate(path)) / GENERATION
+        if has_adapter(hf) and stops.is_file():  # an adapter's own, beside that of its base
+            model.core.generation_config = GenerationConfig.from_pretrained(stops.parent)
         return model
 
     @staticmethod
@@ -118,9 +126,10 @@ class Model:
         scores = type(core).__name__.endswith("ForSequenceClassification")
         if scores and tokenizer is not None:  # transformers' forward finds the last token by the padding
             tokenizer, core.config.pad_token_id = apart(tokenizer, core.config, head.vocabulary)
-        model = Model(hf, tokenizer, head, adapter_is_new=lora is not None)
-        found = verdict(core, head) if check else _unchecked(core)
-        model.why, model.why_replayed, model.lengths = found.why, found.why_replayed, found.lengths
+        spoken = Spoken.of(tokenizer, head.vocabulary)
+        model = Model(hf, tokenizer, head, adapter_is_new=lora is not None, spoken=spoken)
+        checked = verdict(core, head) if check else _unchecked(core)
+        model.why, model.why_replayed, model.lengths = checked.why, checked.why_replayed, checked.lengths
         if not model.packed:
             warnings.warn(f"{type(core).__name__} takes the slower padded path: {model.why}", stacklevel=2)
         elif model.why_replayed:
@@ -170,8 +179,8 @@ class Model:
 
     @property
     def vocabulary(self) -> int:
-        """Number of logits, which may exceed the number of the tokenizer's tokens."""
-        return self.head.vocabulary
+        """Number of logits: up to the last id that stands for a token. The head may have more, to pad its matrix."""
+        return self.head.vocabulary if self.spoken.size is None else self.spoken.size
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
@@ -182,6 +191,15 @@ class Model:
             stop = getattr(holder, "eos_token_id", None)
             ids.update(stop if isinstance(stop, list | tuple) else [] if stop is None else [stop])
         return tuple(sorted(ids))
+
+    def stop_at(self, ids: Iterable[int]) -> None:
+        """From now on, and in what is saved, these ids end a response too, whatever its prompt."""
+        stops = {*self.stop_ids, *ids}
+        if stops == set(self.stop_ids) or not isinstance(self.head, Head):
+            return
+        if getattr(self.core, "generation_config", None) is None:
+            self.core.generation_config = GenerationConfig.from_model_config(self.config)
+        self.core.generation_config.eos_token_id = sorted(stops)
 
     def flat(self, ids: Tensor, positions: Tensor, plan: Plan | Decoding) -> Tensor:
         """Hidden states [N, D] of a flat buffer of token ids [N]; rows see each other as `plan` says."""
@@ -220,10 +238,10 @@ class Model:
         return self.over_vocabulary(hidden, token_logp, layout.targets.to(device), temperature=temperature)
 
     def next_logits(self, hidden: Tensor) -> Tensor:
-        """Logits [M, V] of hidden states [M, D], float32 or wider."""
+        """Logits [M, V] of hidden states [M, D], float32 or wider, of the ids that stand for a token."""
         if isinstance(self.head, Numbers):
             raise ModelError(f"{type(self.core).__name__} gives numbers", why="log-probs need a language model's head")
-        return self.head.logits(self.core, hidden)
+        return self.spoken.only(self.head.logits(self.core, hidden))
 
     def weights(self) -> dict[str, nn.Parameter]:
         """Every parameter by name."""
@@ -263,6 +281,8 @@ class Model:
         """A directory that transformers' from_pretrained loads (PEFT's for LoRA), with tokenizer and chat template."""
         with quiet():
             self.hf.save_pretrained(directory)
+            if has_adapter(self.hf) and getattr(self.core, "generation_config", None) is not None:
+                self.core.generation_config.save_pretrained(directory)  # PEFT writes none
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(directory)
 
@@ -285,6 +305,7 @@ def _unchecked(core: nn.Module) -> Verdict:
     return Verdict(replace(lengths_of(core), rows=min(sizes, default=None)), switch(core, NAME))
 
 
+GENERATION = "generation_config.json"
 _INTEGERS = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.uint8}
 
 

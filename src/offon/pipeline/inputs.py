@@ -104,7 +104,7 @@ class Inputs:
         if isinstance(source, str):
             source = art.data_file(self.artefact(source)) if source in self.made or Path(source).exists() else source
         limits = [limit for limit in (settings.max_length, self.longest(node)) if limit]
-        options = {"columns": settings.columns, "max_length": min(limits, default=None)}
+        options = {"columns": settings.columns, "max_length": min(limits, default=None), "lossy": settings.lossy}
         if reads == "demonstrations":
             options["supervise"] = settings.supervise
         options = {name: value for name, value in options.items() if value is not None}

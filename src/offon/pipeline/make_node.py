@@ -112,6 +112,7 @@ class MakeRunner(MakeContext):
         self.seed, self.tokenizer, self._sampling, self._prompts = settings.seed, tokenizer, sampling, prompts
         self._engine, self._progress, self._interrupted = engine, progress, interrupted
         self._parts = self._draws = 0
+        self._stops: set[int] = set()  # of the models whose weights were read
         self.measured = False  # whether what it makes is a model to be measured
         self._open: set[str] = set()  # ids of what was collected and has no fate yet
         self.cost: Counter = Counter()
@@ -209,11 +210,15 @@ class MakeRunner(MakeContext):
         with torch.no_grad():
             for name, parameter in hf.named_parameters():
                 parameter.copy_(weights[name])
-        Model.wrap(hf, load_tokenizer(self.models.path(like)), check=False, device="cpu").save(self.directory)
+        model = Model.wrap(hf, load_tokenizer(self.models.path(like)), check=False, device="cpu")
+        model.stop_at(self._stops)  # where any of the models it is made of ends a response
+        model.save(self.directory)
 
     def _merged(self, ref: ModelRef) -> torch.nn.Module:
         """A transformers model of its own, in float32, with its adapter (if it has one) merged."""
-        hf = Model.load(self.models.path(ref), device="cpu", check=False).hf
+        model = Model.load(self.models.path(ref), device="cpu", check=False)
+        self._stops |= set(model.stop_ids)
+        hf = model.hf
         return merged(hf) if has_adapter(hf) else hf
 
     def model(self, model: ModelRef) -> Model:
@@ -260,7 +265,7 @@ def _demonstrations(group: Group) -> list[dict[str, Any]]:
 def _pairs(group: Group) -> list[dict[str, Any]]:
     named = [(group.members[c.winner], group.members[c.loser], c.margin) for c in group.comparisons]
     return [
-        _row(group, winner, chosen=_answer(group, winner), rejected=_answer(group, loser))
+        _row(group, winner, loser, chosen=_answer(group, winner), rejected=_answer(group, loser))
         | ({} if margin is None else {"margin": margin})
         for winner, loser, margin in named
     ]
@@ -271,7 +276,7 @@ def _answer(group: Group, member: Trajectory) -> Any:
     return member.text if plain else [{"role": "assistant", "content": member.text}]
 
 
-def _row(group: Group, member: Trajectory, **columns: Any) -> dict[str, Any]:
+def _row(group: Group, member: Trajectory, loser: Trajectory | None = None, **columns: Any) -> dict[str, Any]:
     """prompt and answers as TRL has them, the item's own columns, and under `offon` who wrote the answer and how."""
     item, sampling = group.item, member.producer.sampling
     prompt = item.prompt if isinstance(item.prompt, str) else [dict(message) for message in item.prompt]
@@ -284,6 +289,6 @@ def _row(group: Group, member: Trajectory, **columns: Any) -> dict[str, Any]:
         "tags": sorted(member.tags),
         "tokens": member.tokens.tolist(),
         "behavior_logp": known,
-    }
+    } | ({} if loser is None else {"rejected_tokens": loser.tokens.tolist()})
     family = {"family": item.family} if item.family else {}
     return {**item.columns, **family, "prompt": prompt, **columns, "offon": written}

@@ -17,12 +17,13 @@ from offon.catalogue.user_function import function_at
 from offon.collect import Rollouts
 from offon.data import prompt_groups
 from offon.engines.factory import create_engine
+from offon.engines.stops import end_turns
 from offon.errors import GateClosed, Interrupted, OffonError
 from offon.measure.probe import probe_key
 from offon.measure.probe_cache import ProbeCache
 from offon.measure.probe_diagnosis import diagnosis
 from offon.models.loading import load_tokenizer
-from offon.models.model import LoraSpec
+from offon.models.model import GENERATION, LoraSpec
 from offon.parts.stage import Stage
 from offon.pipeline import gates
 from offon.pipeline.graph import graph
@@ -352,6 +353,10 @@ class Pipeline(Inputs):
             checkpoint=checkpoint.path if checkpoint else None,
             checkpointing=settings.gradient_checkpointing,
         )
+        if ends := end_turns(models.learner, (group.prompt for group in prompts)):
+            tokens = ", ".join(models.learner.tokenizer.convert_ids_to_tokens(ends))
+            note = f"the chat template ends turns with {tokens}, so responses do too, as {GENERATION} says"
+            self.note(f"{node.name}: {note}")
         state = TrainState(
             directory, models, prompts, settings, progress=self._stepped, interrupted=self.stop, engine=self.engine
         )

@@ -47,6 +47,7 @@ class Settings:
     micro_batch_tokens    tokens computed at once: memory and speed, never the result
     supervise             which assistant turns of a conversation are trained
     columns               {name offon reads: name in the data}
+    lossy                 allow: rows of which the chat template leaves something out are counted, not refused
     """
 
     init: str | None = None
@@ -62,6 +63,7 @@ class Settings:
     seed: Seed = 0
     supervise: Literal["all", "last"] = "all"
     columns: Mapping[str, str] | None = None
+    lossy: Literal["refuse", "allow"] = "refuse"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +110,7 @@ class MakeSettings(Settings):
 
 
 SAMPLING = ("max_tokens", "temperature", "top_p", "top_k")  # mean something where a stage samples
-READING = ("max_length", "supervise", "columns")  # mean something where a stage reads data
+READING = ("max_length", "supervise", "columns", "lossy")  # mean something where a stage reads data
 
 
 @dataclass(frozen=True, kw_only=True)

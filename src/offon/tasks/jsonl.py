@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from offon.data.messages import refuse, require_no_media, template_options, with_system
 from offon.data.rows import BadRow, Columns, convert_rows, read_rows, source_name
 from offon.errors import ConfigError
 from offon.tasks import verifiers
@@ -41,7 +42,8 @@ def jsonl_task(
     """Rows with `prompt` (text or messages) and `answer`, from JSONL, Parquet, a `datasets` object or a list.
 
     `answer` is text, a number, true or false, or a list of accepted ones (`offon.tasks.references`).
-    A row may carry further prompts by name in `views` ({"hint": ...}); its other columns travel with the item.
+    A row may carry further prompts by name in `views` ({"hint": ...}), and a `system` text for its messages; its other
+    columns travel with the item, `tools` and `chat_template_kwargs` to the chat template.
 
     `columns` maps names: {prompt: question, answer: solution}. `heldout` is a share, split by content, or a second
     file. `form`, `template` and `system` shape prompts that are text; messages are taken as they are. A response is
@@ -78,12 +80,15 @@ def read_items(
                 raise BadRow(f"no {column}")
         if checked:
             accepted(row.get("answer"))
+        require_no_media(row, refuse)
         raw, prompt = prompts_of(row.get("prompt"), prompt_form)
+        views = {view: prompts_of(other, prompt_form)[1] for view, other in (row.get("views") or {}).items()}
         columns = {key: value for key, value in row.items() if key not in ("prompt", "views")}
+        options = template_options(row) | ({"system": row["system"]} if row.get("system") else {})
         return Item(
-            id=Item.content_id(raw),
-            prompt=prompt,
-            views={view: prompts_of(other, prompt_form)[1] for view, other in (row.get("views") or {}).items()},
+            id=Item.content_id(raw, options),
+            prompt=asked(row, prompt),
+            views={view: asked(row, other) for view, other in views.items()},
             columns=columns,
             family=str(columns.get("family", family)),
             reference=reference_of(columns),
@@ -100,6 +105,15 @@ def prompts_of(prompt: Any, prompt_form: PromptForm) -> tuple[Prompt, Prompt]:
         messages = tuple(dict(message) for message in prompt)
         return messages, messages
     raise BadRow("prompt is neither text nor messages, or is empty")
+
+
+def asked(row: Columns, prompt: Prompt) -> Prompt:
+    """The prompt as it is asked, after the system text of the row's own."""
+    if not isinstance(prompt, str):
+        return tuple(with_system(row, prompt))
+    if row.get("system"):
+        raise BadRow("its system text has no place in a text prompt", fix="form: chat, or a prompt of messages")
+    return prompt
 
 
 def reference_of(columns: Mapping[str, Any]) -> str | None:

@@ -99,9 +99,11 @@ class Item:
     reference: str | None = None
 
     @staticmethod
-    def content_id(prompt: Prompt) -> str:
-        """An id from the prompt's content, so that splits are by content and never by seed."""
+    def content_id(prompt: Prompt, options: Mapping[str, Any] = MappingProxyType({})) -> str:
+        """An id from the prompt's content, and what else its chat template is given, so that splits are by content and
+        never by seed."""
         text = prompt if isinstance(prompt, str) else repr([sorted(dict(m).items()) for m in prompt])
+        text += repr(sorted(options.items())) if options else ""
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

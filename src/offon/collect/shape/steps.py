@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from offon.data.messages import TEMPLATE_COLUMNS
 from offon.parts.collector import Collector
 from offon.parts.context import Context
 from offon.types import Group, Span, Trajectory
@@ -96,7 +97,8 @@ def step_rows(
                 elif kept:
                     kept[-1] = label
             if pieces:
-                yield {"prompt": group.item.prompt, "completions": pieces, "labels": kept, "separator": ""}
+                options = {name: group.item.columns[name] for name in TEMPLATE_COLUMNS if name in group.item.columns}
+                yield {"prompt": group.item.prompt, "completions": pieces, "labels": kept, "separator": "", **options}
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ def check_template(template: str | None, view: str, prompts: Sequence[Group], re
                 fix=f'rows with {{"views": {{"{view}": PROMPT}}}}, or template: TEXT WITH {{prompt}} AND OTHER PLACES',
             ) from error
         try:
-            render.prompt(written)
+            render.view(group.item, written)
         except BadRow as error:
             raise DataError(f"{what}: {error.what}", why=f"template {template!r:.60}", fix=error.fix) from error
 
@@ -71,7 +71,7 @@ class Shown(Collector):
         def with_view(group: Group) -> Group:
             if self.view in group.views or self.template is None:
                 return group
-            prefix = context.step.render.prompt(around(self.template, group.item))
+            prefix = context.step.render.view(group.item, around(self.template, group.item))
             return group.replace(views={**group.views, self.view: prefix})
 
         return [with_view(group) for group in groups]
@@ -110,7 +110,7 @@ class SiblingShown(Collector):
 
     def _prefix(self, render: Any, group: Group, other: int) -> Tokens | None:
         try:
-            return render.prompt(around(self.template, group.item, sibling=group.members[other].text))
+            return render.view(group.item, around(self.template, group.item, sibling=group.members[other].text))
         except BadRow:  # a control token in what was sampled, say
             return None
 

@@ -76,8 +76,9 @@ class Rankings(Collector):
 
 @dataclass(frozen=True)
 class Mismatched(Collector):
-    """Put each group's first response after the next group's prompt, to be scored and never trained: what the learner
-    thinks of an answer to another question. A group that is left alone (a replay took the others' places) gets none."""
+    """Put a response to another prompt after each group's own, to be scored and never trained: what the learner thinks
+    of an answer to another question. It is that of the nearest group before (cyclic) which has another prompt and whose
+    response is none of this prompt's own; a group of which there is none gets none."""
 
     least = 2
     requires = frozenset({"members"})
@@ -86,8 +87,17 @@ class Mismatched(Collector):
     def __call__(self, context: Context, groups: list[Group]) -> list[Group]:
         if len(groups) < self.least:
             return groups
-        responses = [group.members[0] for group in (groups[-1], *groups)]
-        return [group.add(_elsewhere(response, group)) for response, group in zip(responses, groups, strict=False)]
+        answers = defaultdict(set)  # prompt -> the responses it has in any group
+        for group in groups:
+            answers[group.prompt] |= {response.tokens.tobytes() for response in group.members}
+
+        def mismatched(index: int, group: Group) -> Group:
+            others = (groups[(index - 1 - back) % len(groups)] for back in range(len(groups) - 1))
+            responses = (other.members[0] for other in others if other.prompt != group.prompt)
+            response = next((r for r in responses if r.tokens.tobytes() not in answers[group.prompt]), None)
+            return group if response is None else group.add(_elsewhere(response, group))
+
+        return [mismatched(index, group) for index, group in enumerate(groups)]
 
 
 def _elsewhere(response: Trajectory, group: Group) -> Trajectory:

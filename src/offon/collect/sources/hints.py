@@ -137,7 +137,7 @@ class Template(Guide):
         if random.random() >= value_at(self.amount, step.index, step.steps):
             return None
         text = self.texts[int(random.integers(len(self.texts)))]
-        return Guidance(step.render.prompt(around(text, group.item)))
+        return Guidance(step.render.view(group.item, around(text, group.item)))
 
     def check(self, prompts: Sequence[Group], render: Renderer) -> None:
         for text in self.texts:
@@ -172,7 +172,7 @@ class Rubric(Guide):
             return None
         order = step.random("rubric", group.draw, member).permutation(len(criteria))[:shown]
         rubric = "\n".join(criteria[i] for i in sorted(order))
-        return Guidance(step.render.prompt(around(self.text, group.item, rubric=rubric)))
+        return Guidance(step.render.view(group.item, around(self.text, group.item, rubric=rubric)))
 
     def check(self, prompts: Sequence[Group], render: Renderer) -> None:
         if prompts and not any(group.item.columns.get(self.column) for group in prompts):

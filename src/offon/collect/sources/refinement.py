@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from offon.data.messages import template_options
 from offon.parts.collector import Collector
 from offon.parts.context import Context, Prompted
 from offon.parts.models import SELF, ModelRef
@@ -75,7 +76,8 @@ class Conversing(Collector):
     def _asked(self, context: Context, group: Group, member: Trajectory, so_far: Trajectory, ask: str) -> Trajectory:
         verdict = "correct" if (member.signals.get("reward") or 0) >= RIGHT else "incorrect"
         text = ask.replace("{verdict}", verdict).replace("{reference}", group.item.reference or "")
-        tokens = context.step.render.turn(group.item.prompt, so_far.last_turn.tolist(), text)
+        options = template_options(group.item.columns)
+        tokens = context.step.render.turn(group.item.prompt, so_far.last_turn.tolist(), text, **options)
         return so_far.then(tokens, Source.ENVIRONMENT)
 
 
