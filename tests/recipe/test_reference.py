@@ -24,8 +24,9 @@ from offon.recipe.fields import (
     keys_of,
 )
 from offon.tasks.gym import gym_task
-from offon.tasks.jsonl import VERIFIERS, jsonl_task
+from offon.tasks.jsonl import jsonl_task
 from offon.tasks.python import python_task
+from offon.tasks.verifiers import VERIFIERS
 from offon.testbed import TestbedTask
 
 PAGE = (Path(__file__).parents[2] / "docs" / "recipe.md").read_text()

@@ -11,15 +11,14 @@ from typing import Any
 from offon.data.messages import refuse, require_no_media, template_options, with_system
 from offon.data.rows import BadRow, Columns, convert_rows, read_rows, source_name
 from offon.errors import ConfigError
-from offon.tasks import verifiers
 from offon.tasks.api import Name, Pair, nearest, scored
 from offon.tasks.items import HELDOUT_SHARE, PLACE, Form, ItemTask, PromptForm
 from offon.tasks.killable import KillablePool
 from offon.tasks.references import accepted, answers_of, best
+from offon.tasks.verifiers import VERIFIERS, Verifier
 from offon.types import Item, Verdict
 from offon.types.trajectory import Prompt
 
-VERIFIERS = ("exact", "numeric", "regex", "math")
 CHECK_LIMIT_S = 5.0
 CHECK_MEMORY_BYTES = 4 << 30
 
@@ -50,7 +49,7 @@ def jsonl_task(
     checked by `verifier`; `pattern` is regex's, whose rows need no answer. `limit_s` bounds a check by math or regex.
     """
     check = named_check(verifier, pattern=pattern, limit_s=limit_s)
-    needs = () if verifier == "regex" else ("answer",)
+    needs = ("answer",) if VERIFIERS[verifier].needs_answer else ()
     prompt_form = PromptForm(form=form, template=template, system=system)
     load = partial(read_items, columns=columns, prompt_form=prompt_form, needs=needs, checked=True, name=name)
     held = partial(load, heldout) if isinstance(heldout, str) else heldout
@@ -130,46 +129,42 @@ def missing(value: Any) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
 
 
-def named_check(verifier: str, *, pattern: str | None = None, limit_s: float = CHECK_LIMIT_S) -> Check:
-    """The checker behind a verifier's name. `math` and `regex` run in processes that can be killed."""
-    if verifier not in VERIFIERS:
-        fix = f"one of {', '.join(VERIFIERS)}{nearest([verifier], VERIFIERS)}"
-        raise ConfigError(f"there is no verifier {verifier!r}", fix=fix)
-    if (verifier == "regex") != (pattern is not None):
-        raise ConfigError(f"verifier {verifier} {'needs a pattern' if pattern is None else 'takes no pattern'}")
-    if verifier == "exact":
-        return lambda pairs: [best(verifiers.exact, text, answers_of(item)) for item, text in pairs]
-    if verifier == "numeric":
-        return lambda pairs: [best(verifiers.numeric, text, answers_of(item)) for item, text in pairs]
-    if verifier == "math":
-        return pooled_check("offon.tasks.verifiers:any_math", limit_s)
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise ConfigError(f"the pattern does not compile: {error}", where=f"pattern: {pattern}") from error
-    return pooled_check("offon.tasks.verifiers:any_regex", limit_s, pattern)
+def verifier_of(name: str, pattern: str | None) -> Verifier:
+    """The verifier of a name, with or without a pattern as it asks."""
+    if name not in VERIFIERS:
+        fix = f"one of {', '.join(VERIFIERS)}{nearest([name], list(VERIFIERS))}"
+        raise ConfigError(f"there is no verifier {name!r}", fix=fix)
+    verifier = VERIFIERS[name]
+    if verifier.takes_pattern != (pattern is not None):
+        raise ConfigError(f"verifier {name} {'needs a pattern' if pattern is None else 'takes no pattern'}")
+    if pattern is not None:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ConfigError(f"the pattern does not compile: {error}", where=f"pattern: {pattern}") from error
+    return verifier
 
 
-def named_answer(verifier: str, *, pattern: str | None = None, limit_s: float = CHECK_LIMIT_S) -> Name:
+def named_check(name: str, *, pattern: str | None = None, limit_s: float = CHECK_LIMIT_S) -> Check:
+    """The checker behind a verifier's name; what may hang runs in processes that can be killed."""
+    verifier = verifier_of(name, pattern)
+    if verifier.worker:
+        arguments = (pattern,) if verifier.takes_pattern else ()
+        return pooled_check(f"offon.tasks.verifiers:{verifier.worker}", limit_s, *arguments)
+    return lambda pairs: [best(verifier.verdict, text, answers_of(item)) for item, text in pairs]
+
+
+def named_answer(name: str, *, pattern: str | None = None, limit_s: float = CHECK_LIMIT_S) -> Name | None:
     """What a verifier takes for the answer of a response, spelled so that equal answers are equal."""
-    if verifier == "exact":
-        return exact_answer
-    if verifier == "numeric":
-
-        def number(item: Item, text: str) -> str | None:
-            found, _ = verifiers.given_number(text)
-            return None if found is None else str(found.value)
-
-        return number
-    factory, arguments = ("math_answer", ()) if verifier == "math" else ("regex_answer", (pattern,))
-    pool = KillablePool(
-        f"offon.tasks.verifiers:{factory}", arguments, workers=1, limit_s=limit_s, memory_bytes=CHECK_MEMORY_BYTES
-    )
+    verifier = verifier_of(name, pattern)
+    if verifier.answer:
+        return lambda item, text: verifier.answer(text)
+    if not verifier.worker_answer:
+        return None
+    arguments = (pattern,) if verifier.takes_pattern else ()
+    factory = f"offon.tasks.verifiers:{verifier.worker_answer}"
+    pool = KillablePool(factory, arguments, workers=1, limit_s=limit_s, memory_bytes=CHECK_MEMORY_BYTES)
     return lambda item, text: pool.map([(text,)])[0].value
-
-
-def exact_answer(item: Item, text: str) -> str | None:
-    return verifiers.normalised(verifiers.unwrapped(text)) or None
 
 
 def pooled_check(factory: str, limit_s: float, *arguments: Any) -> Check:

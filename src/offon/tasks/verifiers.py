@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache, partial
 
@@ -20,7 +21,7 @@ from offon.tasks.marks import last_part, marked_answer
 from offon.tasks.references import best
 from offon.types import Verdict
 
-__all__ = ["exact", "math_answer", "math_checker", "numeric", "regex"]
+__all__ = ["VERIFIERS", "Verifier", "exact", "math_answer", "math_checker", "numeric", "regex"]
 
 ANSWER_TAGS = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
@@ -40,6 +41,10 @@ def exact(text: str, answer: str) -> Verdict:
     """1 if the response, unwrapped, equals the answer, whitespace aside."""
     right = normalised(unwrapped(text)) == normalised(answer)
     return Verdict(float(right), content=float(right or opens_or_closes(text, answer)))
+
+
+def exact_answer(text: str) -> str | None:
+    return normalised(unwrapped(text)) or None
 
 
 def opens_or_closes(text: str, answer: str) -> bool:
@@ -79,6 +84,11 @@ def given_number(text: str) -> tuple[numbers.Number | None, bool]:
     if marked.kind == "sentence":
         return numbers.stated_number(marked.text), True
     return numbers.whole_number(marked.text, strict=marked.kind == "box"), True
+
+
+def numeric_answer(text: str) -> str | None:
+    number, _ = given_number(text)
+    return None if number is None else str(number.value)
 
 
 @lru_cache(maxsize=4096)
@@ -131,3 +141,30 @@ def any_regex(pattern: str) -> Callable[[str, Sequence[str]], Verdict]:
 def any_math() -> Callable[[str, Sequence[str]], Verdict]:
     """A worker's checker against accepted answers."""
     return partial(best, math_checker())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verifier:
+    """How `verifier: NAME` of a task checks a response against a row's accepted answers.
+
+    verdict   (response, one answer) -> Verdict; the best over the accepted answers counts
+    answer    response -> what it answers, spelled so that equal answers are equal, or None
+    worker, worker_answer   in place of the two where a check may hang: the names of functions of this module that make
+              them in a process that can be killed
+    takes_pattern   the task's `pattern` is handed to the workers         needs_answer   rows have to have an answer
+    """
+
+    verdict: Callable[[str, str], Verdict] | None = None
+    answer: Callable[[str], str | None] | None = None
+    worker: str = ""
+    worker_answer: str = ""
+    takes_pattern: bool = False
+    needs_answer: bool = True
+
+
+VERIFIERS = {
+    "exact": Verifier(verdict=exact, answer=exact_answer),
+    "numeric": Verifier(verdict=numeric, answer=numeric_answer),
+    "regex": Verifier(worker="any_regex", worker_answer="regex_answer", takes_pattern=True, needs_answer=False),
+    "math": Verifier(worker="any_math", worker_answer="math_answer"),
+}

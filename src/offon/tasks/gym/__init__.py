@@ -21,8 +21,8 @@ from offon.tasks.expressions import mentioned
 from offon.tasks.gym.checkers import RULES
 from offon.tasks.gym.checking import CHECKING, EVALUATES, FAULTY, NATIVE, Checking
 from offon.tasks.items import HELDOUT_SHARE, PLACE, Form, ItemTask, PromptForm
-from offon.tasks.jsonl import exact_answer
 from offon.tasks.killable import KillablePool, Outcome
+from offon.tasks.verifiers import exact_answer
 from offon.types import Item, Verdict
 
 NATIVE_LIMIT_S = 10.0
@@ -73,7 +73,7 @@ def gym_task(
     def load() -> list[Item]:
         return [_item(dataset, source[index], prompt_form) for index in range(size)]
 
-    return ItemTask(name or dataset, load, check, heldout=heldout, answer=exact_answer)
+    return ItemTask(name or dataset, load, check, heldout=heldout, answer=lambda item, text: exact_answer(text))
 
 
 def _checking(dataset: str) -> Checking:
