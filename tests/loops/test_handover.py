@@ -16,6 +16,7 @@ from offon.recipe.fields import Probe
 from offon.report import summarise
 from offon.report.terminal import handed_on
 from tests.loops.brought import TWO_STAGES, bring, resolved
+from tests.rounding import FLOAT64_SUM
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +80,8 @@ def test_paths_sum_to_what_changed_from_the_root(run):
         for task, tables in chain["tasks"].items():
             total = sum(row["d1"]["total"]["estimate"] for row in tables["rows"])
             change = last[task]["after"]["success"]["estimate"] - first[task]["before"]["success"]["estimate"]
-            assert total == pytest.approx(tables["total"]["estimate"], abs=1e-9)
-            assert total == pytest.approx(change, abs=1e-9)
+            assert total == pytest.approx(tables["total"]["estimate"], abs=FLOAT64_SUM)
+            assert total == pytest.approx(change, abs=FLOAT64_SUM)
     spent = sum(handoff(run, node)["cost"]["tokens_trained"] for node in ("one", "two"))
     task = chains[0]["tasks"]["task"]
     cost = task["per_retained_gain"]["tokens"]["estimate"]

@@ -13,6 +13,7 @@ import torch
 from offon.maths import credit
 from offon.maths.credit import group, passk, returns
 from offon.parts import schedules
+from tests.rounding import FLOAT64
 
 
 def test_group_of_two_uses_the_unbiased_std():
@@ -146,7 +147,7 @@ def test_pass_at_k_weights_are_the_exact_gradient_in_expectation():
             weights = credit.pass_at_k_weights(rewards[list(draw)], 2, baseline)
             scores = [torch.eye(3, dtype=torch.float64)[y] - p.detach() for y in draw]
             estimate += chance * sum(w * s for w, s in zip(weights, scores, strict=True)) / 3
-        assert torch.allclose(estimate, exact, atol=1e-12)
+        assert torch.allclose(estimate, exact, atol=FLOAT64)
 
 
 @pytest.mark.parametrize("module", [group, passk, returns, schedules])
