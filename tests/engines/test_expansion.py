@@ -13,7 +13,7 @@ from offon.engines.expansion import Expansion, expand
 from offon.engines.native import NativeEngine
 from offon.errors import ConfigError
 from offon.types import Sampling
-from tests.rounding import FLOAT32, FLOAT32_SUM, STORED
+from tests.rounding import FLOAT32, FLOAT32_SUM
 from tests.support import model as tiny
 
 PROMPT, HORIZON, EPS = (3, 5, 4), 3, 0.01
@@ -52,7 +52,7 @@ def test_effective_support_is_that_of_plain_forward_passes(models, temperature):
         inside = {found.tree.path(edge) for edge in np.flatnonzero(support(found.tree, EPS)[:, 0])}
         assert inside == brute_force(model, temperature) and len(inside) > 10
         ended = found.tree.reach[found.tree.ends].sum(axis=0)
-        assert ended + found.residual == pytest.approx([1.0], abs=STORED)
+        assert ended + found.residual == pytest.approx([1.0], abs=FLOAT32)
 
 
 def test_the_union_tree_has_the_reach_of_both_models(models):

@@ -67,4 +67,4 @@ def test_two_processes_are_one(tmp_path):
             assert torch.equal(gradients[name], other[name]), "both hold the same sum"
         assert metrics.keys() == expected_metrics.keys()
         for name, value in expected_metrics.items():
-            assert metrics[name] == pytest.approx(value, abs=FLOAT32_SUM), name
+            assert metrics[name] == pytest.approx(value, rel=FLOAT32, abs=FLOAT32_SUM), name

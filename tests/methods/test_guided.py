@@ -18,7 +18,7 @@ from offon.types import Sampling, Source, Verdict
 from tests.collect.support import Sampler
 from tests.collect.test_flow import MODEL, TASK, prompts
 from tests.methods.cases import Case, Filled, Loss, difference, gradient_of, ready_case, runtime_of, settings_of
-from tests.rounding import FLOAT32_SUM, STORED
+from tests.rounding import FLOAT32, FLOAT32_SUM
 from tests.support import ParityTask, demonstrations, tokenizer
 
 TEXTS = ("w9 {prompt}", "{prompt} w10")
@@ -47,7 +47,7 @@ def one_learner(name=None, **arguments):
 @every
 def test_without_help_it_is_the_method_it_modifies(name):
     plain, helped = one_learner(), one_learner(name, **NO_HELP[name])
-    assert difference(gradient_of(helped), gradient_of(plain)) < STORED
+    assert difference(gradient_of(helped), gradient_of(plain)) < FLOAT32
     assert not any("guided" in m.tags for g in helped.groups for m in g.members)
 
 

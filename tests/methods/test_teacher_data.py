@@ -13,7 +13,7 @@ from offon.parts import Artefact, divergence, policy
 from offon.types.batch import Batch
 from tests.methods.cases import difference, gradient
 from tests.methods.taught import V, collected, gradient_of, learner, prompts, stage, total, world
-from tests.rounding import FLOAT32, FLOAT32_SUM, STORED
+from tests.rounding import FLOAT32, FLOAT32_SUM
 from tests.support import demonstrations, tokenizer
 
 
@@ -112,10 +112,10 @@ def test_an_empty_context_teaches_nothing_and_a_context_that_is_not_read_is_caug
     """The learner is still the start: only the context tells the two apart. Reading the teacher under the trained
     prompt would make the loss 0 and hide that nothing is distilled."""
     empty = collected("context_distill", template="{prompt}")
-    assert total(learner("context_distill", template="{prompt}"), empty) == pytest.approx(0, abs=STORED)
+    assert total(learner("context_distill", template="{prompt}"), empty) == pytest.approx(0, abs=FLOAT32)
     groups = collected("context_distill", view="hint")
     assert total(learner("context_distill", view="hint"), groups) > 1e-2
-    assert total(policy(divergence(to=learner("context_distill").terms[0].to)), groups) == pytest.approx(0, abs=STORED)
+    assert total(policy(divergence(to=learner("context_distill").terms[0].to)), groups) == pytest.approx(0, abs=FLOAT32)
 
 
 def test_traces_are_sft_under_the_prompt_without_the_context():

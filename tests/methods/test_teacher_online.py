@@ -20,7 +20,7 @@ from offon.types import Group, Item, Producer, Sampling, Source, Trajectory
 from offon.types.batch import Batch
 from tests.methods.cases import Case, difference, gradient, ready_case
 from tests.methods.taught import V, collected, context, gradient_of, learner, prompts, stage, total, world
-from tests.rounding import FLOAT32, FLOAT32_SUM, STORED
+from tests.rounding import FLOAT32, FLOAT32_SUM
 from tests.support import demonstrations
 
 EOS, LOGP = 1, Need("logp", SELF, when="buffer")
@@ -123,7 +123,7 @@ def test_opd_is_the_sampled_form_of_on_policy_distill():
     same(gradient_of("on_policy_distill", groups, form="sampled"), gradient_of("opd", groups))
     made = learner("opd")
     expected = [m.token_signals["logp@teacher"] - m.behavior_logp for g in groups for m in g.members]
-    assert np.allclose(advantages(made, groups), np.concatenate(expected), atol=STORED)
+    assert np.allclose(advantages(made, groups), np.concatenate(expected), atol=FLOAT32)
 
 
 def test_gopd_at_strength_1_is_opd_whatever_the_reference_and_at_0_stays_at_it():
@@ -222,7 +222,7 @@ def test_gkd_without_data_reads_what_the_teacher_writes():
 def test_an_empty_context_teaches_nothing(row):
     arguments = {"template": "{prompt}", **({"teacher": None} if row == "context_opd" else {})}
     groups = collected(row, **arguments)
-    assert total(learner(row, **arguments), groups) == pytest.approx(0, abs=STORED)
+    assert total(learner(row, **arguments), groups) == pytest.approx(0, abs=FLOAT32)
     told = collected(row, **{**arguments, "template": "w9 {prompt}"})
     assert total(learner(row, **{**arguments, "template": "w9 {prompt}"}), told) > 1e-3
 

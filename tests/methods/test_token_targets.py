@@ -36,8 +36,8 @@ def with_proximal(world) -> list[Group]:
 
 
 def test_dft_is_the_probability_objective_with_a_of_1():
-    assert difference(of("dft"), of("probability_family", a=1.0)) < STORED
-    assert difference(of("sft"), of("probability_family", a=0.0)) < STORED
+    assert difference(of("dft"), of("probability_family", a=1.0)) < FLOAT32
+    assert difference(of("sft"), of("probability_family", a=0.0)) < FLOAT32
     assert difference(of("sft"), of("probability_family", a=1e-6)) < 1e-4
 
 

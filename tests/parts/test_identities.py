@@ -21,7 +21,7 @@ from offon.parts.terms import PROXIMAL, Contrast
 from offon.types import Producer, Sampling, Source, Trajectory
 from offon.types.batch import Batch
 from tests.methods.test_contract import difference, gradient
-from tests.rounding import FLOAT32, FLOAT32_SUM, SLOPE, STORED
+from tests.rounding import FLOAT32, FLOAT32_SUM, SLOPE
 from tests.support import ParityTask, World, demonstrations, gpt2_in_double, model, preference_pairs, prompt_group
 
 world = functools.cache(lambda: World(model(0), {"start": model(0), "teacher": model(2)}))
@@ -57,7 +57,7 @@ def test_at_ratio_one_grpo_is_reinforce_whatever_the_ratio_level_and_clip():
 def test_behaviour_and_proximal_anchors_agree_on_a_fresh_buffer():
     groups = assign_credit(registry.get("grpo").function(ParityTask()).learners[0], sampled_groups())
     terms = [policy(policy_gradient(advantage=credit, ratio=r)) for r in (behavior, proximal)]
-    assert difference(gradient(terms[0], groups, world()), gradient(terms[1], groups, world())) < STORED
+    assert difference(gradient(terms[0], groups, world()), gradient(terms[1], groups, world())) < FLOAT32
 
 
 def test_grpo_of_equal_rewards_is_exactly_zero():
@@ -73,7 +73,7 @@ def test_an_advantage_of_one_on_own_samples_is_sft_on_them():
     groups = [g.map(lambda m: m.with_token_signals(advantage=np.ones(len(m)))) for g in sampled_groups()]
     sft = policy(policy_gradient(advantage=one))
     ones = policy(policy_gradient(advantage=credit))
-    assert difference(gradient(sft, groups, world()), gradient(ones, groups, world())) < STORED
+    assert difference(gradient(sft, groups, world()), gradient(ones, groups, world())) < FLOAT32
 
 
 def test_dpo_starts_at_log_two_with_chance_accuracy():
@@ -125,7 +125,7 @@ def test_distilling_from_oneself_is_zero_with_zero_gradient(kind):
     learner = policy(Divergence(to=Artefact("teacher"), kind=kind))
     batch = weigh(Batch.of(demonstrations()), learner.terms)
     loss, _ = step_loss(learner.terms, batch, score(same, batch, learner.needs), {"divergence": 1.0})
-    assert abs(loss.item()) < STORED
+    assert abs(loss.item()) < FLOAT32
     loss.backward()
     assert max(float(p.grad.abs().max()) for p in same.learner.train_parameters().values()) < FLOAT32
 
