@@ -18,7 +18,7 @@ from tests.rounding import FLOAT64
 
 def test_group_of_two_uses_the_unbiased_std():
     """Rewards (1, 0): mean 1/2, unbiased std 1/sqrt 2, so A = +-1/sqrt 2 (the population std would give +-1)."""
-    assert credit.group_mean_std(np.array([1.0, 0.0]), epsilon=0) == pytest.approx([0.70711, -0.70711], abs=1e-5)
+    assert credit.group_mean_std(np.array([1.0, 0.0]), epsilon=0) == pytest.approx([0.5**0.5, -(0.5**0.5)], abs=FLOAT64)
 
 
 def test_equal_rewards_teach_exactly_nothing():
