@@ -15,6 +15,7 @@ from offon.behavior.diagnosis.bottleneck import (
 from offon.behavior.diagnosis.information_gain import entropy_drop, most_telling, samples_to_call_unsupported
 from offon.behavior.statistics.counts import Counts
 from offon.behavior.statistics.intervals import jeffreys_above
+from tests.rounding import FLOAT64_SUM
 
 MANY = 4000
 
@@ -148,11 +149,11 @@ def test_the_next_rollout_goes_where_it_tells_most():
 
 def test_expected_entropy_drop_is_never_negative_and_0_where_all_is_known():
     found = posterior(measured(strict=0.95), 64)
-    assert entropy_drop(found, "content", 8)[0] == pytest.approx(0, abs=1e-9)
+    assert entropy_drop(found, "content", 8)[0] == pytest.approx(0, abs=FLOAT64_SUM)
     rng = np.random.default_rng(0)
     some = posterior(Measured(strict=Counts.of(rng.integers(0, 9, 20), 8)), 16)
     for rate in ("content", "placed", "finished"):
-        assert (entropy_drop(some, rate, 4) > -1e-9).all()
+        assert (entropy_drop(some, rate, 4) > -FLOAT64_SUM).all()
 
 
 def test_the_lattice_fills_the_cube():

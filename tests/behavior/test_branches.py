@@ -6,6 +6,7 @@ import pytest
 from offon.behavior.change.branches import branches
 from offon.behavior.change.enumeration import enumerate_support
 from tests.behavior.tabular import STOP, Table
+from tests.rounding import FLOAT64, FLOAT64_SUM
 
 
 def drawn(tree, **options):
@@ -28,8 +29,8 @@ def test_endings_and_residual_are_everything(tree, most, joined):
     for side, policy in (("before", 0), ("after", 1)):
         ended = sum(node[side] for node in nodes if node["ends"])
         rest = found["root_rest"][policy] + sum(node["rest"][policy] for node in nodes)
-        assert found["residual"][side] == pytest.approx(rest, abs=1e-9)
-        assert ended + found["residual"][side] == pytest.approx(1, abs=1e-9)
+        assert found["residual"][side] == pytest.approx(rest, abs=FLOAT64_SUM)
+        assert ended + found["residual"][side] == pytest.approx(1, abs=FLOAT64_SUM)
 
 
 def test_parents_come_first_and_reach_falls(tree):
@@ -38,7 +39,7 @@ def test_parents_come_first_and_reach_falls(tree):
         assert node["parent"] < index
         if node["parent"] >= 0:
             above = nodes[node["parent"]]
-            assert all(node[side] <= above[side] + 1e-12 for side in ("before", "after"))
+            assert all(node[side] <= above[side] + FLOAT64 for side in ("before", "after"))
             assert node["depth"] == above["depth"] + above["tokens"]
 
 

@@ -13,6 +13,7 @@ from offon.behavior.change.by_class import (
 )
 from offon.behavior.change.success_decomposition import SIGNS, decompose
 from offon.behavior.statistics.counts import Counts
+from tests.rounding import FLOAT64, FLOAT64_SUM
 
 NAMES = np.array(["a", "b", "c", ""])
 
@@ -34,9 +35,11 @@ def test_terms_sum_to_the_change_of_success(seed):
                       for _ in range(20)] for _ in range(2))  # fmt: skip
     found = decompose_classes(ClassCounts.of(before, after), k=8)
     change = np.mean([np.mean([r for _, r in b]) - np.mean([r for _, r in a]) for a, b in zip(before, after)])  # noqa: B905
-    assert found["total"].estimate == pytest.approx(change, abs=1e-12)
+    assert found["total"].estimate == pytest.approx(change, abs=FLOAT64)
     for part in ("certified", "soft"):
-        assert sum(SIGNS[name] * est.estimate for name, est in found[part].items()) == pytest.approx(change, abs=1e-9)
+        assert sum(SIGNS[name] * est.estimate for name, est in found[part].items()) == pytest.approx(
+            change, abs=FLOAT64_SUM
+        )
 
 
 def test_identical_checkpoints_have_mean_0_in_every_term():
@@ -58,7 +61,7 @@ def test_one_right_class_is_the_decomposition_by_prompt():
     plain, classes = decompose(*counts, k=16), decompose_classes(ClassCounts.of(before, after), k=16)
     for part in ("certified", "soft"):
         for term, est in getattr(plain, part).items():
-            assert classes[part][term].estimate == pytest.approx(est.estimate, abs=1e-12)
+            assert classes[part][term].estimate == pytest.approx(est.estimate, abs=FLOAT64)
 
 
 def test_a_new_route_to_an_old_answer_is_expansion_by_class_and_reshaping_by_prompt():

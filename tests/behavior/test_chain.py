@@ -16,6 +16,7 @@ from offon.behavior.stage.chain import (
 )
 from offon.behavior.statistics.counts import Counts
 from offon.errors import DataError
+from tests.rounding import FLOAT64
 
 N, K = 256, 32
 
@@ -76,7 +77,7 @@ def test_values_of_prompts_are_shared_out_prompt_by_prompt():
     one = shapley(["sft", "rl"], {subset: rows[1, 3] for subset, rows in v.items()}.__getitem__)
     assert found["sft"].shape == (2, 5) and found["sft"][1, 3] == pytest.approx(one["sft"])
     total = v["sft", "rl"] - v[()]
-    assert np.abs(found["sft"] + found["rl"] - total).max() < 1e-12
+    assert np.abs(found["sft"] + found["rl"] - total).max() < FLOAT64
 
 
 def test_the_interval_over_seeds_and_prompts():

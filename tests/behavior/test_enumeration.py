@@ -5,6 +5,7 @@ import pytest
 
 from offon.behavior.change.enumeration import enumerate_support, most_evaluations
 from tests.behavior.tabular import STOP, Table, Tables
+from tests.rounding import FLOAT64, FLOAT64_SUM
 
 BEFORE = [Table(seed, 4, 5) for seed in range(12)]
 AFTER = [Table(seed + 100, 4, 5) for seed in range(12)]
@@ -25,7 +26,7 @@ def test_prompts_expanded_together_are_each_prompt_by_itself(limits):
     for before, after, found in zip(BEFORE, AFTER, together, strict=True):
         [alone] = union([before, after])
         assert edges(found) == edges(alone)
-        assert found.residual == pytest.approx(alone.residual, abs=1e-12)
+        assert found.residual == pytest.approx(alone.residual, abs=FLOAT64)
 
 
 def test_a_level_has_no_more_rows_than_allowed():
@@ -57,7 +58,9 @@ def test_a_followed_response_is_exact_however_rare():
         kept = edges(found)
         assert kept[response][0] == pytest.approx(table.probability(response))
         assert {path for path, (reach, _) in kept.items() if reach < 0.5} <= {response[:t] for t in range(1, 6)}
-        assert found.residual[0] + sum(reach for reach, ends in kept.values() if ends) == pytest.approx(1, abs=1e-9)
+        assert found.residual[0] + sum(reach for reach, ends in kept.values() if ends) == pytest.approx(
+            1, abs=FLOAT64_SUM
+        )
 
 
 def test_policies_with_padded_vocabularies_share_the_tokens_both_have():

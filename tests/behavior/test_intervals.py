@@ -21,6 +21,7 @@ from offon.behavior.statistics.intervals import (
 )
 from offon.behavior.statistics.pass_at_k import mean_pass_at_k
 from offon.errors import DataError
+from tests.rounding import FLOAT64
 
 RATES = np.linspace(0.001, 0.999, 499)
 
@@ -35,7 +36,7 @@ def test_wilson_and_clopper_pearson_equal_scipy(n):
     c = np.arange(n + 1)
     for ours, method in ((wilson, "wilson"), (clopper_pearson, "exact")):
         theirs = [stats.binomtest(int(x), n).proportion_ci(method=method) for x in c]
-        np.testing.assert_allclose(np.transpose(ours(c, n)), theirs, atol=1e-12)
+        np.testing.assert_allclose(np.transpose(ours(c, n)), theirs, atol=FLOAT64)
 
 
 def test_clopper_pearson_bounds_fail_at_most_at_their_stated_rate():

@@ -11,6 +11,7 @@ from scipy import stats
 from offon.behavior.statistics.counts import Counts
 from offon.behavior.statistics.pass_at_k import budgets, curve, mean_pass_at_k, mixed_group_probability, pass_at_k
 from offon.errors import DataError
+from tests.rounding import FLOAT64
 
 
 @pytest.mark.parametrize("c", range(7))
@@ -29,7 +30,7 @@ def test_is_unbiased(k):
     c = np.arange(65)
     for p in (0.003, 0.1, 0.8):
         expected = stats.binom.pmf(c, 64, p) @ pass_at_k(Counts.of(c, 64), k)
-        assert expected == pytest.approx(1 - (1 - p) ** k, abs=1e-12)
+        assert expected == pytest.approx(1 - (1 - p) ** k, abs=FLOAT64)
 
 
 def test_limits():
@@ -42,7 +43,7 @@ def test_limits():
 def test_keeps_its_digits_at_large_n():
     n, c, k = 10**6, 3, 64
     exact = 1 - Fraction(math.comb(n - c, k), math.comb(n, k))
-    assert pass_at_k(Counts.of(c, n), k)[0] == pytest.approx(float(exact), rel=1e-12)
+    assert pass_at_k(Counts.of(c, n), k)[0] == pytest.approx(float(exact), rel=FLOAT64)
 
 
 def test_is_refused_beyond_n():

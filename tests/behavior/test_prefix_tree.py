@@ -18,6 +18,7 @@ from offon.behavior.change.prefix_tree import (
 )
 from offon.errors import DataError
 from tests.behavior.tabular import STOP, Table
+from tests.rounding import FLOAT64, FLOAT64_SUM
 
 WORLDS = [(3, 4, seed) for seed in range(8)] + [(5, 3, seed) for seed in range(8)] + [(2, 7, seed) for seed in range(8)]
 
@@ -41,7 +42,7 @@ def test_what_was_cut_and_what_was_kept_is_everything():
     for vocabulary, horizon, seed in WORLDS:
         found = union(0.03, Table(seed, vocabulary, horizon), Table(seed + 100, vocabulary, horizon))
         responses = found.tree.reach[found.tree.ends].sum(axis=0)
-        assert np.allclose(responses + found.residual, 1, atol=1e-9)
+        assert np.allclose(responses + found.residual, 1, atol=FLOAT64_SUM)
 
 
 def test_reach_of_two_policies_in_one_tree_is_exact_for_both():
@@ -58,7 +59,7 @@ def test_mass_accounting_over_a_whole_tree():
         tree = union(0.0, Table(seed, vocabulary, horizon), Table(seed + 1, vocabulary, horizon)).tree
         assert occupancy(tree, horizon).sum(axis=0) == pytest.approx([1, 1])
         changes = [after - before for before, after in mass_by_cell(tree, 0.05, horizon).values()]
-        assert abs(sum(changes)) < 1e-12 and max(map(abs, changes)) > 0
+        assert abs(sum(changes)) < FLOAT64 and max(map(abs, changes)) > 0
 
 
 def test_the_same_policy_twice_has_no_expansion_and_no_attrition():
@@ -70,7 +71,7 @@ def test_coverage_starts_near_1_and_falls_with_depth():
     for vocabulary, horizon, seed in WORLDS:
         whole = union(0.0, Table(seed, vocabulary, horizon)).tree
         covered = coverage(whole, 0.05, horizon)
-        assert (np.diff(covered) <= 1e-12).all() and covered[0] <= 1 + 1e-12
+        assert (np.diff(covered) <= FLOAT64).all() and covered[0] <= 1 + FLOAT64
         assert np.allclose(coverage(whole, 0.0, horizon), 1)
 
 

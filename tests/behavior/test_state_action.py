@@ -16,6 +16,7 @@ from offon.behavior.change.relative_support import (
 from offon.behavior.change.state_action import decompose_states, prefix_suffix, values
 from offon.errors import DataError
 from tests.behavior.tabular import STOP, Table
+from tests.rounding import FLOAT64_SUM
 
 SEEDS = range(12)
 
@@ -46,7 +47,7 @@ def test_d2_sums_to_the_change_of_success(seed):
     reward = rewarded(before, seed)
     tree = whole(before, after)
     parts = decompose_states(tree, reward_of(tree, reward), 0.05)
-    assert sum(parts.values()) == pytest.approx(success(after, reward) - success(before, reward), abs=1e-9)
+    assert sum(parts.values()) == pytest.approx(success(after, reward) - success(before, reward), abs=FLOAT64_SUM)
     assert parts["harmful"] <= 0 <= parts["pruning"]
 
 
@@ -80,7 +81,7 @@ def test_a_tilt_by_reward_makes_nothing_new_beyond_one_over_success(strength):
         tree = whole(table, tilted)
         ratio = tree.log_reach[:, 1] - tree.log_reach[:, 0]
         bound = 1 / p0 if strength > 0 else 1 / (1 - p0)
-        assert ratio.max() <= np.log(bound) + 1e-9
+        assert ratio.max() <= np.log(bound) + FLOAT64_SUM
         assert not (novelty(ratio, bound * 1.001) == "new").any()
 
 
@@ -101,7 +102,7 @@ def test_d1_by_trajectory_sums_exactly_and_is_exactly_0_for_the_same_checkpoint(
         terms = decompose_trajectories(early, late, n=8.0)
         measured = np.mean([x.success.mean() for x in late]) - np.mean([x.success.mean() for x in early])
         total = terms["expansion"].estimate + terms["reshaping"].estimate - terms["attrition"].estimate
-        assert total == pytest.approx(measured, abs=1e-9) and terms["total"].estimate == pytest.approx(measured)
+        assert total == pytest.approx(measured, abs=FLOAT64_SUM) and terms["total"].estimate == pytest.approx(measured)
         if other is tables:
             assert terms["expansion"] == (0, 0, 0) and terms["attrition"] == (0, 0, 0)
 

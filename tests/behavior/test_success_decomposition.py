@@ -10,6 +10,7 @@ from offon.behavior.change.success_decomposition import SIGNS, cross_fitted_cell
 from offon.behavior.change.support import jeffreys_states, support_calls, support_threshold
 from offon.behavior.statistics.counts import Counts
 from offon.errors import DataError
+from tests.rounding import EPS64, FLOAT64
 
 IN, OUT = 0, 1  # columns of the states below
 
@@ -57,7 +58,7 @@ def test_equals_the_mean_over_all_halvings_of_the_samples(c0, n0, c1, n1):
         total += np.outer(weights(a0), weights(a1)) * change_b + np.outer(weights(b0), weights(b1)) * change_a
         number += 1
     cells = cross_fitted_cells(Counts.of(c0, n0), Counts.of(c1, n1), two_states)[0]
-    np.testing.assert_allclose(cells, total / number, atol=1e-14)
+    np.testing.assert_allclose(cells, total / number, atol=64 * EPS64)
 
 
 @pytest.mark.parametrize("n", [2, 31, 128, 4096])
@@ -67,9 +68,9 @@ def test_terms_sum_to_the_measured_change(n):
     before = Counts.of(rng.binomial(scored0, rng.beta(0.3, 1, 60)), scored0)
     after = Counts.of(rng.binomial(scored1, rng.beta(0.5, 0.5, 60)), scored1)
     d1 = decompose(before, after, k=16)
-    assert d1.total.estimate == pytest.approx((after.rate - before.rate).mean(), abs=1e-12)
-    assert signed_sum(d1.certified) == pytest.approx(d1.total.estimate, abs=1e-12)
-    assert signed_sum(d1.soft) == pytest.approx(d1.total.estimate, abs=1e-12)
+    assert d1.total.estimate == pytest.approx((after.rate - before.rate).mean(), abs=FLOAT64)
+    assert signed_sum(d1.certified) == pytest.approx(d1.total.estimate, abs=FLOAT64)
+    assert signed_sum(d1.soft) == pytest.approx(d1.total.estimate, abs=FLOAT64)
     assert "ambiguous" not in d1.soft
 
 
@@ -89,7 +90,7 @@ def expected_terms(p, n0, n1, k):
 def test_identical_checkpoints_have_mean_zero_exactly(p):
     """k = 8, eps .31, halves of 20 samples: every cell occurs near eps, and each has mean 0."""
     for n0, n1 in ((40, 40), (40, 60), (41, 41)):
-        np.testing.assert_allclose(expected_terms(p, n0, n1, 8), 0, atol=1e-13)
+        np.testing.assert_allclose(expected_terms(p, n0, n1, 8), 0, atol=512 * EPS64)
     assert np.abs(expected_terms(p, 40, 41, 8)).max() < 1 / 40  # halves of unequal share: small, not zero
 
 

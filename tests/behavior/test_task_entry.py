@@ -7,6 +7,7 @@ import pytest
 
 from offon.behavior.stage.task_entry import task_handoff
 from offon.errors import DataError
+from tests.rounding import FLOAT64
 
 
 def prompts(n):
@@ -29,10 +30,10 @@ def entry():
 
 def test_success_before_and_after_differ_by_the_total_of_d1(entry):
     change = entry["after"]["success"]["estimate"] - entry["before"]["success"]["estimate"]
-    assert entry["d1"]["total"]["estimate"] == pytest.approx(change, abs=1e-12)
+    assert entry["d1"]["total"]["estimate"] == pytest.approx(change, abs=FLOAT64)
     for weighting in ("certified", "soft"):
         terms = {name: term["estimate"] for name, term in entry["d1"][weighting].items()}
-        assert sum(terms.values()) - 2 * terms["attrition"] == pytest.approx(change, abs=1e-12)
+        assert sum(terms.values()) - 2 * terms["attrition"] == pytest.approx(change, abs=FLOAT64)
 
 
 def test_planted_gain_is_called_on_every_hard_prompt(entry):

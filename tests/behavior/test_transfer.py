@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 
 from offon.behavior.stage.transfer import answer_distances, answer_fidelity, mean_of_ratios
+from tests.rounding import FLOAT64, FLOAT64_SUM
 
 
 def test_equal_samples_are_at_distance_0():
     answers = [list("abacabad"), list("zzzzyyyy")]
     assert answer_distances(answers[0], answers[0]) == (0, 0)
-    assert answer_fidelity(answers, answers) == pytest.approx((1, 1, 1), abs=1e-12)
+    assert answer_fidelity(answers, answers) == pytest.approx((1, 1, 1), abs=FLOAT64)
 
 
 def test_disjoint_answers_are_at_distance_1():
@@ -46,7 +47,7 @@ def test_answers_that_never_repeat_leave_everything_open():
 def test_a_student_that_never_repeats_itself_is_far_from_a_teacher_that_does():
     """TV = 1. What half A has not seen is the student's, who alone has answers seen once."""
     student = np.random.default_rng(0).random((5, 20)).tolist()
-    assert answer_fidelity([["right"] * 20] * 5, student) == pytest.approx((0, 0, 0), abs=1e-9)
+    assert answer_fidelity([["right"] * 20] * 5, student) == pytest.approx((0, 0, 0), abs=FLOAT64_SUM)
 
 
 def test_a_mean_of_ratios_weighs_prompts_alike():

@@ -15,6 +15,7 @@ from offon.train.scoring import score_buffer, weigh
 from offon.types import Producer, Sampling, Source, Trajectory
 from offon.types.batch import Batch
 from tests.catalogue.cases import difference, gradient
+from tests.rounding import FLOAT32
 from tests.support import ParityTask, World, model, prompt_group
 
 REWARDS = (1.0, 0.0, 0.0, 1.0)
@@ -76,7 +77,7 @@ def advantages(row, given, **arguments):
     return advantages_of(learner(row, **arguments), given)
 
 
-def same(a, b, tolerance=1e-5):
+def same(a, b, tolerance=FLOAT32):
     assert difference(a, b) < tolerance
 
 

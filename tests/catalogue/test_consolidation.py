@@ -21,6 +21,7 @@ from offon.pipeline.run import run_recipe
 from offon.recipe import parse, resolve
 from offon.train.scoring import layout_of
 from tests.catalogue.cases import Case, ready_case
+from tests.rounding import FLOAT32, FLOAT32_SUM, STORED, close
 from tests.support import ParityTask, demonstrations, model, qwen3, tokenizer
 
 
@@ -73,7 +74,7 @@ def test_an_anchor_holds_replayed_rows_only_if_they_were_there_before_it():
 def test_a_soup_of_two_loads_in_transformers_and_is_their_mean(folder, tmp_path):
     final = made(folder, tmp_path / "r", "{method: merge_linear, models: [./one, ./two]}")
     one, two, mean = (load_file(p / "model.safetensors") for p in (folder / "one", folder / "two", final))
-    assert all(torch.allclose(mean[name], (one[name] + two[name]) / 2, atol=1e-7) for name in mean)
+    assert all(close(mean[name], (one[name] + two[name]) / 2, STORED) for name in mean)
     assert AutoModelForCausalLM.from_pretrained(final).config.tie_word_embeddings
 
 
@@ -91,7 +92,7 @@ def test_a_soup_of_two_loads_in_transformers_and_is_their_mean(folder, tmp_path)
 def test_a_merge_at_its_edge_is_the_one_model(folder, tmp_path, line):
     final = made(folder, tmp_path / "r", line)
     one, merged = load_file(folder / "one" / "model.safetensors"), load_file(final / "model.safetensors")
-    assert all(torch.allclose(merged[name], one[name], atol=1e-6) for name in one)
+    assert all(torch.allclose(merged[name], one[name], atol=STORED) for name in one)
 
 
 def test_an_adapter_is_merged_as_its_product_not_as_its_factors(folder, tmp_path):
@@ -109,7 +110,7 @@ def test_an_adapter_is_merged_as_its_product_not_as_its_factors(folder, tmp_path
     each = [Model.load(tmp_path / name, device="cpu").hf.merge_and_unload() for name in ("first", "second")]
     name = "model.layers.0.self_attn.q_proj.weight"
     mean = sum(dict(hf.named_parameters())[name] for hf in each) / 2
-    assert torch.allclose(dict(merged.hf.named_parameters())[name], mean, atol=1e-6)
+    assert torch.allclose(dict(merged.hf.named_parameters())[name], mean, atol=STORED)
     assert (mean - load_file(folder / "base" / "model.safetensors")[name]).abs().max() > 0.1
 
 
@@ -146,7 +147,7 @@ def test_fisher_is_the_mean_of_single_responses_squares_not_the_square_of_their_
         singles.append({n: p.grad.clone() for n, p in own.train_parameters().items()})
     by_hand = {n: sum(s[n].square() for s in singles) / 5 for n in singles[0]}
     squared_mean = {n: (sum(s[n] for s in singles) / 5).square() for n in singles[0]}
-    assert all(torch.allclose(found[n], by_hand[n], rtol=1e-4, atol=1e-6) for n in by_hand)
+    assert all(close(found[n], by_hand[n], FLOAT32_SUM) for n in by_hand)
     total = sum(float(v.sum()) for v in found.values())
     assert sum(float(v.sum()) for v in squared_mean.values()) < 0.7 * total
 
@@ -182,8 +183,8 @@ def test_ewc_is_zero_where_it_began_and_l2_with_an_importance_of_one():
     assert loss.item() == 0 and all(not p.grad.any() for p in own.values())
     loss, own, start, term = gradients_of_penalty(lambda s: {n: torch.ones_like(v) for n, v in s.items()}, moved=True)
     n = sum(v.numel() for v in start.values())
-    assert loss.item() == pytest.approx(0.5 * 0.01 * n, rel=1e-3) and term.coef == 3.0
-    assert all(torch.allclose(p.grad, torch.full_like(p, 0.1), atol=1e-5) for p in own.values())
+    assert loss.item() == pytest.approx(0.5 * 0.01 * n, rel=FLOAT32_SUM) and term.coef == 3.0
+    assert all(torch.allclose(p.grad, torch.full_like(p, 0.1), atol=FLOAT32) for p in own.values())
 
 
 @pytest.mark.parametrize(

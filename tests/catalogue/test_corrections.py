@@ -19,6 +19,7 @@ from offon.types import Source, Trajectory
 from offon.types.batch import Batch
 from tests.catalogue.cases import difference
 from tests.catalogue.rewarded import advantages_of, gradient_of, gradient_with, groups, learner, pushes, same, world
+from tests.rounding import FLOAT32, STORED
 from tests.support import ParityTask, prompt_group
 
 # --- corrections for another sampler ------------------------------------------------------------------------------
@@ -56,23 +57,23 @@ def test_three_policies_by_hand():
     def coefficients(*correction):
         return pushes(learner("grpo", correction), members, lp, **given)
 
-    assert coefficients("decoupled", {}) == pytest.approx([small * r, 0.0], rel=1e-5)
-    assert coefficients("decoupled", {"beyond": "truncate"}) == pytest.approx([small * r, 5 * r], rel=1e-5)
-    assert coefficients("tis", {}) == pytest.approx([small * r, 2 * r], rel=1e-5)
-    assert coefficients("icepop", {}) == pytest.approx([small * r, 0.0], rel=1e-5)
-    assert coefficients("icepop", {"high": 9.0}) == pytest.approx([small * r, np.exp(2) * r], rel=1e-5)
+    assert coefficients("decoupled", {}) == pytest.approx([small * r, 0.0], rel=FLOAT32)
+    assert coefficients("decoupled", {"beyond": "truncate"}) == pytest.approx([small * r, 5 * r], rel=FLOAT32)
+    assert coefficients("tis", {}) == pytest.approx([small * r, 2 * r], rel=FLOAT32)
+    assert coefficients("icepop", {}) == pytest.approx([small * r, 0.0], rel=FLOAT32)
+    assert coefficients("icepop", {"high": 9.0}) == pytest.approx([small * r, np.exp(2) * r], rel=FLOAT32)
     assert coefficients("mis", {}) == [0.0, 0.0]  # e^2.2 = 9 for the response
     geometric = np.exp(1.1)
-    assert coefficients("mis", {"level": "geometric", "high": 4.0}) == pytest.approx([geometric * r] * 2, rel=1e-5)
+    assert coefficients("mis", {"level": "geometric", "high": 4.0}) == pytest.approx([geometric * r] * 2, rel=FLOAT32)
 
 
 def test_decoupled_with_the_learner_itself_as_proximal_policy_is_importance_sampling_alone():
     """r_p = 1 whatever the clip: the coefficient is w_b A. With the sampler as proximal policy it is ppo."""
     members, lp, old = [(2.0, 1.0)], [[-1.0, -2.0]], [[-1.3, -1.5]]
     made = learner("grpo", ("decoupled", {}))
-    assert pushes(made, members, lp, old=old, proximal=lp) == pytest.approx(2 * np.exp([0.3, -0.5]), rel=1e-5)
+    assert pushes(made, members, lp, old=old, proximal=lp) == pytest.approx(2 * np.exp([0.3, -0.5]), rel=FLOAT32)
     assert pushes(made, members, lp, old=old, proximal=old) == pytest.approx(
-        pushes(learner("grpo"), members, lp, old=old), rel=1e-6
+        pushes(learner("grpo"), members, lp, old=old), rel=STORED
     )
 
 
@@ -152,7 +153,7 @@ def test_pass_at_k_on_a_prompt_solved_often_teaches_nothing():
     """n = 4, k = 2, three right: every pair without i already has a right one unless it is alone with the wrong one."""
     often, once = groups(rewards=(1.0, 1.0, 1.0, 0.0)), groups(rewards=(0.0, 1.0, 0.0, 0.0))
     made = learner("grpo", ("pass_at_k", {"k": 2}))
-    assert advantages_of(made, often)[:4] == pytest.approx([4 / 6, 4 / 6, 4 / 6, 0.0], rel=1e-6)
+    assert advantages_of(made, often)[:4] == pytest.approx([4 / 6, 4 / 6, 4 / 6, 0.0], rel=STORED)
     assert advantages_of(made, once)[:4] == pytest.approx([0.0, 2.0, 0.0, 0.0])
 
 
@@ -252,7 +253,7 @@ def expected_gradient(made, theta, ref, sampler, credit=None):
     return torch.autograd.grad((chance * units).sum(), theta)
 
 
-def agree(found, expected, tolerance=1e-6):
+def agree(found, expected, tolerance=STORED):
     return all(torch.allclose(a, b, atol=tolerance) for a, b in zip(found, expected, strict=True))
 
 
@@ -309,4 +310,4 @@ def test_k3_in_the_reward_is_the_reverse_kl_minus_the_forward_kl():
     """At the last token, where return-to-go adds nothing: biased away from the reference's modes."""
     found = expected_gradient(learner("reinforce"), THETA, REF, THETA, kl_penalty(1.0, "k3") >> return_to_go())
     both = per_position(reverse, THETA, REF, THETA) - per_position(forward, THETA, REF, THETA)
-    assert torch.allclose(found[1], torch.autograd.grad(both, THETA)[1], atol=1e-6)
+    assert torch.allclose(found[1], torch.autograd.grad(both, THETA)[1], atol=STORED)

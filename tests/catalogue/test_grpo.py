@@ -15,6 +15,7 @@ from offon.types import Producer, Sampling, Source, Trajectory
 from offon.types.batch import Batch
 from tests.catalogue.cases import difference
 from tests.catalogue.rewarded import REWARDS, advantages, gradient_of, groups, learner, pushes, same, world
+from tests.rounding import FLOAT32, FLOAT32_SUM, STORED
 from tests.support import ParityTask
 
 
@@ -22,7 +23,7 @@ def test_a_constant_added_to_every_reward_changes_nothing_under_a_baseline():
     given, shifted = groups(), groups(rewards=tuple(r + 3 for r in REWARDS))
     for row in ("reinforce", "rloo", "grpo", "dr_grpo", "gspo", "opo", "reinforce_pp_baseline", "gfpo", "gdpo"):
         arguments = {"keep": 3} if row == "gfpo" else {}
-        same(gradient_of(row, shifted, **arguments), gradient_of(row, given, **arguments), 1e-4)
+        same(gradient_of(row, shifted, **arguments), gradient_of(row, given, **arguments), FLOAT32_SUM)
 
 
 def test_gspo_is_grpo_at_ratio_one():
@@ -33,7 +34,7 @@ def test_gspo_weighs_a_response_by_its_mean_log_ratio_and_never_by_its_length():
     """Two tokens with log-ratios +.3 and -.3 have s = 1: as at ratio 1, where grpo's token ratios differ."""
     pairs = [g.replace(members=tuple(m for m in g.members if len(m) % 2 == 0)) for g in groups(gap=0.3)]
     at_one = [g.replace(members=tuple(m for m in g.members if len(m) % 2 == 0)) for g in groups()]
-    same(gradient_of("gspo", pairs), gradient_of("gspo", at_one), 1e-4)
+    same(gradient_of("gspo", pairs), gradient_of("gspo", at_one), FLOAT32_SUM)
     assert difference(gradient_of("grpo", pairs, clip=(9.0, 9.0)), gradient_of("grpo", at_one)) > 1e-2
 
 
@@ -63,9 +64,9 @@ def test_gdpo_whitens_samples_or_tokens():
     lengths = [len(m) for g in given for m in g.members]
     plain = np.array(advantages("grpo", given))
     samples, tokens = (np.array(advantages("gdpo", given, over=over)) for over in ("samples", "tokens"))
-    assert samples == pytest.approx(plain / (plain.std(ddof=1) + 1e-4), abs=1e-5)  # the groups' means are 0
+    assert samples == pytest.approx(plain / (plain.std(ddof=1) + 1e-4), abs=FLOAT32)  # the groups' means are 0
     spread = np.repeat(plain, lengths)
-    assert tokens == pytest.approx((plain - spread.mean()) / (spread.std(ddof=1) + 1e-4), abs=1e-5)
+    assert tokens == pytest.approx((plain - spread.mean()) / (spread.std(ddof=1) + 1e-4), abs=FLOAT32)
 
 
 def test_the_scale_of_a_reward_does_not_decide_how_loud_it_is_in_gdpo():
@@ -112,8 +113,8 @@ def test_dapo_with_a_symmetric_clip_and_nothing_overlong_is_grpo_per_token():
 def test_dapo_lets_a_rare_token_grow_further_than_it_may_shrink():
     """Ratio 1.25 with A = 1 is inside 1 + .28 and outside 1 + .2; ratio .75 with A = -1 is outside 1 - .2."""
     members, lp, old = [(1.0, 1.0), (-1.0, 0.0)], [[-1.0], [-1.0]], [[-1 - np.log(1.25)], [-1 - np.log(0.75)]]
-    assert pushes(learner("dapo"), members, lp, old=old) == pytest.approx([1.25, 0.0], rel=1e-6)
-    assert pushes(learner("grpo"), members, lp, old=old) == pytest.approx([0.0, 0.0], rel=1e-6)
+    assert pushes(learner("dapo"), members, lp, old=old) == pytest.approx([1.25, 0.0], rel=STORED)
+    assert pushes(learner("grpo"), members, lp, old=old) == pytest.approx([0.0, 0.0], rel=STORED)
 
 
 def test_overlong_responses_lose_reward_before_the_group_is_compared_and_equal_rewards_then_differ():
@@ -125,7 +126,7 @@ def test_overlong_responses_lose_reward_before_the_group_is_compared_and_equal_r
     )
     given = [one.replace(members=(grown, one.members[1]))]
     a = 0.25 / (np.std([0.5, 1.0], ddof=1) + 1e-4)
-    assert advantages("dapo", given) == pytest.approx([-a, a], rel=1e-5)
+    assert advantages("dapo", given) == pytest.approx([-a, a], rel=FLOAT32)
     assert advantages("dapo", given, overlong="filter") == [0.0, 0.0]
 
 
@@ -158,23 +159,23 @@ def test_gspo_token_clips_and_pushes_by_each_tokens_own_advantage():
     """log-ratios (.2, .4): s = e^.3 = 1.35 > 1.2. The token with A = 1 is stopped, the one with A = -2 is not."""
     made = learner("gspo_token", clip=(0.2, 0.2))
     found = pushes(made, [([1.0, -2.0], 0.0)], [[-1.0, -1.0]], old=[[-1.2, -1.4]])
-    assert found == pytest.approx([0.0, -2 * np.exp(0.3)], rel=1e-6)
+    assert found == pytest.approx([0.0, -2 * np.exp(0.3)], rel=STORED)
 
 
 def test_gmpo_clips_each_token_before_the_mean_and_gspo_after_it():
     """A = 1, log-ratios (1, -.2), e = .4: c = (.4, -.2), ratio e^.1, only the second token pushes. gspo has e^.4."""
     members, lp, old = [(1.0, 1.0)], [[-1.0, -1.0]], [[-2.0, -0.8]]
-    assert pushes(learner("gmpo"), members, lp, old=old) == pytest.approx([0.0, np.exp(0.1)], rel=1e-6)
+    assert pushes(learner("gmpo"), members, lp, old=old) == pytest.approx([0.0, np.exp(0.1)], rel=STORED)
     unclipped = pushes(learner("gspo", clip=(9.0, 9.0)), members, lp, old=old)
-    assert unclipped == pytest.approx([np.exp(0.4)] * 2, rel=1e-6)
-    assert pushes(learner("gmpo", log_clip=9.0), members, lp, old=old) == pytest.approx(unclipped, rel=1e-6)
+    assert unclipped == pytest.approx([np.exp(0.4)] * 2, rel=STORED)
+    assert pushes(learner("gmpo", log_clip=9.0), members, lp, old=old) == pytest.approx(unclipped, rel=STORED)
     assert pushes(learner("gspo", clip=(0.2, 0.2)), members, lp, old=old) == [0.0, 0.0]
 
 
 def test_gmpo_clips_against_the_sign_of_the_advantage():
     """A = -1, log-ratios (-1, .2): the first is stopped at -.4, so the ratio is e^-.1."""
     found = pushes(learner("gmpo"), [(-1.0, 0.0)], [[-2.0, -0.8]], old=[[-1.0, -1.0]])
-    assert found == pytest.approx([0.0, -np.exp(-0.1)], rel=1e-6)
+    assert found == pytest.approx([0.0, -np.exp(-0.1)], rel=STORED)
 
 
 def test_gmpo_and_gspo_agree_where_nothing_is_clipped():
@@ -185,11 +186,11 @@ def test_gmpo_and_gspo_agree_where_nothing_is_clipped():
 def test_cispo_caps_weights_and_keeps_every_gradient():
     """Ratios e^2 = 7.4 and e^-2: relative high 4 caps at 5, absolute at 4; ppo's clip would silence the first."""
     members, lp, old = [(1.0, 1.0)], [[-1.0, -3.0]], [[-3.0, -1.0]]
-    assert pushes(learner("cispo"), members, lp, old=old) == pytest.approx([5.0, np.exp(-2)], rel=1e-6)
+    assert pushes(learner("cispo"), members, lp, old=old) == pytest.approx([5.0, np.exp(-2)], rel=STORED)
     absolute = learner("cispo", cap="absolute")
-    assert pushes(absolute, members, lp, old=old) == pytest.approx([4.0, np.exp(-2)], rel=1e-6)
+    assert pushes(absolute, members, lp, old=old) == pytest.approx([4.0, np.exp(-2)], rel=STORED)
     floored = learner("cispo", low=0.2)
-    assert pushes(floored, members, lp, old=old) == pytest.approx([5.0, 0.8], rel=1e-6)
+    assert pushes(floored, members, lp, old=old) == pytest.approx([5.0, 0.8], rel=STORED)
     assert pushes(learner("grpo"), members, lp, old=old)[0] == 0.0
 
 
@@ -225,7 +226,7 @@ def test_kl_cov_pulls_the_tokens_of_highest_covariance_back():
     """As above, the first token has the highest: A r = e^.1, less coef * sign(log r)."""
     members, lp = [(1.0, 1.0), (-1.0, 0.0)], [[-1.0, -3.0], [-1.0, -1.0]]
     found = pushes(learner("kl_cov", share=0.25, coef=0.5), members, lp, old=[[-1.1, -3.0], [-1.0, -1.0]])
-    assert found == pytest.approx([np.exp(0.1) - 0.5, 1.0, -1.0, -1.0], rel=1e-6)
+    assert found == pytest.approx([np.exp(0.1) - 0.5, 1.0, -1.0, -1.0], rel=STORED)
 
 
 def test_kl_cov_has_no_penalty_at_ratio_one():

@@ -18,6 +18,7 @@ from offon.types import Sampling, Source, Verdict
 from tests.catalogue.cases import Case, Filled, Loss, difference, gradient_of, ready_case, runtime_of, settings_of
 from tests.collect.support import Sampler
 from tests.collect.test_combinators import MODEL, TASK, prompts
+from tests.rounding import FLOAT32, FLOAT32_SUM
 from tests.support import ParityTask, demonstrations, tokenizer
 
 TEXTS = ("w9 {prompt}", "{prompt} w10")
@@ -46,7 +47,7 @@ def one_learner(name=None, **arguments):
 @every
 def test_without_help_it_is_the_method_it_modifies(name):
     plain, helped = one_learner(), one_learner(name, **NO_HELP[name])
-    assert difference(gradient_of(helped), gradient_of(plain)) < 1e-6
+    assert difference(gradient_of(helped), gradient_of(plain)) < FLOAT32
     assert not any("guided" in m.tags for g in helped.groups for m in g.members)
 
 
@@ -71,7 +72,7 @@ def test_help_is_condition_and_never_a_target(name):
 def test_conditioned_ratios_are_1_before_the_first_update(name):
     """Sampled and trained under the same help, by the same weights."""
     ratios = log_ratios(name, HELP[name])
-    assert np.abs(ratios).max() < 1e-4
+    assert np.abs(ratios).max() < FLOAT32_SUM
 
 
 @pytest.mark.parametrize("name", ["hints", "templates", "rubrics"])
@@ -183,7 +184,7 @@ def test_members_shown_different_things_may_have_a_baseline_of_their_own():
         spread += len(seen) > 1
         for view in seen:
             own = [float(m.token_signals["advantage"][0]) for m in group.members if m.prefix("sample") == view]
-            assert sum(own) == pytest.approx(0, abs=1e-4)
+            assert sum(own) == pytest.approx(0, abs=FLOAT32_SUM)
     assert spread, "some group holds two views"
 
 

@@ -17,6 +17,7 @@ from offon.parts.terms import ShapedRatio
 from offon.train.loop import assign_credit
 from offon.types import Source
 from tests.catalogue.cases import Case, Loss, Ready, difference, gradient_of, ready_case
+from tests.rounding import FLOAT32, FLOAT64_SUM, STORED, close
 from tests.support import ParityTask, demonstrations, tokenizer
 
 ANY = (1.0, 1e9)  # a clip that never holds anything back
@@ -62,7 +63,7 @@ def test_a_group_of_demonstrations_alone_is_refused():
 
 def test_luffy_without_demonstrations_is_dr_grpo():
     luffy = one_learner("luffy", group_size=5, demos=0, clip=(0.2, 0.2), length=3000)
-    assert difference(gradient_of(luffy), gradient_of(one_learner("dr_grpo", group_size=5, length=3000))) < 1e-6
+    assert difference(gradient_of(luffy), gradient_of(one_learner("dr_grpo", group_size=5, length=3000))) < FLOAT32
 
 
 @pytest.mark.parametrize("p, weight", [(0.1, 0.25), (1.0, 0.1 / 1.21)])
@@ -72,7 +73,7 @@ def test_luffy_s_weight_on_a_demonstrated_token(p, weight):
     found, loss = per_token(luffy, math.log(p))
     demo = rows_of(loss, Source.EXTERNAL)
     advantage = loss.batch.columns["advantage"][demo].double()
-    assert torch.allclose(found[demo], -weight * advantage / (10 * loss.batch.n_sequences), atol=1e-9)
+    assert close(found[demo], -weight * advantage / (10 * loss.batch.n_sequences), STORED)
     assert advantage.abs().max() > 0
 
 
@@ -100,7 +101,7 @@ def test_srft_s_weights_are_entropies_of_the_learner():
             continue
         right = 0.1 * math.exp(float(entropy[rows].mean()))
         expected = -right / n if member.signals["reward"] >= 1 else 1 / n
-        assert found[rows].tolist() == pytest.approx([expected] * int(rows.sum()), rel=1e-5)
+        assert found[rows].tolist() == pytest.approx([expected] * int(rows.sum()), rel=FLOAT32)
 
 
 # --- uft ---
@@ -108,7 +109,7 @@ def test_srft_s_weights_are_entropies_of_the_learner():
 
 def test_uft_without_hints_is_grpo():
     uft = one_learner("uft", group_size=4, start=0.0, end=0.0)
-    assert difference(gradient_of(uft), gradient_of(one_learner("grpo", group_size=4))) < 1e-6
+    assert difference(gradient_of(uft), gradient_of(one_learner("grpo", group_size=4))) < FLOAT32
 
 
 def test_uft_with_whole_hints_is_sft_and_a_last_token():
@@ -144,9 +145,9 @@ def test_chord_at_mu_0_is_grpo_with_a_token_mean_and_at_mu_1_sft():
     chord = one_learner("chord", group_size=4, weight="mu", clip=ANY)
     rl = gradient_of(with_coefficients(chord, rollouts=1.0, sft=0.0))
     plain = policy_gradient(advantage=credit, ratio=behavior, on="learner")
-    assert difference(rl, gradient_of(dataclasses.replace(chord, learner=policy(plain)))) < 1e-6
+    assert difference(rl, gradient_of(dataclasses.replace(chord, learner=policy(plain)))) < FLOAT32
     sft = dataclasses.replace(chord, learner=policy(policy_gradient(advantage=one, on="external")))
-    assert difference(gradient_of(with_coefficients(chord, rollouts=0.0, sft=1.0)), gradient_of(sft)) < 1e-6
+    assert difference(gradient_of(with_coefficients(chord, rollouts=0.0, sft=1.0)), gradient_of(sft)) < FLOAT32
 
 
 def test_chord_s_mu_rises_and_falls_and_its_two_weights_add_up_to_1():
@@ -168,15 +169,15 @@ def test_chord_s_phi_is_at_most_a_quarter(p):
     chord = with_coefficients(one_learner("chord", group_size=4), sft=1.0, rollouts=0.0)
     found, loss = per_token(chord, math.log(p))
     demo = rows_of(loss, Source.EXTERNAL)
-    assert torch.allclose(found[demo], torch.full_like(found[demo], -p * (1 - p) / int(demo.sum())), rtol=1e-6)
-    assert float(-found[demo].sum()) <= 0.25 + 1e-9
+    assert torch.allclose(found[demo], torch.full_like(found[demo], -p * (1 - p) / int(demo.sum())), rtol=STORED)
+    assert float(-found[demo].sum()) <= 0.25 + FLOAT64_SUM
 
 
 def test_chord_s_demonstrations_are_no_one_s_baseline():
     chord = one_learner("chord", group_size=4)
     for group in chord.groups:
         own = [m for m in group.members if Source.LEARNER in m.source]
-        assert sum(float(m.token_signals["advantage"][0]) for m in own) == pytest.approx(0, abs=1e-5)
+        assert sum(float(m.token_signals["advantage"][0]) for m in own) == pytest.approx(0, abs=FLOAT32)
         assert all("advantage" not in m.token_signals for m in group.members if Source.EXTERNAL in m.source)
 
 
@@ -191,9 +192,9 @@ def test_hpt_is_dr_grpo_on_what_is_solved_and_sft_on_what_is_not():
     for group in failed:
         assert [m.signals["reward"] for m, _ in group.dropped] == [0.0, 0.0] and len(group.members) == 1
     rl = one_learner("dr_grpo", group_size=2, length=3000, clip=ANY)
-    assert difference(gradient_of(hpt, solved), gradient_of(rl, solved)) < 1e-6
+    assert difference(gradient_of(hpt, solved), gradient_of(rl, solved)) < FLOAT32
     sft = dataclasses.replace(hpt, learner=policy(policy_gradient(advantage=one, reduce=constant(3000))))
-    assert difference(gradient_of(hpt, failed), gradient_of(sft, failed)) < 1e-6
+    assert difference(gradient_of(hpt, failed), gradient_of(sft, failed)) < FLOAT32
 
 
 def test_every_prompt_of_hpt_weighs_the_same_whatever_its_kind():
@@ -212,10 +213,10 @@ def test_every_prompt_of_hpt_weighs_the_same_whatever_its_kind():
 def test_relift_on_rollouts_is_rl_without_std_and_a_step_of_demonstrations_is_sft(monkeypatch):
     relift = one_learner("relift", group_size=4)
     assert all(set(m.source.tolist()) == {Source.LEARNER} for g in relift.groups for m in g.members)
-    assert difference(gradient_of(relift), gradient_of(of(relift, "rollouts"))) < 1e-6
+    assert difference(gradient_of(relift), gradient_of(of(relift, "rollouts"))) < FLOAT32
     shown = [g.replace(draw=i) for i, g in enumerate(demonstrations()[:4])]
     sft = dataclasses.replace(relift, learner=policy(policy_gradient(advantage=one)))
-    assert difference(gradient_of(relift, shown), gradient_of(sft, shown)) < 1e-6
+    assert difference(gradient_of(relift, shown), gradient_of(sft, shown)) < FLOAT32
 
 
 # --- repo ---
@@ -223,7 +224,7 @@ def test_relift_on_rollouts_is_rl_without_std_and_a_step_of_demonstrations_is_sf
 
 def test_repo_without_replays_is_grpo():
     repo = one_learner("repo", group_size=4, replays=0)
-    assert difference(gradient_of(repo), gradient_of(one_learner("grpo", group_size=4))) < 1e-6
+    assert difference(gradient_of(repo), gradient_of(one_learner("grpo", group_size=4))) < FLOAT32
 
 
 def test_replays_of_the_same_responses_count_twice():
@@ -236,7 +237,7 @@ def test_replays_of_the_same_responses_count_twice():
     credited = assign_credit(repo.learner, doubled)
     once = gradient_of(one_learner("grpo", group_size=4))
     twice = gradient_of(repo, credited)
-    assert difference(twice, {name: 1.5 * g for name, g in once.items()}) < 1e-6
+    assert difference(twice, {name: 1.5 * g for name, g in once.items()}) < FLOAT32
 
 
 # --- exgrpo ---
@@ -252,7 +253,7 @@ def test_exgrpo_s_weight_on_a_replayed_token_that_is_as_likely_as_it_was():
     replayed = torch.tensor(["replay" in t.tags for t in loss.batch.trajectories])[loss.batch.sequence]
     weight = torch.where(replayed, 0.1 / 1.21, 1.0).double()
     expected = -weight * loss.batch.columns["advantage"].double() / (10 * loss.batch.n_sequences)
-    assert torch.allclose(found, expected, atol=1e-9)
+    assert close(found, expected, STORED)
 
 
 # --- fates and provenance ---

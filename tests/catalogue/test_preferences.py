@@ -16,6 +16,7 @@ from offon.types import Comparison, Group, Item, Source, Trajectory
 from offon.types.batch import Batch
 from tests.catalogue.cases import context
 from tests.catalogue.test_contract import difference, gradient
+from tests.rounding import FLOAT32, FLOAT32_SUM, FLOAT64
 from tests.support import World, labelled_responses, model, preference_pairs, ranked_responses
 
 started = functools.cache(lambda: World(model(0), {"start": model(0)}))
@@ -47,9 +48,9 @@ def scaled(gradients, factor: float) -> dict[str, torch.Tensor]:
 
 
 def test_smoothing_and_robustness_of_0_are_dpo():
-    assert difference(of("cdpo", smoothing=0.0), of("dpo")) < 1e-6
-    assert difference(of("robust_dpo", flipped=0.0), of("dpo")) < 1e-6
-    assert difference(of("gpo", link="logistic"), of("dpo")) < 1e-6
+    assert difference(of("cdpo", smoothing=0.0), of("dpo")) < FLOAT32
+    assert difference(of("robust_dpo", flipped=0.0), of("dpo")) < FLOAT32
+    assert difference(of("gpo", link="logistic"), of("dpo")) < FLOAT32
 
 
 def test_robust_dpo_on_flipped_labels_is_dpo_on_the_true_ones():
@@ -57,7 +58,7 @@ def test_robust_dpo_on_flipped_labels_is_dpo_on_the_true_ones():
     swapped = [g.replace(comparisons=(Comparison(1, 0),)) for g in preference_pairs()]
     straight, turned = of("robust_dpo", flipped=0.2), of("robust_dpo", data=swapped, flipped=0.2)
     mixed = {name: 0.8 * straight[name] + 0.2 * turned[name] for name in straight}
-    assert difference(mixed, of("dpo")) < 1e-4
+    assert difference(mixed, of("dpo")) < FLOAT32_SUM
 
 
 def test_every_link_starts_in_the_same_direction():
@@ -71,7 +72,7 @@ def test_every_link_starts_in_the_same_direction():
 def test_at_the_start_losses_are_those_of_a_margin_of_0():
     at_start = {"dpo": math.log(2), "cdpo": math.log(2), "robust_dpo": math.log(2), "ipo": 25.0, "gpo": 1.0}
     for name, expected in at_start.items():
-        assert loss_of(learner(name), preference_pairs(), started()) == pytest.approx(expected, abs=1e-4), name
+        assert loss_of(learner(name), preference_pairs(), started()) == pytest.approx(expected, abs=FLOAT32_SUM), name
 
 
 def test_a_small_beta_gives_the_unweighted_difference_and_a_large_one_the_hinge_of_wrong_pairs():
@@ -112,7 +113,7 @@ def test_ipo_is_lowest_at_half_over_tau():
 
 def test_ipo_is_the_square_link_times_a_constant():
     """(1 - beta d)^2 = 4 tau^2 (1/(2 tau) - d)^2 with beta = 2 tau."""
-    assert difference(of("gpo", link="square", beta=0.2), scaled(of("ipo", tau=0.1), 4 * 0.1**2)) < 1e-5
+    assert difference(of("gpo", link="square", beta=0.2), scaled(of("ipo", tau=0.1), 4 * 0.1**2)) < FLOAT32
 
 
 def test_slic_is_satisfied_beyond_delta_but_for_the_target():
@@ -137,7 +138,7 @@ def test_orpo_without_its_coefficient_is_sft_on_the_chosen():
     batch = weigh(Batch.of(preference_pairs()), row.terms)
     scores = score(moved(), batch, row.needs)
     loss, _ = step_loss(row.terms, batch, scores, {"nll": 1.0, "contrast": 0.0})
-    assert loss.item() == pytest.approx(loss_of(sft, chosen, moved()), rel=1e-5)
+    assert loss.item() == pytest.approx(loss_of(sft, chosen, moved()), rel=FLOAT32)
 
 
 def test_simpo_by_hand():
@@ -152,7 +153,7 @@ def test_simpo_without_a_margin_on_equal_lengths_is_dpo_without_a_reference():
     two = [shortened(g, 2) for g in preference_pairs()]
     cpo = learner("cpo", nll=0.0, beta=0.3)
     simpo = gradient(learner("simpo", gamma=0.0, beta=0.6), two, moved())
-    assert difference(simpo, gradient(cpo, two, moved())) < 1e-5
+    assert difference(simpo, gradient(cpo, two, moved())) < FLOAT32
 
 
 def test_cpo_is_dpo_where_the_reference_is_indifferent():
@@ -162,7 +163,7 @@ def test_cpo_is_dpo_where_the_reference_is_indifferent():
     logp = torch.randn(batch.n_tokens, generator=torch.Generator().manual_seed(0))
     flat = -3.0 / torch.bincount(batch.sequence)[batch.sequence]
     losses = [term.units(batch, {OWN: logp, START: flat})[0] for term in terms]
-    assert torch.allclose(*losses, atol=1e-5)
+    assert torch.allclose(*losses, atol=FLOAT32)
 
 
 def test_a_constant_on_both_answers_changes_nothing():
@@ -171,7 +172,7 @@ def test_a_constant_on_both_answers_changes_nothing():
     logp, ref = torch.randn(batch.n_tokens), torch.randn(batch.n_tokens)
     shift = 2.0 / torch.bincount(batch.sequence)[batch.sequence]
     shifted = term.units(batch, {OWN: logp + shift, START: ref})[0]
-    assert torch.allclose(shifted, term.units(batch, {OWN: logp, START: ref})[0], atol=1e-5)
+    assert torch.allclose(shifted, term.units(batch, {OWN: logp, START: ref})[0], atol=FLOAT32)
 
 
 COEFFICIENTS = {  # methods.md 1.3b: A on the chosen of one-token answers, from h or d
@@ -194,7 +195,7 @@ def sigma(x: float) -> float:
 def test_bridge_a_every_pairwise_loss_is_a_policy_gradient_with_a_coupled_advantage(name, d):
     arguments, advantage = COEFFICIENTS[name]
     _, (chosen, rejected) = by_hand(name, d - 40.0, -40.0, **arguments)
-    assert -chosen == pytest.approx(advantage(d), abs=1e-12) and rejected == pytest.approx(advantage(d), abs=1e-12)
+    assert -chosen == pytest.approx(advantage(d), abs=FLOAT64) and rejected == pytest.approx(advantage(d), abs=FLOAT64)
 
 
 # --- labels -----------------------------------------------------------------------------------------------------------
@@ -210,7 +211,7 @@ def test_kto_starts_at_half_its_weights():
     """pi = ref: u = z0 = 0 and 1 - sigmoid(0) = 1/2. 1.5 on desirable answers, 1 on the others."""
     learner, groups = labelled("kto", desirable=1.5)
     good = sum("desirable" in m.tags for g in groups for m in g.members) / len(groups)
-    assert loss_of(learner, groups, started()) == pytest.approx(0.5 * (1.5 * good + 1 - good), abs=1e-5)
+    assert loss_of(learner, groups, started()) == pytest.approx(0.5 * (1.5 * good + 1 - good), abs=FLOAT32)
 
 
 def test_kto_at_z0_pushes_with_beta_over_4():
@@ -233,7 +234,7 @@ def test_kto_z0_is_the_mean_over_mismatched_answers_and_never_negative():
     scores = score(world, batch, learner.needs)
     u = torch.zeros(batch.n_sequences).index_add(0, batch.sequence, (scores[OWN] - scores[START]).detach())
     mismatched = torch.tensor(["mismatched" in t.tags for t in batch.trajectories])
-    assert batch.constants["unpaired/z"] == pytest.approx(max(float(u[mismatched].mean()), 0.0), rel=1e-5)
+    assert batch.constants["unpaired/z"] == pytest.approx(max(float(u[mismatched].mean()), 0.0), rel=FLOAT32)
     turned = World(model(3), {"start": model(0)})
     values = [
         prepare(w, learner.terms, weigh(Batch.of(groups), learner.terms), None).constants for w in (world, turned)
@@ -284,12 +285,12 @@ def test_what_is_read_of_the_whole_step_does_not_depend_on_micro_batches(name):
     learner, groups = labelled(name)
     whole = gradient(learner, groups, moved())
     for max_tokens in (1, 20, 45):
-        assert difference(gradient(learner, groups, moved(), max_tokens=max_tokens), whole) < 1e-5
+        assert difference(gradient(learner, groups, moved(), max_tokens=max_tokens), whole) < FLOAT32
 
 
 def test_bco_starts_at_log_two():
     learner, groups = labelled("bco")
-    assert loss_of(learner, groups, started()) == pytest.approx(math.log(2), abs=1e-5)
+    assert loss_of(learner, groups, started()) == pytest.approx(math.log(2), abs=FLOAT32)
 
 
 def test_bco_by_hand():
@@ -313,7 +314,7 @@ def test_bco_by_hand():
 def test_a_ranking_of_two_is_dpo():
     pairs = preference_pairs()
     ranked = gradient(learner("plackett_luce", data=pairs), pairs, moved())
-    assert difference(ranked, of("dpo")) < 1e-5
+    assert difference(ranked, of("dpo")) < FLOAT32
 
 
 def test_rankings_follow_the_comparisons_not_the_order_of_members():
@@ -328,7 +329,7 @@ def test_rankings_follow_the_comparisons_not_the_order_of_members():
         for g in groups
     ]
     row = learner("plackett_luce", data=groups)
-    assert difference(gradient(row, turned, moved()), gradient(row, groups, moved())) < 1e-5
+    assert difference(gradient(row, turned, moved()), gradient(row, groups, moved())) < FLOAT32
 
 
 def test_per_choice_gives_long_rankings_the_weight_of_short_ones():
@@ -341,4 +342,4 @@ def test_per_choice_gives_long_rankings_the_weight_of_short_ones():
 def test_a_ranking_is_never_split_over_micro_batches():
     groups = ranked_responses()
     row = learner("plackett_luce", data=groups)
-    assert difference(gradient(row, groups, moved(), max_tokens=1), gradient(row, groups, moved())) < 1e-5
+    assert difference(gradient(row, groups, moved(), max_tokens=1), gradient(row, groups, moved())) < FLOAT32

@@ -28,6 +28,7 @@ from offon.types import Group, Item, Sampling, Source, Trajectory
 from offon.types.batch import Batch
 from tests.catalogue import cases
 from tests.collect.support import Sampler
+from tests.rounding import FLOAT32, STORED
 from tests.support import ParityTask, model, prompt_group
 
 
@@ -81,7 +82,7 @@ def test_vineppos_steps_share_out_what_the_response_gained(by):
     for group in chain.given(sampling=Sampling(max_tokens=5))(Sampler(model(0)).context(), groups):
         for member in progress()(group).members:
             per_step = [member.token_signals["advantage"][span.start] for span in member.spans]
-            assert sum(per_step) == pytest.approx(member.signals["reward"] - member.signals["value"], abs=1e-6)
+            assert sum(per_step) == pytest.approx(member.signals["reward"] - member.signals["value"], abs=STORED)
             assert by < 99 or len(per_step) == 1
 
 
@@ -129,7 +130,7 @@ def test_pure_rewards_the_worst_step_against_what_the_others_earn_per_token():
     second 0.5 + 2/3."""
     pure = min_form(reward=READ, temperature=1e-4) >> return_to_go(signal=None)
     found = advantage(pure, response([2, 3], [0.5, -1.0]), response([2], [0.5]))
-    assert found == [[-1.75, -1.75, -1.25], pytest.approx([7 / 6, 7 / 6])]
+    assert found == [[-1.75, -1.75, -1.25], pytest.approx([7 / 6, 7 / 6], rel=FLOAT32)]
 
 
 def test_pure_of_one_step_each_is_leave_one_out_on_scores():
@@ -190,7 +191,7 @@ def test_implicit_rewards_can_be_bounded_by_the_largest_return_of_the_buffer():
     plain, scaled = IMPLICIT.over_buffer([one, two]), bounded.over_buffer([one, two])
     for before, after in zip(plain, scaled, strict=True):
         for m, n in zip(before.members, after.members, strict=True):
-            assert n.token_signals["token_reward"] == pytest.approx(m.token_signals["token_reward"] / 4, abs=1e-5)
+            assert n.token_signals["token_reward"] == pytest.approx(m.token_signals["token_reward"] / 4, abs=FLOAT32)
 
 
 def test_the_reward_model_of_prime_learns_outcomes_from_its_log_ratios():
@@ -262,9 +263,9 @@ def test_a_step_is_judged_by_the_score_at_its_own_last_token():
         return scored.members[0].token_signals[f"{what}@self"]
 
     plain, other_end, other_next = scores([4, 5, 6, 7]), scores([4, 9, 6, 7]), scores([4, 5, 9, 7])
-    assert abs(plain[1] - other_end[1]) > 1e-3 and abs(plain[1] - other_next[1]) < 1e-6
+    assert abs(plain[1] - other_end[1]) > 1e-3 and abs(plain[1] - other_next[1]) < FLOAT32
     before = [scores(tokens, "value")[1] for tokens in ([4, 5, 6, 7], [4, 9, 6, 7])]
-    assert abs(before[0] - before[1]) < 1e-6
+    assert abs(before[0] - before[1]) < FLOAT32
 
 
 def test_rewards_of_steps_by_a_model_are_read_at_their_ends():

@@ -26,6 +26,7 @@ from offon.train.scoring import score_buffer, step_loss, weigh
 from offon.types import Sampling, Source, Trajectory, Verdict
 from offon.types.batch import Batch
 from tests.catalogue.cases import saved, scorer
+from tests.rounding import FLOAT32_SUM
 from tests.support import ParityTask, preference_pairs, prompt_group, tokenizer
 from tests.train.test_learners import run
 
@@ -92,7 +93,7 @@ def test_training_separates_the_pairs_and_the_result_is_what_transformers_reads(
         for member in group.members:
             ids = torch.tensor([[*member.prefix(), *member.tokens.tolist()]])
             (expected,) = theirs(input_ids=ids).logits.flatten().tolist()
-            assert member.token_signals["score@self"][-1] == pytest.approx(expected, abs=1e-4)
+            assert member.token_signals["score@self"][-1] == pytest.approx(expected, abs=FLOAT32_SUM)
 
 
 # --- use -----------------------------------------------------------------------------------------------------------
@@ -151,7 +152,7 @@ def test_a_reward_model_gives_its_number_at_the_last_token():
         for member in group.members:
             ids = torch.tensor([[*member.prefix(), *member.tokens.tolist()]])
             expected = float(theirs(input_ids=ids).logits.detach())
-            assert member.signals["reward"] == pytest.approx(expected, abs=1e-4) == member.signals["reward:rm"]
+            assert member.signals["reward"] == pytest.approx(expected, abs=FLOAT32_SUM) == member.signals["reward:rm"]
             assert not member.token_signals, "the whole column is not kept"
 
 

@@ -13,10 +13,11 @@ from offon.train.scoring import layout_of, score, weigh
 from offon.types.batch import Batch
 from tests.catalogue.cases import difference, gradient
 from tests.catalogue.taught import V, collected, gradient_of, learner, prompts, stage, total, world
+from tests.rounding import FLOAT32, FLOAT32_SUM
 from tests.support import demonstrations, tokenizer
 
 
-def same(a, b, tolerance=1e-4):
+def same(a, b, tolerance=FLOAT32_SUM):
     assert difference(a, b) < tolerance
 
 
@@ -39,7 +40,7 @@ def test_kd_is_temperature_squared_times_the_kl_of_softened_distributions():
     log_p, log_q = dense("self", groups, temperature=T), dense("teacher", groups, temperature=T)
     expected = T**2 * (log_q.exp() * (log_q - log_p)).sum(-1).mean()
     made = learner("kd", kd_temperature=T)
-    assert total(policy(made.terms[1]), groups) == pytest.approx(float(expected), rel=1e-4)
+    assert total(policy(made.terms[1]), groups) == pytest.approx(float(expected), rel=FLOAT32_SUM)
 
 
 def test_a_skew_that_vanishes_is_the_kl_and_one_near_one_is_nothing():
@@ -59,7 +60,7 @@ def test_topk_kd_grows_with_k_to_the_full_divergence():
     groups = demonstrations()
     values = [total(learner("topk_kd", top=k), groups) for k in (1, 3, 6, V - 1)]
     assert values == sorted(values)
-    assert values[-1] == pytest.approx(total(policy(learner("kd").terms[1]), groups), rel=1e-4)
+    assert values[-1] == pytest.approx(total(policy(learner("kd").terms[1]), groups), rel=FLOAT32_SUM)
 
 
 def test_topk_kd_chooses_the_teachers_tokens():
@@ -67,7 +68,7 @@ def test_topk_kd_chooses_the_teachers_tokens():
     log_p, log_q = dense("self", groups), dense("teacher", groups)
     ids = log_q.topk(2).indices
     expected = (log_q.gather(1, ids).exp() * (log_q.gather(1, ids) - log_p.gather(1, ids))).sum(-1).mean()
-    assert total(learner("topk_kd", top=2, rest="raw"), groups) == pytest.approx(float(expected), rel=1e-4)
+    assert total(learner("topk_kd", top=2, rest="raw"), groups) == pytest.approx(float(expected), rel=FLOAT32_SUM)
 
 
 def test_sequence_kd_is_sft_on_what_the_teacher_wrote():
@@ -104,17 +105,17 @@ def test_context_distillation_samples_and_reads_the_context_and_trains_without_i
         assert member.off_policy_by_conditioning
     log_p, log_q = dense("start", groups), dense("start", groups, view="hint")
     expected = (log_q.exp() * (log_q - log_p)).sum(-1).mean()
-    assert total(learner("context_distill", view="hint"), groups) == pytest.approx(float(expected), rel=1e-4)
+    assert total(learner("context_distill", view="hint"), groups) == pytest.approx(float(expected), rel=FLOAT32_SUM)
 
 
 def test_an_empty_context_teaches_nothing_and_a_context_that_is_not_read_is_caught():
     """The learner is still the start: only the context tells the two apart. Reading the teacher under the trained
     prompt would make the loss 0 and hide that nothing is distilled."""
     empty = collected("context_distill", template="{prompt}")
-    assert total(learner("context_distill", template="{prompt}"), empty) == pytest.approx(0, abs=1e-6)
+    assert total(learner("context_distill", template="{prompt}"), empty) == pytest.approx(0, abs=FLOAT32)
     groups = collected("context_distill", view="hint")
     assert total(learner("context_distill", view="hint"), groups) > 1e-2
-    assert total(policy(divergence(to=learner("context_distill").terms[0].to)), groups) == pytest.approx(0, abs=1e-6)
+    assert total(policy(divergence(to=learner("context_distill").terms[0].to)), groups) == pytest.approx(0, abs=FLOAT32)
 
 
 def test_traces_are_sft_under_the_prompt_without_the_context():
@@ -124,7 +125,7 @@ def test_traces_are_sft_under_the_prompt_without_the_context():
     plain = dense("self", groups).gather(
         1, torch.tensor([t for g in groups for m in g.members for t in m.tokens])[:, None]
     )
-    assert torch.allclose(next(iter(logp.values())).detach(), plain[:, 0], atol=1e-5)
+    assert torch.allclose(next(iter(logp.values())).detach(), plain[:, 0], atol=FLOAT32)
     same(gradient_of("context_distill", groups, view="hint", targets="traces"), gradient_of("sft", groups))
 
 

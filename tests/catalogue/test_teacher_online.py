@@ -20,12 +20,13 @@ from offon.types import Group, Item, Producer, Sampling, Source, Trajectory
 from offon.types.batch import Batch
 from tests.catalogue.cases import Case, difference, gradient, ready_case
 from tests.catalogue.taught import V, collected, context, gradient_of, learner, prompts, stage, total, world
+from tests.rounding import FLOAT32, FLOAT32_SUM
 from tests.support import demonstrations
 
 EOS, LOGP = 1, Need("logp", SELF, when="buffer")
 
 
-def same(a, b, tolerance=1e-4):
+def same(a, b, tolerance=FLOAT32_SUM):
     assert difference(a, b) < tolerance
 
 
@@ -46,7 +47,7 @@ def every_response() -> tuple[list[Group], torch.Tensor]:
     groups = [g.map(lambda m: m.replace(behavior_logp=m.token_signals[LOGP.column])) for g in groups]
     batch = Batch.of(groups)
     total = torch.zeros(batch.n_sequences).index_add(0, batch.sequence, batch.columns[LOGP.column])
-    assert float(total.exp().sum()) == pytest.approx(1, abs=1e-5)
+    assert float(total.exp().sum()) == pytest.approx(1, abs=FLOAT32)
     return groups, total.exp().double()[batch.sequence]
 
 
@@ -114,7 +115,7 @@ def advantages(made, groups) -> np.ndarray:
 def test_a_teacher_that_is_the_student_grades_everything_0():
     groups, _ = every_response()
     itself = policy(REWARDED, credit=teacher_logratio(SELF_START))
-    assert np.abs(advantages(itself, groups)).max() < 1e-5
+    assert np.abs(advantages(itself, groups)).max() < FLOAT32
 
 
 def test_opd_is_the_sampled_form_of_on_policy_distill():
@@ -122,14 +123,14 @@ def test_opd_is_the_sampled_form_of_on_policy_distill():
     same(gradient_of("on_policy_distill", groups, form="sampled"), gradient_of("opd", groups))
     made = learner("opd")
     expected = [m.token_signals["logp@teacher"] - m.behavior_logp for g in groups for m in g.members]
-    assert np.allclose(advantages(made, groups), np.concatenate(expected), atol=1e-6)
+    assert np.allclose(advantages(made, groups), np.concatenate(expected), atol=FLOAT32)
 
 
 def test_gopd_at_strength_1_is_opd_whatever_the_reference_and_at_0_stays_at_it():
     groups, _ = every_response()
     opd = advantages(learner("opd"), groups)
     for reference in (None, "second"):
-        assert np.allclose(advantages(learner("g_opd", strength=1.0, reference=reference), groups), opd, atol=1e-5)
+        assert np.allclose(advantages(learner("g_opd", strength=1.0, reference=reference), groups), opd, atol=FLOAT32)
     still = advantages(learner("g_opd", strength=0.0, reference="second"), groups)
     members = groups[0].members
     assert np.allclose(still, np.concatenate([m.token_signals["logp@second"] - m.behavior_logp for m in members]))
@@ -162,11 +163,11 @@ def test_minillm_weighs_by_the_mixture_that_was_sampled():
     first = learner("minillm").credit.steps[0]
     for member in (m for g in groups for m in g.members):
         q, p = (np.exp(member.token_signals[f"logp@{name}"]) for name in ("teacher", "self"))
-        assert np.allclose(np.exp(member.behavior_logp), 0.2 * q + 0.8 * p, rtol=1e-3)
+        assert np.allclose(np.exp(member.behavior_logp), 0.2 * q + 0.8 * p, rtol=FLOAT32_SUM)
         (graded,) = first(groups[0].replace(members=(member,))).members
-        assert np.allclose(graded.token_signals["token_reward"], np.log(q / p), atol=1e-4)
+        assert np.allclose(graded.token_signals["token_reward"], np.log(q / p), atol=FLOAT32_SUM)
     whitened = np.concatenate([m.token_signals["advantage"] for g in groups for m in g.members])
-    assert whitened.mean() == pytest.approx(0, abs=1e-5) and whitened.std() == pytest.approx(1, abs=0.05)
+    assert whitened.mean() == pytest.approx(0, abs=FLOAT32) and whitened.std() == pytest.approx(1, abs=0.05)
 
 
 def test_minillm_reads_text_beside_its_rollouts_and_never_as_them():
@@ -181,7 +182,7 @@ def test_minillm_reads_text_beside_its_rollouts_and_never_as_them():
         assert torch.allclose(batch.weights[name], mine.double() / mine.sum())
     assert all("advantage" not in g.members[0].token_signals for g in texts)
     own = np.concatenate([m.token_signals["advantage"] for g in groups if g not in texts for m in g.members])
-    assert own.mean() == pytest.approx(0, abs=1e-5)
+    assert own.mean() == pytest.approx(0, abs=FLOAT32)
 
 
 # --- gkd --------------------------------------------------------------------------------------------------------------
@@ -221,7 +222,7 @@ def test_gkd_without_data_reads_what_the_teacher_writes():
 def test_an_empty_context_teaches_nothing(row):
     arguments = {"template": "{prompt}", **({"teacher": None} if row == "context_opd" else {})}
     groups = collected(row, **arguments)
-    assert total(learner(row, **arguments), groups) == pytest.approx(0, abs=1e-6)
+    assert total(learner(row, **arguments), groups) == pytest.approx(0, abs=FLOAT32)
     told = collected(row, **{**arguments, "template": "w9 {prompt}"})
     assert total(learner(row, **{**arguments, "template": "w9 {prompt}"}), told) > 1e-3
 
@@ -292,7 +293,7 @@ def test_the_gain_is_the_ratio_up_to_2():
     batch = Batch.of([groups[0].replace(members=tuple(moved))])
     need = Need("logp", SELF)
     reading = Reading(batch, score(world(), batch, [need]), torch.ones(batch.n_tokens, dtype=torch.bool))
-    assert Likelier(2.0)(reading)[::2].tolist() == pytest.approx([0.5, 1.5, 2.0], rel=1e-3)
+    assert Likelier(2.0)(reading)[::2].tolist() == pytest.approx([0.5, 1.5, 2.0], rel=FLOAT32_SUM)
 
 
 def test_sdpo_scales_the_divergence_of_each_token_by_its_gain():
@@ -303,7 +304,7 @@ def test_sdpo_scales_the_divergence_of_each_token_by_its_gain():
     scores = score(world(), batch, made.needs)
     aged = Batch.of([g.map(lambda m: m.replace(behavior_logp=m.behavior_logp - np.log(1.5))) for g in groups])
     units = made.terms[0].units(aged.with_weights(batch.weights), scores)[0]
-    assert torch.allclose(units, 1.5 * plain.terms[0].units(batch, scores)[0], rtol=1e-3)
+    assert torch.allclose(units, 1.5 * plain.terms[0].units(batch, scores)[0], rtol=FLOAT32_SUM)
 
 
 # --- several teachers -----------------------------------------------------------------------------------------------
@@ -319,7 +320,7 @@ def test_each_prompt_is_graded_by_the_teacher_of_its_domain():
             need = Need("logp", Artefact(name), when="buffer")
             (own,) = score_buffer(found.models(need.model), [group], need, 10_000)
             gap = max(np.abs(m.token_signals[column] - m.token_signals[need.column]).max() for m in own.members)
-            assert (gap < 1e-5) == (group.item.columns["domain"] == domain)
+            assert (gap < FLOAT32) == (group.item.columns["domain"] == domain)
 
 
 def test_one_teacher_for_every_domain_is_opd_at_the_first_step():

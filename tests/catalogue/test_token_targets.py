@@ -15,6 +15,7 @@ from offon.train.scoring import prepare, score, score_buffer, step_loss, weigh
 from offon.types import Group, Item, Source, Trajectory
 from offon.types.batch import Batch
 from tests.catalogue.test_contract import difference, gradient
+from tests.rounding import FLOAT32, FLOAT32_SUM, STORED, close
 from tests.support import World, demonstrations, model
 
 started = functools.cache(lambda: World(model(0), {"start": model(0)}))
@@ -35,8 +36,8 @@ def with_proximal(world) -> list[Group]:
 
 
 def test_dft_is_the_probability_objective_with_a_of_1():
-    assert difference(of("dft"), of("probability_family", a=1.0)) < 1e-6
-    assert difference(of("sft"), of("probability_family", a=0.0)) < 1e-6
+    assert difference(of("dft"), of("probability_family", a=1.0)) < FLOAT32
+    assert difference(of("sft"), of("probability_family", a=0.0)) < FLOAT32
     assert difference(of("sft"), of("probability_family", a=1e-6)) < 1e-4
 
 
@@ -47,7 +48,7 @@ def test_the_gradient_of_dft_is_that_of_one_minus_p():
     logp = score(world, batch, [Need("logp", SELF)])[Need("logp", SELF)]
     (-logp.exp().mean()).backward()
     expected = {name: p.grad.clone() for name, p in world.learner.train_parameters().items()}
-    assert difference(of("dft"), expected) < 1e-5
+    assert difference(of("dft"), expected) < FLOAT32
 
 
 def test_with_the_weight_differentiated_unlikely_tokens_would_be_pushed_down():
@@ -61,11 +62,11 @@ def test_thresholds_that_exclude_nothing_change_nothing():
     plain = of("probability_family", a=2.0)
     assert difference(of("probability_family", a=2.0, at_least=0.0, at_most=1.0), plain) == 0
     low, high = (of("probability_family", a=2.0, **{side: 0.05}) for side in ("at_least", "at_most"))
-    assert difference({name: low[name] + high[name] for name in low}, plain) < 1e-5
+    assert difference({name: low[name] + high[name] for name in low}, plain) < FLOAT32
 
 
 def test_psft_is_sft_at_the_first_step_of_a_buffer():
-    assert difference(of("psft", groups=with_proximal(started())), of("sft")) < 1e-5
+    assert difference(of("psft", groups=with_proximal(started())), of("sft")) < FLOAT32
 
 
 def test_psft_without_a_clip_weighs_by_the_ratio_and_with_one_stops_what_grew():
@@ -81,8 +82,8 @@ def test_psft_without_a_clip_weighs_by_the_ratio_and_with_one_stops_what_grew():
 
 
 def test_asft_is_dft_where_it_starts_and_where_nothing_anchors():
-    assert difference(of("asft", started()), of("dft", started())) < 1e-4
-    assert difference(of("asft", coef=0.0), of("dft")) < 1e-4
+    assert difference(of("asft", started()), of("dft", started())) < FLOAT32_SUM
+    assert difference(of("asft", coef=0.0), of("dft")) < FLOAT32
 
 
 def test_asft_names_the_direction_of_its_kl():
@@ -91,7 +92,7 @@ def test_asft_names_the_direction_of_its_kl():
 
 def test_iw_sft_is_sft_where_it_starts():
     for level in ("sequence", "token"):
-        assert difference(of("iw_sft", started(), level=level), of("sft", started())) < 1e-5
+        assert difference(of("iw_sft", started(), level=level), of("sft", started())) < FLOAT32
 
 
 def test_a_power_is_never_ignored_at_either_level():
@@ -102,7 +103,7 @@ def test_a_power_is_never_ignored_at_either_level():
         logp = torch.full((batch.n_tokens,), -1.0)
         _, metrics = term.units(batch, {Need("logp", SELF): logp, term.needs[1]: logp - 0.1})
         total, count = metrics["gain/importance_weight"]
-        assert total / count == pytest.approx(np.exp(expected), rel=1e-5)
+        assert total / count == pytest.approx(np.exp(expected), rel=FLOAT32)
 
 
 def test_iw_weights_are_bounded_and_detached():
@@ -113,7 +114,7 @@ def test_iw_weights_are_bounded_and_detached():
     start = torch.full((batch.n_tokens,), -3.0)
     units, metrics = term.units(batch, {Need("logp", SELF): logp, term.needs[1]: start})
     (slope,) = torch.autograd.grad(units.sum(), logp)
-    assert torch.allclose(slope * logp.detach(), units.detach(), atol=1e-4)
+    assert close(slope * logp, units, STORED)
     assert float((-slope).max()) == pytest.approx(16.0)
 
 

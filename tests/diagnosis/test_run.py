@@ -19,6 +19,7 @@ from offon.tasks import open_task
 from offon.testbed import model_path
 from offon.testbed.oracle import exact
 from offon.types import Group, Item, Sampling, Source, Trajectory, Verdict
+from tests.rounding import FLOAT32_SUM
 
 PLANTED = {"rare": "ranking", "absent": "missing", "format": "format", "scaffold": "fragile", "guard": "solved"}
 
@@ -118,7 +119,7 @@ def test_the_scorer_agrees_with_the_sampler(temperature):
     completions = NativeEngine().generate([Request(prompt, sampling, (1, i)) for i in range(16)], model)
     group = Group(item=task.items("heldout")[0], views={"prompt": prompt})
     scored = logps(model, [group], [(0, tuple(c.tokens)) for c in completions], sampling)
-    np.testing.assert_allclose(scored, [sum(c.logp) for c in completions], atol=1e-4)
+    np.testing.assert_allclose(scored, [sum(c.logp) for c in completions], atol=FLOAT32_SUM)
 
 
 @pytest.fixture(scope="module")

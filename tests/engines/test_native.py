@@ -19,6 +19,7 @@ from offon.models.packed.layout import Layout
 from offon.types import Sampling
 from tests.engines.support import largest_error, plain_logits, plain_logp, prompt, requests
 from tests.models.architectures import build
+from tests.rounding import FLOAT32
 
 # windows; windows + softcap; windows + sinks; values narrower than keys; learned positions; shared KV layers; no kwargs
 CACHED = ["Qwen3", "Gemma3", "Gemma2", "gpt-oss", "DeepSeek-V3", "GPT2", "Gemma4", "StableLM"]
@@ -75,7 +76,7 @@ def test_reported_logp_is_that_of_the_plain_forward(name):
     reference, model = build(name), wrapped(name)
     asked = requests(GROUPS, temperature=1.3, max_tokens=14 if model.packed else 5)
     completions = NativeEngine(max_slots=4, prefill_tokens=30).generate(asked, model)
-    assert largest_error(reference, asked, completions, temperature=1.3) < 1e-5
+    assert largest_error(reference, asked, completions, temperature=1.3) < FLOAT32
 
 
 @pytest.mark.parametrize("name, lost", [("Gemma3", "window"), ("Gemma2", "softcap"), ("gpt-oss", "sinks")])
@@ -101,7 +102,7 @@ def test_truncated_sampling_reports_the_renormalised_logp(qwen3):
     for request, completion in zip(asked, NativeEngine().generate(asked, qwen3), strict=True):
         logits = warp(None, plain_logits(qwen3.hf, request.prefix, completion.tokens))
         expected = torch.log_softmax(logits, -1).gather(1, torch.tensor(completion.tokens)[:, None])[:, 0]
-        assert (torch.tensor(completion.logp) - expected).abs().max() < 1e-5
+        assert (torch.tensor(completion.logp) - expected).abs().max() < FLOAT32
         full = plain_logp(qwen3.hf, request.prefix, completion.tokens, temperature=0.8)
         assert (expected - full).min() > 0.1  # the control: cutting 40% of the mass is not a rounding error
 
@@ -127,7 +128,7 @@ def test_a_sample_depends_on_its_own_request_only(name):
         completions = NativeEngine(max_slots=slots, prefill_tokens=prefill).generate(batch, model)
         for request, completion in zip(batch[: len(asked)], completions, strict=False):
             assert completion.tokens == by_key[request.key].tokens
-            assert np.allclose(completion.logp, by_key[request.key].logp, atol=1e-5)
+            assert np.allclose(completion.logp, by_key[request.key].logp, atol=FLOAT32)
 
 
 def test_drawing_in_pieces_changes_nothing(qwen3, monkeypatch):
@@ -141,7 +142,7 @@ def test_drawing_in_pieces_changes_nothing(qwen3, monkeypatch):
     monkeypatch.setattr("offon.engines.native.LOGITS", 2 * 97)
     pieces = NativeEngine().generate(asked, qwen3)
     assert [c.tokens for c in pieces] == [c.tokens for c in whole]
-    assert all(np.allclose(a.logp, b.logp, atol=1e-5) for a, b in zip(pieces, whole, strict=True))
+    assert all(np.allclose(a.logp, b.logp, atol=FLOAT32) for a, b in zip(pieces, whole, strict=True))
 
 
 def test_a_longer_limit_continues_the_same_sample(endless):

@@ -13,11 +13,14 @@ import torch
 from offon.maths import advantage
 from offon.maths.advantage import group, pass_at_k, returns
 from offon.parts import schedules
+from tests.rounding import FLOAT64
 
 
 def test_group_of_two_uses_the_unbiased_std():
     """Rewards (1, 0): mean 1/2, unbiased std 1/sqrt 2, so A = +-1/sqrt 2 (the population std would give +-1)."""
-    assert advantage.group_mean_std(np.array([1.0, 0.0]), epsilon=0) == pytest.approx([0.70711, -0.70711], abs=1e-5)
+    assert advantage.group_mean_std(np.array([1.0, 0.0]), epsilon=0) == pytest.approx(
+        [0.5**0.5, -(0.5**0.5)], abs=FLOAT64
+    )
 
 
 def test_equal_rewards_teach_exactly_nothing():
@@ -146,7 +149,7 @@ def test_pass_at_k_weights_are_the_exact_gradient_in_expectation():
             weights = advantage.pass_at_k_weights(rewards[list(draw)], 2, baseline)
             scores = [torch.eye(3, dtype=torch.float64)[y] - p.detach() for y in draw]
             estimate += chance * sum(w * s for w, s in zip(weights, scores, strict=True)) / 3
-        assert torch.allclose(estimate, exact, atol=1e-12)
+        assert torch.allclose(estimate, exact, atol=FLOAT64)
 
 
 @pytest.mark.parametrize("module", [group, pass_at_k, returns, schedules])

@@ -19,6 +19,7 @@ from offon.models.model import Model
 from offon.recipe.fields import Probe
 from offon.testbed import TestbedTask, model_path
 from offon.testbed.oracle import exact
+from tests.rounding import FLOAT32, FLOAT32_SUM, FLOAT64, FLOAT64_SUM
 from tests.support import ParityTask
 from tests.support import model as tiny
 
@@ -70,13 +71,15 @@ def test_every_grain_sums_to_the_same_change(better):
     change = better["d1"]["total"]["estimate"]
     d1 = better["trajectories"]["d1"]
     total = d1["expansion"]["estimate"] + d1["reshaping"]["estimate"] - d1["attrition"]["estimate"]
-    assert total == pytest.approx(change, abs=1e-9)
+    assert total == pytest.approx(change, abs=FLOAT64_SUM)
     for part in ("certified", "soft"):
         terms = better["classes"]["d1"][part]
-        assert sum(SIGNS[name] * est["estimate"] for name, est in terms.items()) == pytest.approx(change, abs=1e-9)
+        assert sum(SIGNS[name] * est["estimate"] for name, est in terms.items()) == pytest.approx(
+            change, abs=FLOAT64_SUM
+        )
     where = better["where"]
     parts = where["prefix"]["estimate"] + where["suffix"]["estimate"]
-    assert parts == pytest.approx(where["total"]["estimate"], abs=1e-9) and 1 <= where["prompts"] <= 12
+    assert parts == pytest.approx(where["total"]["estimate"], abs=FLOAT64_SUM) and 1 <= where["prompts"] <= 12
 
 
 def test_bounds_and_tree_hold_the_exact_truth(better):
@@ -93,10 +96,10 @@ def test_bounds_and_tree_hold_the_exact_truth(better):
         [truth] = exact(model.hf, model.tokenizer, [shown])
         nodes = better["tree"]["nodes"]
         right = sum(node[when] for node in nodes if node["right"])
-        assert right <= truth.success + 1e-4
+        assert right <= truth.success + FLOAT32_SUM
         for route, mass in truth.routes.items():
             openings = [n for n in nodes if n["parent"] < 0 and n["token"].split()[0] == route]
-            assert all(0.98 * mass <= n[when] <= mass + 1e-4 for n in openings)
+            assert all(0.98 * mass <= n[when] <= mass + FLOAT32_SUM for n in openings)
     assert outside <= 2
 
 
@@ -109,7 +112,7 @@ def test_known_responses_never_hold_more_than_the_truth():
         truths = exact(model.hf, model.tokenizer, items)
         for one, truth in zip(pool(models, *groups), truths, strict=True):
             known = np.exp(list(one.known(policy, True).values())).sum()
-            assert 0.5 < known / truth.success <= 1 + 1e-5
+            assert 0.5 < known / truth.success <= 1 + FLOAT32
             assert one.gap < 1e-4
 
 
@@ -117,7 +120,7 @@ def test_what_was_enumerated_is_told_with_its_cost(better):
     told = better["exact"]
     assert told["prompts"] == 12 and 0 < told["evaluations"] <= told["most_evaluations"]
     assert told["evaluations"] <= 0.25 * better["cost"]["tokens_generated"]
-    assert all(np.diff(told["coverage"][side]).max() <= 1e-12 for side in ("before", "after"))
+    assert all(np.diff(told["coverage"][side]).max() <= FLOAT64 for side in ("before", "after"))
     assert better["cost"]["evaluations"] == told["evaluations"] and better["cost"]["tokens_scored"] > 0
 
 
@@ -171,7 +174,7 @@ def test_the_padded_path_measures_the_same():
     sampling = before[0].members[0].producer.sampling
     told = [support_of(pair, task, before, sampling, 0.05, whole=True) for pair in ([model, model], [model, padded])]
     assert told[0]["edges"] == told[1]["edges"] and told[1]["edges"]["shared"] > 5
-    assert told[1]["d2"]["total"] == pytest.approx(0, abs=1e-5)
+    assert told[1]["d2"]["total"] == pytest.approx(0, abs=FLOAT32)
 
 
 def test_states_of_a_small_world_sum_to_the_exact_change():

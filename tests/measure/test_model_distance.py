@@ -12,6 +12,7 @@ from offon.runs import RunDirectory
 from offon.runs.artefacts import external
 from offon.testbed import TestbedTask
 from offon.types import Sampling
+from tests.rounding import FLOAT32_SUM
 from tests.support import model
 
 PROBE = Probe(prompts=4, samples=6, k=2, max_tokens=8)
@@ -60,7 +61,7 @@ def test_the_distance_is_the_expected_log_ratio_over_all_tokens_at_the_samplers_
     (found,) = distances(own, other, [member])
     ids = torch.tensor([[3, 4, *member.tokens.tolist()]])
     log_p, log_q = ((m.hf(ids).logits[0, 1:-1].double() / 0.5).log_softmax(-1).detach() for m in (own, other))
-    assert found[0] == pytest.approx(float((log_p.exp() * (log_p - log_q)).sum()), rel=1e-4)
+    assert found[0] == pytest.approx(float((log_p.exp() * (log_p - log_q)).sum()), rel=FLOAT32_SUM)
     assert found[1] == float((log_p.argmax(-1) == log_q.argmax(-1)).sum())
 
 

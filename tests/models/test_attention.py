@@ -13,6 +13,7 @@ from offon.models.packed.attention import (
     group_by_size,
     plain_attention,
 )
+from tests.rounding import FLOAT64
 
 # A root of 4 rows with children of 2 and 3, a grandchild of 2 under the second child; a lone root of 5 in between.
 FOREST = [(0, 4, -1), (4, 2, 0), (11, 3, 0), (14, 2, 2), (6, 5, -1)]
@@ -66,14 +67,14 @@ def test_a_forest_equals_its_sequences_one_at_a_time(case, value_width):
     expected = one_at_a_time(*qkv, **options)
     renamed = {"scale": "scaling", "sinks": "s_aux"}
     ours = attend(*qkv, Plan(FOREST), **{renamed.get(name, name): setting for name, setting in options.items()})
-    assert torch.allclose(ours, expected, atol=1e-12)
+    assert torch.allclose(ours, expected, atol=FLOAT64)
     weight = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     for mine, theirs in zip(
         torch.autograd.grad((ours * weight).sum(), qkv),
         torch.autograd.grad((expected * weight).sum(), qkv),
         strict=True,
     ):
-        assert torch.allclose(mine, theirs, atol=1e-12)
+        assert torch.allclose(mine, theirs, atol=FLOAT64)
 
 
 @pytest.mark.parametrize("window", [None, 3])
@@ -97,7 +98,7 @@ def test_many_lengths_fall_into_several_tiles_and_the_result_is_the_same(monkeyp
     one = attend(*qkv, Plan(roots + children))
     monkeypatch.setattr(attention, "PAIRS_PER_CALL", 0)
     many = Plan(roots + children)
-    assert torch.allclose(attend(*qkv, many), one, atol=1e-12)
+    assert torch.allclose(attend(*qkv, many), one, atol=FLOAT64)
     assert len(many.tiling(None, torch.device("cpu")).tiles) > 6
 
 

@@ -10,6 +10,7 @@ from offon.models.head import find_head, over_vocabulary
 from offon.models.model import Model
 from offon.models.packed.layout import Layout
 from tests.models import architectures
+from tests.rounding import EPS32, FLOAT32, STORED
 
 SEQUENCES = architectures.sequences()
 LAYOUT = Layout.of(SEQUENCES)
@@ -32,8 +33,8 @@ def test_body_scale_and_softcap_are_found(name, changes, found):
     for dtype in (torch.float32, torch.bfloat16):
         head = find_head(architectures.build(name, **changes).to(dtype))
         assert head.replayed is None
-        assert (head.body, pytest.approx(head.pre, rel=1e-6), pytest.approx(head.scale, rel=1e-6)) == found[:3]
-        assert head.softcap == (None if found[3] is None else pytest.approx(found[3], rel=1e-6))
+        assert (head.body, pytest.approx(head.pre, rel=STORED), pytest.approx(head.scale, rel=STORED)) == found[:3]
+        assert head.softcap == (None if found[3] is None else pytest.approx(found[3], rel=STORED))
 
 
 def test_a_weight_that_is_not_a_number_is_named():
@@ -61,7 +62,7 @@ def test_a_head_of_unknown_form_is_replayed_exactly():
     hidden = hf.model(input_ids=ids).last_hidden_state[0]
     assert torch.equal(model.next_logits(hidden), expected)
     whole = model.over_vocabulary(hidden, entropy)
-    assert torch.allclose(model.over_vocabulary(hidden, entropy, chunk_elements=300), whole, atol=1e-6)
+    assert torch.allclose(model.over_vocabulary(hidden, entropy, chunk_elements=300), whole, atol=FLOAT32)
 
 
 def both(logits, targets):
@@ -82,9 +83,9 @@ def test_chunks_change_neither_values_nor_gradients(name):
         (out[0].sum() + 0.3 * out[1].sum()).backward()
         results.append((torch.stack(out), {n: p.grad.clone() for n, p in model.train_parameters().items()}))
     (whole, whole_gradients), (parts, parts_gradients) = results
-    assert torch.allclose(parts, whole, atol=1e-5)
+    assert torch.allclose(parts, whole, atol=FLOAT32)
     for parameter, gradient in whole_gradients.items():
-        assert (parts_gradients[parameter] - gradient).abs().max() <= 1e-5 * gradient.norm() + 1e-7
+        assert (parts_gradients[parameter] - gradient).abs().max() <= FLOAT32 * gradient.norm() + EPS32
 
 
 class LargestTensor(TorchDispatchMode):

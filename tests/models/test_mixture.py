@@ -11,6 +11,7 @@ from offon.models.packed.layout import Layout
 from offon.parts.models import SELF, Artefact, Ema, Live, Mix, Need, Route, Start
 from offon.train.scoring import score_buffer
 from offon.types import Group, Item, Source, Trajectory
+from tests.rounding import FLOAT32, close
 from tests.support import model
 
 LAYOUT = Layout.of([((2, 3), [4, 5, 1]), ((2, 3), [6, 1]), ((5,), [7])])
@@ -29,7 +30,7 @@ def two():
 def test_probabilities_are_averaged(two):
     a, b = map(log_probs, two)
     expected = (0.2 * a.exp() + 0.8 * b.exp()).log()
-    torch.testing.assert_close(log_probs(Mixture(two, (0.2, 0.8), "probability")), expected, atol=1e-5, rtol=1e-5)
+    assert close(log_probs(Mixture(two, (0.2, 0.8), "probability")), expected, FLOAT32)
 
 
 def test_averaged_logits_are_the_geometric_mixture(two):
@@ -37,13 +38,13 @@ def test_averaged_logits_are_the_geometric_mixture(two):
     a, b = map(log_probs, two)
     product = a.exp() ** 0.3 * b.exp() ** 0.7
     expected = (product / product.sum(-1, keepdim=True)).log()
-    torch.testing.assert_close(log_probs(Mixture(two, (0.3, 0.7), "logit")), expected, atol=1e-5, rtol=1e-5)
+    assert close(log_probs(Mixture(two, (0.3, 0.7), "logit")), expected, FLOAT32)
 
 
 @pytest.mark.parametrize("space", ["probability", "logit"])
 def test_a_mixture_of_one_is_that_one(two, space):
     for weights, alone in (((1.0, 0.0), two[0]), ((0.0, 1.0), two[1])):
-        torch.testing.assert_close(log_probs(Mixture(two, weights, space)), log_probs(alone), atol=1e-5, rtol=1e-5)
+        assert close(log_probs(Mixture(two, weights, space)), log_probs(alone), FLOAT32)
 
 
 def item_group(family: str, index: int) -> Group:
@@ -60,7 +61,7 @@ def test_each_item_is_scored_by_its_own_model(two, column):
     for group in scored:
         (alone,) = score_buffer(dict(zip("ab", two, strict=True))[group.item.family], [group], NEED, 100)
         for ours, expected in zip(group.members, alone.members, strict=True):
-            assert ours.token_signals["logp@t"] == pytest.approx(expected.token_signals["logp@t"], abs=1e-5)
+            assert ours.token_signals["logp@t"] == pytest.approx(expected.token_signals["logp@t"], abs=FLOAT32)
 
 
 def test_an_item_without_a_model_is_named(two):

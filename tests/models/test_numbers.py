@@ -9,6 +9,7 @@ from transformers import AutoModelForSequenceClassification, AutoModelForTokenCl
 from offon.errors import ModelError
 from offon.models.model import LoraSpec, Model
 from offon.models.packed.layout import Layout
+from tests.rounding import FLOAT32, close
 from tests.support import model
 
 SEQUENCES = [((2, 3), [4, 5, 1]), ((2, 3), [6, 1]), ((5,), [7]), ((8, 9, 10), [11, 1])]
@@ -50,7 +51,7 @@ def test_a_reward_model_is_what_transformers_computes_at_the_last_token(base, tm
     theirs = AUTO["score"].from_pretrained(tmp_path)
     for (prefix, response), ours in zip(SEQUENCES, numbers(Model.load(tmp_path, device="cpu"), "at"), strict=True):
         (expected,) = theirs(input_ids=torch.tensor([[*prefix, *response]])).logits.flatten()
-        assert float(ours[-1]) == pytest.approx(float(expected), abs=1e-4)
+        assert close(ours[-1], expected, FLOAT32)
 
 
 def test_values_are_what_transformers_computes_before_each_token_and_scores_at_it(base, tmp_path):
@@ -60,8 +61,8 @@ def test_values_are_what_transformers_computes_before_each_token_and_scores_at_i
     for (prefix, response), value, score in pieces:
         expected = theirs(input_ids=torch.tensor([[*prefix, *response]])).logits[0, :, 0]
         first = len(prefix)
-        torch.testing.assert_close(value, expected[first - 1 : -1], atol=1e-4, rtol=0)
-        torch.testing.assert_close(score, expected[first:], atol=1e-4, rtol=0)
+        assert close(value, expected[first - 1 : -1], FLOAT32)
+        assert close(score, expected[first:], FLOAT32)
         assert (value - score).abs().max() > 0.1, "the two places are told apart"
 
 
@@ -75,7 +76,7 @@ def test_a_critic_that_starts_from_a_reward_model_keeps_its_head(base, tmp_path)
     with_head(base, "score").save(tmp_path)
     reward, critic = Model.load(tmp_path, device="cpu"), Model.load(tmp_path, head="value", device="cpu")
     for ours, theirs in zip(numbers(critic, "at"), numbers(reward, "at"), strict=True):
-        torch.testing.assert_close(ours, theirs)
+        assert close(ours, theirs, FLOAT32)
 
 
 @pytest.mark.parametrize("place", ["before", "at"])
@@ -83,7 +84,7 @@ def test_sharing_prefixes_changes_no_number(base, place):
     loaded = with_head(base, "score")
     pairs = zip(numbers(loaded, place), numbers(loaded, place, share=False), strict=True)
     for shared, alone in pairs:
-        torch.testing.assert_close(shared, alone, atol=1e-5, rtol=1e-5)
+        assert close(shared, alone, FLOAT32)
 
 
 @pytest.mark.parametrize("place", ["before", "at"])
@@ -91,7 +92,7 @@ def test_the_padded_path_reads_the_same_places(base, place):
     loaded = with_head(base, "score")
     packed = torch.cat(numbers(loaded, place))
     loaded.why = "asked for"
-    torch.testing.assert_close(torch.cat(numbers(loaded, place)), packed, atol=1e-5, rtol=1e-5)
+    assert close(torch.cat(numbers(loaded, place)), packed, FLOAT32)
 
 
 @pytest.mark.parametrize("head", ["score", "value"])
@@ -101,7 +102,7 @@ def test_an_adapter_trains_the_head_as_well_and_comes_back(base, head, tmp_path)
     loaded.save(tmp_path)
     again = Model.load(tmp_path, device="cpu")
     assert type(again.core) is type(loaded.core)
-    torch.testing.assert_close(torch.cat(numbers(again, "at")), torch.cat(numbers(loaded, "at")))
+    assert close(torch.cat(numbers(again, "at")), torch.cat(numbers(loaded, "at")), FLOAT32)
 
 
 def test_numbers_of_a_language_model_and_log_probs_of_a_reward_model_are_refused(base):

@@ -13,14 +13,15 @@ from offon.models.packed import attention
 from offon.models.packed.attention import NAME, attention_function
 from offon.models.packed.layout import Layout
 from tests.models import architectures
+from tests.rounding import FLOAT32
 
 SEQUENCES = architectures.sequences()
 TARGETS = sum(len(response) for _, response in SEQUENCES)
 LAYOUTS = {"tree": Layout.of(SEQUENCES), "packed": Layout.of(SEQUENCES, share=False)}
 TEMPERATURE = torch.linspace(0.5, 1.7, TARGETS)
 WEIGHTS = torch.linspace(-1.0, 1.0, TARGETS)
-LOGP_NATS = 1e-5
-GRADIENT = 1e-5
+LOGP_NATS = FLOAT32
+GRADIENT = FLOAT32
 
 
 def plain(model, temperature=None):
@@ -135,9 +136,9 @@ def test_a_layout_is_scored_the_same_in_any_order_and_any_split():
     order = [5, 2, 7, 0, 3, 1, 6, 4]
     shuffled = Layout.of([SEQUENCES[i] for i in order])
     for i, logp in zip(order, model.logp(shuffled).split(shuffled.lengths), strict=True):
-        assert torch.allclose(logp, whole[i], atol=1e-6)
+        assert torch.allclose(logp, whole[i], atol=FLOAT32)
     for i, pair in enumerate(SEQUENCES):
-        assert torch.allclose(model.logp(Layout.of([pair])), whole[i], atol=1e-6)
+        assert torch.allclose(model.logp(Layout.of([pair])), whole[i], atol=FLOAT32)
 
 
 def test_a_model_of_few_positions_is_checked_within_them():

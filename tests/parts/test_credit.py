@@ -26,6 +26,7 @@ from offon.parts.credits.group import (
 from offon.parts.credits.tokens import gae, kl_penalty, overlong_penalty, return_to_go, whiten
 from offon.train.loop import assign_credit
 from offon.types import Group, Item, Producer, Sampling, Source, Trajectory
+from tests.rounding import FLOAT32, STORED
 
 ITEM = Item(id="x", prompt="x")
 
@@ -84,8 +85,8 @@ def test_a_group_of_one_is_set_aside_where_credit_compares_members():
 def test_kept_members_have_their_own_statistics():
     """k = 2 shortest of lengths (4, 1, 2): rewards (0, 1), so +-1/sqrt 2; the long one gets 0, or leaves."""
     g = group(member(1.0, 4), member(0.0, 1), member(1.0, 2))
-    expected = [-0.70711, 0.70711]
-    assert per_response(kept_mean_std(k=2, epsilon=0.0), g) == pytest.approx([0.0, *expected], abs=1e-5)
+    expected = [-(0.5**0.5), 0.5**0.5]
+    assert per_response(kept_mean_std(k=2, epsilon=0.0), g) == pytest.approx([0.0, *expected], abs=STORED)
     (done,) = assign_credit(policy(credit=kept_mean_std(k=2, rest="drop")), [g])
     assert [m.signals["reward"] for m in done.members] == [0.0, 1.0]
     assert done.dropped[0][1] == "not among the 2 kept by length"
@@ -108,7 +109,7 @@ def test_each_reward_is_normalised_before_they_are_added():
     """Two rewards of different scale count the same: (1, 0) and (0, 100) cancel; their sum would not."""
     g = group(member(1.0, style=0.0), member(0.0, style=100.0))
     weights = {"reward": 1.0, "style": 1.0}
-    assert per_response(per_reward_mean_std(weights=weights, epsilon=0.0), g) == pytest.approx([0, 0], abs=1e-6)
+    assert per_response(per_reward_mean_std(weights=weights, epsilon=0.0), g) == pytest.approx([0, 0], abs=STORED)
     single = per_reward_mean_std(weights={"reward": 1.0})
     assert per_response(single, g) == pytest.approx(per_response(group_mean_std(), g))
 
@@ -161,7 +162,7 @@ def test_whitening_over_tokens_and_over_samples():
     over_tokens = per_response(no_baseline() >> whiten(epsilon=0.0), *groups)
     assert over_tokens == pytest.approx([0.5, -1.5])
     over_samples = per_response(no_baseline() >> whiten(over="samples", epsilon=0.0), *groups)
-    assert over_samples == pytest.approx([0.70711, -0.70711], abs=1e-5)
+    assert over_samples == pytest.approx([0.5**0.5, -(0.5**0.5)], abs=STORED)
     only_scaled = per_response(no_baseline() >> whiten(centre=False, epsilon=0.0), *groups)
     assert only_scaled == pytest.approx([2.0, 0.0])
 
@@ -215,4 +216,4 @@ def test_the_documented_credit_of_ones_own_runs():
     g = group(*(member(reward, columns=columns) for reward in (1.0, 0.0, 0.0)))
     raw = np.repeat([2 / 3, -1 / 3, -1 / 3], 2)
     assert per_response(made["BestAgainstAll"](), g) == pytest.approx(raw[::2])
-    assert per_response(made["credit"], g) == pytest.approx(raw[::2] / (raw.std(ddof=1) + 1e-4), rel=1e-5)
+    assert per_response(made["credit"], g) == pytest.approx(raw[::2] / (raw.std(ddof=1) + 1e-4), rel=FLOAT32)

@@ -42,6 +42,7 @@ from offon.parts.terms import PROXIMAL
 from offon.train.scoring import prepare, weigh
 from offon.types import Group, Item, Source, Trajectory
 from offon.types.batch import Batch
+from tests.rounding import FLOAT32, FLOAT64, STORED
 
 LENGTHS = (1, 3, 2)
 SEQUENCE = torch.repeat_interleave(torch.arange(3), torch.tensor(LENGTHS))
@@ -143,7 +144,7 @@ SURROGATES = {
 def test_coefficients_are_autograd_of_the_papers_surrogate(name):
     slots, surrogate = SURROGATES[name]
     term = policy_gradient(**{"advantage": credit, "ratio": behavior, **slots})
-    assert torch.allclose(slope(term), of_surrogate(surrogate), atol=1e-6)
+    assert torch.allclose(slope(term), of_surrogate(surrogate), atol=STORED)
 
 
 def test_gspo_is_the_sequence_mean_of_its_clipped_ratio():
@@ -155,13 +156,13 @@ def test_gspo_is_the_sequence_mean_of_its_clipped_ratio():
         return (6 / 3) * loss / torch.tensor(LENGTHS)[SEQUENCE]
 
     assert torch.allclose(
-        with_sequence_advantage(Ratio(level="geometric"), Clip(0.03, 0.04)), of_surrogate(surrogate), atol=1e-6
+        with_sequence_advantage(Ratio(level="geometric"), Clip(0.03, 0.04)), of_surrogate(surrogate), atol=STORED
     )
 
 
 def test_gmpo_clips_in_log_space_before_the_mean():
     got = with_sequence_advantage(Ratio(level="geometric", log_clip=0.25), None)
-    assert torch.allclose(got, of_surrogate(gmpo), atol=1e-6)
+    assert torch.allclose(got, of_surrogate(gmpo), atol=STORED)
     assert (got == 0).any()
 
 
@@ -206,7 +207,7 @@ GAINS = {
 @pytest.mark.parametrize("name", GAINS)
 def test_gains_are_gradients_of_what_they_stand_for(name):
     gain, surrogate = GAINS[name]
-    assert torch.allclose(slope(policy_gradient(advantage=one, factor=gain)), of_surrogate(surrogate), atol=1e-6)
+    assert torch.allclose(slope(policy_gradient(advantage=one, factor=gain)), of_surrogate(surrogate), atol=STORED)
 
 
 def test_a_power_tends_to_likelihood_and_to_dft():
@@ -217,7 +218,7 @@ def test_a_power_tends_to_likelihood_and_to_dft():
 
 def test_shaping_tends_to_p_over_gamma():
     shaped = slope(policy_gradient(advantage=one, factor=Shaped(1e6))) * 1e6
-    assert torch.allclose(shaped, slope(policy_gradient(advantage=one, factor=P())), rtol=1e-5)
+    assert torch.allclose(shaped, slope(policy_gradient(advantage=one, factor=P())), rtol=FLOAT32)
 
 
 @pytest.mark.parametrize("level, pool", [("token", lambda d: d), ("geometric", mean_by_sequence)])
@@ -229,13 +230,13 @@ def test_corrections_multiply_by_proximal_over_behaviour(level, pool):
         (Mask(level=level, low=0.5, high=1.2), rho * ((rho >= 0.5) & (rho <= 1.2))),
     ):
         got = slope(policy_gradient(advantage=credit, ratio=proximal, trust=Clip(), correction=correction))
-        assert torch.allclose(got, factor * base, atol=1e-6)
+        assert torch.allclose(got, factor * base, atol=STORED)
 
 
 def test_a_correction_without_bounds_is_the_ratio_to_the_sampler():
     """r_prox * rho = pi / behaviour: importance weighting, whatever lies between."""
     got = slope(policy_gradient(advantage=credit, ratio=proximal, correction=Truncate(cap=1e9)))
-    assert torch.allclose(got, slope(policy_gradient(advantage=credit, ratio=behavior)), atol=1e-6)
+    assert torch.allclose(got, slope(policy_gradient(advantage=credit, ratio=behavior)), atol=STORED)
 
 
 def test_masked_tokens_count_or_do_not():
@@ -332,7 +333,7 @@ def test_at_ratio_1_every_trust_and_level_is_reinforce(trust, level):
         b = weigh(batch(), [term]).with_columns({"behavior_logp": scored.logp.detach()})
         units, _ = term.units(b, scored.scores)
         slopes.append(torch.autograd.grad((units * b.weights[term.name]).sum(), scored.logp, retain_graph=True)[0])
-    assert all(torch.allclose(found, slopes[0], atol=1e-12) for found in slopes)
+    assert all(torch.allclose(found, slopes[0], atol=FLOAT64) for found in slopes)
 
 
 def test_a_sequence_written_twice_counts_once_per_sequence_and_more_per_token():

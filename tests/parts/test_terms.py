@@ -29,6 +29,7 @@ from offon.parts.select import select
 from offon.train.scoring import step_loss, weigh
 from offon.types import Comparison, Group, Item, Source, Span, Trajectory
 from offon.types.batch import Batch
+from tests.rounding import FLOAT32
 
 NAN = float("nan")
 
@@ -175,7 +176,7 @@ def test_a_penalty_is_added_once_however_the_batch_is_split():
         assert metrics["loss/parameter_penalty"][0] > 0
         return torch.cat([p.grad.flatten() for p in world.learner.train_parameters().values()])
 
-    assert torch.allclose(gradient(None), gradient(1), atol=1e-6)
+    assert torch.allclose(gradient(None), gradient(1), atol=FLOAT32)
     assert Need("parameters", SELF_START, when="step") in learner.needs
 
 

@@ -14,6 +14,7 @@ from offon.pipeline.stage_report import artefact_report
 from offon.runs import ledger
 from offon.types import Group, Item
 from tests.pipeline.test_run import folder, recipe  # noqa: F401  (folder is a fixture)
+from tests.rounding import FLOAT64_SUM
 from tests.support import tokenizer
 
 PROBE = "model: ./base\ntask: {jsonl: ./task.jsonl, verifier: exact}\n"
@@ -115,7 +116,9 @@ def test_a_merge_is_compared_with_every_model_it_is_made_of(pairs, tmp_path):
     for parent in found["parents"]:
         (entry,) = parent["tasks"].values()
         terms = {name: term["estimate"] for name, term in entry["d1"]["certified"].items()}
-        assert sum(terms.values()) - 2 * terms["attrition"] == pytest.approx(entry["d1"]["total"]["estimate"], abs=1e-9)
+        assert sum(terms.values()) - 2 * terms["attrition"] == pytest.approx(
+            entry["d1"]["total"]["estimate"], abs=FLOAT64_SUM
+        )
     limits = read(run, "ok", "gate.json")["limits"]
     (entry,) = found["parents"][0]["tasks"].values()
     assert limits[0]["value"] == entry["d1"]["total"]

@@ -7,6 +7,7 @@ from offon.pipeline import run as pipeline
 from offon.pipeline.attribution import attribute, planned
 from offon.pipeline.leave_out import without_gates
 from tests.pipeline.brought import TWO_STAGES, bring, resolved
+from tests.rounding import FLOAT64
 
 CHAIN = TWO_STAGES[: TWO_STAGES.index("  one:")] + "".join(
     f"  {name}: {{method: sft, init: {init}, data: ./demos.jsonl, steps: 1}}\n"
@@ -92,11 +93,11 @@ def test_shares_sum_to_the_change_and_each_stage_is_trained_once(folder, tmp_pat
     v = {tuple(one["stages"]): one["success"]["task"]["estimate"] for one in found["subsets"]}
     both, one, two, none = (v[subset] for subset in (("one", "two"), ("one",), ("two",), ()))
     shares = {stage: est["estimate"] for stage, est in found["shapley"]["task"].items()}
-    assert shares["one"] == pytest.approx((one - none + both - two) / 2, abs=1e-12)
-    assert sum(shares.values()) == pytest.approx(found["total"]["task"]["estimate"], abs=1e-12)
-    assert found["total"]["task"]["estimate"] == pytest.approx(both - none, abs=1e-12)
+    assert shares["one"] == pytest.approx((one - none + both - two) / 2, abs=FLOAT64)
+    assert sum(shares.values()) == pytest.approx(found["total"]["task"]["estimate"], abs=FLOAT64)
+    assert found["total"]["task"]["estimate"] == pytest.approx(both - none, abs=FLOAT64)
     ((*pair, together),) = found["interaction"]["task"]
-    assert pair == ["one", "two"] and together["estimate"] == pytest.approx(both - one - two + none, abs=1e-12)
+    assert pair == ["one", "two"] and together["estimate"] == pytest.approx(both - one - two + none, abs=FLOAT64)
     assert found["total"]["task"]["low"] > 0.3, "the task is learned"
 
     trained.clear(), notes.clear()

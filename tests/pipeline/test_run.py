@@ -16,6 +16,7 @@ from offon.pipeline.check import check_recipe
 from offon.pipeline.run import run_recipe
 from offon.recipe import parse, resolve
 from offon.runs import RunDirectory, ledger
+from tests.rounding import FLOAT64_SUM
 from tests.support import model, tokenizer
 
 CHAT = "{% for m in messages %}{{ m.content + (eos_token if m.role == 'assistant' else ' ') }}{% endfor %}"
@@ -80,8 +81,8 @@ def test_each_stage_is_measured_and_its_change_sums(finished):
             d1 = entry["d1"]
             terms = {name: term["estimate"] for name, term in d1["certified"].items()}
             total = terms["expansion"] + terms["reshaping"] - terms["attrition"] + terms["diffuse"] + terms["ambiguous"]
-            assert total == pytest.approx(d1["total"]["estimate"], abs=1e-9)
-            assert d1["total"]["estimate"] == pytest.approx(change, abs=1e-9)
+            assert total == pytest.approx(d1["total"]["estimate"], abs=FLOAT64_SUM)
+            assert d1["total"]["estimate"] == pytest.approx(change, abs=FLOAT64_SUM)
 
 
 def test_regimes_are_read_from_the_tokens(finished):

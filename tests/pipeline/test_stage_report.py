@@ -17,6 +17,7 @@ from offon.reporting import summarise
 from offon.reporting.terminal import handed_on
 from offon.runs.artefacts import external
 from tests.pipeline.brought import TWO_STAGES, bring, resolved
+from tests.rounding import FLOAT64_SUM
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +81,8 @@ def test_paths_sum_to_what_changed_from_the_root(run):
         for task, tables in chain["tasks"].items():
             total = sum(row["d1"]["total"]["estimate"] for row in tables["rows"])
             change = last[task]["after"]["success"]["estimate"] - first[task]["before"]["success"]["estimate"]
-            assert total == pytest.approx(tables["total"]["estimate"], abs=1e-9)
-            assert total == pytest.approx(change, abs=1e-9)
+            assert total == pytest.approx(tables["total"]["estimate"], abs=FLOAT64_SUM)
+            assert total == pytest.approx(change, abs=FLOAT64_SUM)
     spent = sum(handoff(run, node)["cost"]["tokens_trained"] for node in ("one", "two"))
     task = chains[0]["tasks"]["task"]
     cost = task["per_retained_gain"]["tokens"]["estimate"]

@@ -12,6 +12,7 @@ from offon.reporting.blocks.path import path_tables
 from offon.reporting.drawing import across
 from tests.reporting import handed
 from tests.reporting.shapes import est
+from tests.rounding import FLOAT64_SUM
 
 
 def test_a_scale_shows_zero_and_draws_what_has_no_bound_at_its_edge():
@@ -45,7 +46,7 @@ def test_the_path_table_adds_up_and_each_bar_starts_where_the_last_ended():
     (table,) = path_tables(handed.path())[0]["tasks"]
     for weighting in ("soft", "certified"):
         total = sum(sums[weighting] for sums in table["sums"].values())
-        assert total == pytest.approx(chain["total"]["estimate"], abs=1e-9)
+        assert total == pytest.approx(chain["total"]["estimate"], abs=FLOAT64_SUM)
     first, second = table["rows"]
     assert first["start"] == table["zero"] and first["end"] == second["start"]
     assert second["end"] == pytest.approx(table["total_at"]["estimate"], abs=0.02)

@@ -19,6 +19,7 @@ from offon.reporting.blocks.samples import segments
 from offon.runs import RunDirectory, atomic
 from offon.types import Group, Item, Source, Trajectory
 from tests.reporting import synthetic
+from tests.rounding import FLOAT64_SUM
 
 
 def page(run):
@@ -51,7 +52,7 @@ def test_the_terms_of_a_row_add_up_to_its_change(whole_run):
             for terms in (row["certified"], row["soft"]):
                 values = {name: est["estimate"] for name, est in terms.items()}
                 total = sum(value * (-1 if name == "attrition" else 1) for name, value in values.items())
-                assert total == pytest.approx(row["success"]["change"]["estimate"], abs=1e-9)
+                assert total == pytest.approx(row["success"]["change"]["estimate"], abs=FLOAT64_SUM)
 
 
 def test_warnings_come_before_everything_else(whole_run):

@@ -13,6 +13,7 @@ from offon.tasks import open_task
 from offon.testbed import model_path
 from offon.testbed.oracle import exact
 from offon.types import Sampling, Verdict
+from tests.rounding import FLOAT32
 
 
 def missed(findings):
@@ -103,8 +104,8 @@ def test_true_rates_are_those_of_the_oracle():
         rows = exact(model, tokenizer, items, temperature=temperature)
         sampling = Sampling(temperature=temperature)
         found = truth.success(model, tokenizer, items, [item.prompt for item in items], sampling)
-        np.testing.assert_allclose(found["strict"], [row.success for row in rows], atol=1e-6)
-        np.testing.assert_allclose(found["content"], [row.content for row in rows], atol=1e-6)
+        np.testing.assert_allclose(found["strict"], [row.success for row in rows], atol=FLOAT32)
+        np.testing.assert_allclose(found["content"], [row.content for row in rows], atol=FLOAT32)
 
 
 def test_a_second_attempt_counts_where_the_checker_says_so():

@@ -23,6 +23,7 @@ from offon.parts.models import SELF, SELF_START
 from offon.train.optimizer_step import accumulate
 from offon.train.scoring import score_buffer, weigh
 from offon.types.batch import Batch
+from tests.rounding import FLOAT32, FLOAT32_SUM, close
 from tests.support import World, demonstrations, model, preference_pairs
 
 LEARNERS = {
@@ -62,8 +63,8 @@ def test_two_processes_are_one(tmp_path):
         expected, expected_metrics = computed(*case)
         for name, gradient in expected.items():
             assert (gradient is None) == (gradients[name] is None)
-            torch.testing.assert_close(gradients[name], gradient, rtol=1e-5, atol=1e-6)
+            assert close(gradients[name], gradient, FLOAT32)
             assert torch.equal(gradients[name], other[name]), "both hold the same sum"
         assert metrics.keys() == expected_metrics.keys()
         for name, value in expected_metrics.items():
-            assert metrics[name] == pytest.approx(value, abs=1e-4), name
+            assert metrics[name] == pytest.approx(value, rel=FLOAT32, abs=FLOAT32_SUM), name

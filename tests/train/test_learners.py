@@ -44,6 +44,7 @@ from offon.train.loop import run_stage
 from offon.train.models import ModelSet, plan
 from offon.train.state import TrainState, swapped
 from offon.types import Sampling
+from tests.rounding import FLOAT32, FLOAT32_SUM, STORED, close
 from tests.support import ParityTask, model, prompt_group
 
 TASK = ParityTask()
@@ -132,7 +133,7 @@ def test_recomputing_layers_in_the_backward_pass_changes_nothing(tmp_path, init)
     for name in ("policy", "critic"):
         a, b = (weights(runtime.models.learners[name]) for runtime in (plain, recomputed))
         for key in a:
-            torch.testing.assert_close(a[key], b[key], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(a[key], b[key], rtol=FLOAT32_SUM, atol=FLOAT32)
 
 
 def test_each_learner_moves_its_own_weights_at_its_own_rate(tmp_path, init):
@@ -161,7 +162,7 @@ def test_the_average_follows_its_formula(tmp_path, init):
     start, now = weights(Model.load(init, device="cpu")), weights(runtime.models.learner)
     (average,) = runtime.models.averages.values()
     for name, mean in weights(average).items():
-        torch.testing.assert_close(mean, start[name] + 0.25 * (now[name] - start[name]), rtol=1e-6, atol=1e-7)
+        assert close(mean, start[name] + 0.25 * (now[name] - start[name]), STORED)
 
 
 @pytest.mark.parametrize("rate, same", [(0.0, "start"), (1.0, "learner")])
@@ -171,7 +172,7 @@ def test_an_average_at_its_limits_is_the_start_or_the_learner(tmp_path, init, ra
     (average,) = runtime.models.averages.values()
     expected = Model.load(init, device="cpu") if same == "start" else runtime.models.learner
     for name, mean in weights(average).items():
-        torch.testing.assert_close(mean, weights(expected)[name], rtol=0, atol=1e-7)
+        assert close(mean, weights(expected)[name], STORED)
 
 
 def test_a_learner_s_parts_mean_itself_by_self():
