@@ -12,6 +12,7 @@ from typing import Any
 
 from offon.catalogue.arguments import Edge, Names, visited
 from offon.errors import ConfigError, DataError, ModelError, OffonError, Problems, nearest_path
+from offon.objects import held, is_object
 from offon.recipe.fields import Lora, keys_of
 from offon.recipe.resolved import Input
 from offon.recipe.trl import INSTEAD, RENAMED
@@ -104,6 +105,8 @@ class Reader:
             return self.reference(text, position)
         if text.startswith("testbed:"):
             return text
+        if is_object(text):
+            return self.object(text, position)
         path = self._absolute(text, position)
         if path.exists():
             return str(path)
@@ -125,11 +128,20 @@ class Reader:
 
     def path(self, text: str, position: Keys, kind: type[OffonError] = ConfigError) -> Any:
         """A path that has to exist. `file.py:function` keeps its function."""
+        if is_object(text):
+            return self.object(text, position)
         name, colon, function = text.partition(".py:")
         path = self._absolute(name + ".py" if colon else text, position)
         if not path.exists():
             return self._missing(name + ".py" if colon else text, path, position, kind)
         return f"{path}:{function}" if colon else str(path)
+
+    def object(self, text: str, position: Keys) -> Any:
+        """The name of a Python object, which this process has to have been given."""
+        try:
+            return held(text).name
+        except OffonError as error:
+            return self.problem(error.what, position, of="value", why=error.why, fix=error.fix)
 
     def reference(self, text: str, position: Keys) -> Any:
         """$node, noted as an edge from the node at this position (or from the recipe's own keys)."""
@@ -182,7 +194,7 @@ class Reader:
         if not isinstance(value, str):
             return value
         data = key in ("jsonl", "data", "heldout") and value.endswith(DATA_FILES)
-        file = data or ".py:" in value or value.startswith(EXPLICIT_PATH)
+        file = is_object(value) or data or ".py:" in value or value.startswith(EXPLICIT_PATH)
         return self.path(value, position, DataError) if file else value
 
 

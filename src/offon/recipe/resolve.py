@@ -17,6 +17,7 @@ from typing import Any
 from offon.catalogue.arguments import names_of
 from offon.catalogue.user_function import function_at
 from offon.errors import DataError, ModelError, OffonError
+from offon.objects import is_object
 from offon.recipe import fields
 from offon.recipe.fields import MakeSettings, NodeSettings, Probe, Settings
 from offon.recipe.gates import completed, read_gate
@@ -489,10 +490,10 @@ class _Resolver(Reader):
 
     def info_of(self, node: Any) -> Any:
         method = node.get("method") if isinstance(node, Mapping) else None
-        if isinstance(method, str) and ":" in method:
+        if isinstance(method, str) and ":" in method and not is_object(method):
             name, _, function = method.partition(".py:")
             method = f"{self._absolute(name + '.py', ('pipeline',))}:{function}"
-        elif method not in self.registry.names("stage", "make", "loop"):
+        elif not is_object(method) and method not in self.registry.names("stage", "make", "loop"):
             return None
         with contextlib.suppress(Exception):  # what is wrong with a file is said where the node is resolved
             return self.registry.get(method)
@@ -504,7 +505,7 @@ class _Resolver(Reader):
         position, before = ("pipeline", name), len(self.problems)
         place = (*position, "make")
         target = keys["make"]
-        if not isinstance(target, str) or ".py:" not in target:
+        if not is_object(target) and (not isinstance(target, str) or ".py:" not in target):
             self.problem(f"make: {target!r} names no function", place, of="value", fix="make: ./prepare.py:function")
             return None
         target = self.path(target, place)

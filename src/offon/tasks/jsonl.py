@@ -10,6 +10,7 @@ from typing import Any
 
 from offon.data.rows import BadRow, Columns, convert_rows, read_rows, source_name
 from offon.errors import ConfigError
+from offon.objects import OBJECT
 from offon.tasks import verifiers
 from offon.tasks.api import Name, Pair, nearest, scored
 from offon.tasks.items import HELDOUT_SHARE, PLACE, Form, ItemTask, PromptForm
@@ -55,7 +56,7 @@ def jsonl_task(
 
 
 def stem(data: Any) -> str:
-    return os.path.splitext(os.path.basename(source_name(data)))[0]
+    return os.path.splitext(os.path.basename(source_name(data).removeprefix(OBJECT)))[0]
 
 
 def read_items(
