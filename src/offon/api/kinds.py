@@ -39,4 +39,4 @@ def is_splits(value: Any) -> bool:
 
 
 def is_task(value: Any) -> bool:
-    return hasattr(value, "items") and hasattr(value, "verify")
+    return hasattr(value, "items") and hasattr(value, "verify") and not isinstance(value, type)
