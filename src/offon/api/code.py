@@ -73,9 +73,11 @@ class _Reader:
             self.value(f"its default {name}", value)
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
             try:
-                self.value(f"{name}, which it closes over", cell.cell_contents)
+                value = cell.cell_contents
             except ValueError:  # not bound yet
                 self.values.append(f"{name} unbound")
+            else:
+                self.value(f"{name}, which it closes over", value)
         for name in sorted(_names(function.__code__) & function.__globals__.keys()):
             self._global(function, name, function.__globals__[name])
 
@@ -135,8 +137,8 @@ class _Reader:
 
     def _class_source(self, cls: type) -> str:
         try:
-            lines, start = inspect.getsourcelines(cls)
-            found = [n for n in ast.walk(_tree(cls)) if isinstance(n, ast.ClassDef) and _first_line(n) == max(start, 1)]
+            _, line = inspect.getsourcelines(cls)
+            found = [n for n in ast.walk(_tree(cls)) if isinstance(n, ast.ClassDef) and _first_line(n) == line]
         except (OSError, TypeError, SyntaxError):
             found = []
         if not found:
