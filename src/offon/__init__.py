@@ -29,6 +29,19 @@ from offon.api import (
 from offon.version import __version__
 
 __all__ = [
-    "AttributionResult", "ComparisonResult", "DiagnosisResult", "Estimate", "MethodResult", "Result", "RunResult",
-    "StageResult", "__version__", "attribute", "compare", "diagnose", "methods", "report", "run",
-]  # fmt: skip
+    "AttributionResult",
+    "ComparisonResult",
+    "DiagnosisResult",
+    "Estimate",
+    "MethodResult",
+    "Result",
+    "RunResult",
+    "StageResult",
+    "__version__",
+    "attribute",
+    "compare",
+    "diagnose",
+    "methods",
+    "report",
+    "run",
+]

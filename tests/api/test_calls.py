@@ -96,10 +96,16 @@ def share(value):
 
 
 ATTRIBUTED = {
-    "result": "rl", "stages": ["sft", "rl"], "seeds": 2, "total": {"sums": share(0.5)},
-    "shapley": {"sums": {"sft": share(0.4), "rl": share(0.1)}}, "interaction": {}, "subsets": [], "infeasible": [],
+    "result": "rl",
+    "stages": ["sft", "rl"],
+    "seeds": 2,
+    "total": {"sums": share(0.5)},
+    "shapley": {"sums": {"sft": share(0.4), "rl": share(0.1)}},
+    "interaction": {},
+    "subsets": [],
+    "infeasible": [],
     "notes": ["mind the seeds"],
-}  # fmt: skip
+}
 
 
 def printed(capsys, *arguments):

@@ -38,10 +38,17 @@ def recipe(model, demos, function, asked):
         "probe": {"prompts": 2, "samples": 8, "k": 2, "max_tokens": 3},
         "pipeline": {
             "sft": {"method": "sft", "data": demos, "steps": 2, "learning_rate": 1e-2, "prompts_per_step": 4},
-            "rl": {"method": "grpo", "init": "$sft", "group_size": 4, "steps": 1, "max_tokens": 3,
-                   "learning_rate": 1e-2, "prompts_per_step": 4},
+            "rl": {
+                "method": "grpo",
+                "init": "$sft",
+                "group_size": 4,
+                "steps": 1,
+                "max_tokens": 3,
+                "learning_rate": 1e-2,
+                "prompts_per_step": 4,
+            },
         },
-    }  # fmt: skip
+    }
 
 
 def pair(seed=0):
@@ -107,7 +114,9 @@ def test_the_record_names_objects_by_their_content_and_nothing_of_them_stays_in_
 def test_the_record_by_itself_says_that_objects_have_to_be_given_again(finished):
     with pytest.raises(Problems) as caught:
         resolve(finished.path / "recipe.yaml")
-    assert "is a Python object, which has to be given again" in str(caught.value)
+    told = [error.what for error in caught.value.errors]
+    assert all("is a Python object, which has to be given again" in what for what in told)
+    assert len(set(told)) == len(told) == 4, "a model, two data sets and a function, each once"
     assert all("resume=True" in error.fix for error in caught.value.errors)
 
 
@@ -141,7 +150,7 @@ def other_function(prompts, completions, **columns):
         ({"demos": rows(DEMOS[:15])}, "pipeline.sft.data", ("rows 16 then, 15 now", "content")),
         ({"function": other_function}, "task.python", ("code",)),
     ],
-)  # fmt: skip
+)
 def test_other_objects_are_refused_with_what_differs(finished, changed, where, differs):
     before = sorted(finished.path.rglob("*"))
     given = {"model": pair(), "demos": rows(DEMOS), "function": wanted, "asked": rows(ASKED), **changed}
@@ -182,20 +191,37 @@ def my_sft(data):
     return registry.get("sft").function(data)
 
 
+def unchanged(stage):
+    """A modifier that is named by itself."""
+    return stage
+
+
+def repeated(stage, *, times: int = 1):
+    """A modifier with an argument, named by the key of its item."""
+    return stage if times == 1 else None
+
+
 def written(directory, source):
     """A make function that is given the rows themselves."""
     lines = [json.dumps(dict(row)) for row in source]
     (directory / "rows.jsonl").write_text("\n".join(lines) + "\n")
 
 
-def test_a_row_and_a_make_function_and_a_list_of_rows_stand_in_a_recipe(tmp_path):
+def test_rows_modifiers_make_functions_models_in_a_list_and_rows_stand_in_a_recipe(tmp_path):
     given = {
         "model": pair(),
         "probe": False,
         "pipeline": {
             "made": {"make": written, "source": rows(DEMOS)},
-            "own": {"method": my_sft, "data": "$made", "steps": 1, "learning_rate": 1e-2},
-            "sft": {"method": "sft", "data": DEMOS, "steps": 1, "learning_rate": 1e-2},
+            "own": {
+                "method": my_sft,
+                "data": "$made",
+                "steps": 1,
+                "learning_rate": 1e-2,
+                "with": [unchanged, {repeated: {"times": 1}}],
+            },
+            "mean": {"method": "merge_linear", "models": [pair(0), pair(0)]},
+            "sft": {"method": "sft", "data": DEMOS, "init": "$mean", "steps": 1, "learning_rate": 1e-2},
         },
     }
     run = offon.run(given, tmp_path / "run", progress=silent)
@@ -204,6 +230,10 @@ def test_a_row_and_a_make_function_and_a_list_of_rows_stand_in_a_recipe(tmp_path
     recorded = dict(objects_in(read(run.path / "recipe.yaml").data))
     assert recorded[("pipeline", "own", "method")].startswith("object:my_sft-")
     assert recorded[("pipeline", "made", "make")].startswith("object:written-")
+    assert {name.split("-")[0] for where, name in recorded.items() if "with" in where} == {
+        "object:unchanged",
+        "object:repeated",
+    }
 
 
 def test_a_reward_that_fails_leaves_its_own_response_unscored():
@@ -254,7 +284,7 @@ def test_objects_are_compared_and_diagnosed_under_their_names():
         (lambda: {"data": [{"prompt": object()}]}, DataError, "row 0 cannot be told from others"),
         (lambda: {"pipeline": {"a": {"method": ParityTask}}}, ConfigError, "pipeline.a.method is a type"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_stand_in_a_recipe_is_refused_with_its_place(given, kind, words, tmp_path):
     with pytest.raises(kind, match=words) as caught:
         offon.run(given(), tmp_path / "run", progress=silent)

@@ -13,6 +13,18 @@ from offon.api.results import (
 )
 
 __all__ = [
-    "AttributionResult", "ComparisonResult", "DiagnosisResult", "Estimate", "MethodResult", "Result", "RunResult",
-    "StageResult", "attribute", "compare", "diagnose", "methods", "report", "run",
-]  # fmt: skip
+    "AttributionResult",
+    "ComparisonResult",
+    "DiagnosisResult",
+    "Estimate",
+    "MethodResult",
+    "Result",
+    "RunResult",
+    "StageResult",
+    "attribute",
+    "compare",
+    "diagnose",
+    "methods",
+    "report",
+    "run",
+]

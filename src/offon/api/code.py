@@ -166,7 +166,8 @@ def _tree(thing: Any) -> ast.Module:
 
 
 def _first_line(node: Any) -> int:
-    return min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", ()))])
+    first: int = min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", ()))])
+    return first
 
 
 def _names(code: types.CodeType) -> set[str]:

@@ -21,9 +21,14 @@ from offon.errors import DataError, ModelError
 
 # What saving, loading from another folder or another version of transformers change, and no computation reads.
 _PLACES = (
-    "architectures", "_name_or_path", "name_or_path", "transformers_version", "is_local", "local_files_only",
+    "architectures",
+    "_name_or_path",
+    "name_or_path",
+    "transformers_version",
+    "is_local",
+    "local_files_only",
     "_commit_hash",
-)  # fmt: skip
+)
 _TOKENIZER_STATE = ("padding", "truncation")  # of tokenizer.json: what its last call asked for
 
 
@@ -68,9 +73,10 @@ def of_rows(rows: Any) -> str:
             line = json.dumps(dict(row), sort_keys=True, ensure_ascii=False, default=plainly)
         except (TypeError, ValueError) as error:
             raise DataError(
-                f"row {index} cannot be told from others", why=f"it holds {error}",
+                f"row {index} cannot be told from others",
+                why=f"it holds {error}",
                 fix="take that column out, or write the data to a file and name that",
-            ) from error  # fmt: skip
+            ) from error
         total.update(f"{len(line)} {line}".encode())
     return total.hexdigest()[:16]
 

@@ -137,10 +137,12 @@ class Reader:
         return f"{path}:{function}" if colon else str(path)
 
     def object(self, text: str, position: Keys) -> Any:
-        """The name of a Python object, which this process has to have been given."""
+        """The name of a Python object, which this process has to have been given. One that is missing is told once."""
         try:
             return held(text).name
         except OffonError as error:
+            if any(problem.what == error.what for problem in self.problems):
+                return BAD
             return self.problem(error.what, position, of="value", why=error.why, fix=error.fix)
 
     def reference(self, text: str, position: Keys) -> Any:
