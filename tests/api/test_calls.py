@@ -16,8 +16,10 @@ from types import SimpleNamespace
 import pytest
 
 import offon
+from offon import RunResult
 from offon.api import page
 from offon.cli.main import main
+from offon.reporting import summarise
 from tests.reporting import shapes, synthetic
 
 ROOT = Path(__file__).parents[2]
@@ -169,6 +171,14 @@ def test_a_run_is_its_folder_its_models_and_what_its_stages_did(tmp_path, capsys
     for stage in result.stages:
         assert stage.change.estimate == pytest.approx(stage.after.estimate - stage.before.estimate)
         assert sum(stage.calls.values()) > 0
+
+
+@pytest.mark.parametrize("made", ["interrupted_run", "empty_run"])
+def test_a_run_that_stopped_early_has_a_result_with_what_there_is(made, tmp_path):
+    run = getattr(synthetic, made)(tmp_path / made)
+    result = RunResult.of(run, run / "report.html", summarise(run))
+    assert result.state != "done" and len(result.stages) <= len(result["stages"]) + 1
+    assert all(isinstance(warning, str) for warning in result.warnings)
 
 
 # ---- the package

@@ -50,6 +50,7 @@ def test_form_comments_docstrings_and_what_stands_beside_it_do_not_count(written
 LIMIT = "LIMIT = 3\ndef f(x):\n    return x < LIMIT\n"
 TABLE = "W = {'a': [1]}\ndef f(x):\n    return W[x]\n"
 HELPED = "def g(x):\n    return 1\ndef f(x):\n    return [g(y) for y in x]\n"
+MADE = "class A:\n    m = 1\ndef f(x):\n    return A.m\n"
 CALLED = "class A:\n    n = 1\n    def __init__(self, m):\n        self.m = m\n"
 CALLED += "    def __call__(self, x):\n        return x\nf = A(3)\n"
 BOUND = CALLED.replace("__call__", "g").replace("A(3)", "A(3).g")
@@ -63,6 +64,7 @@ BOUND = CALLED.replace("__call__", "g").replace("A(3)", "A(3).g")
         (LIMIT, ("= 3", "= 4"), "values"),
         (TABLE, ("[1]", "[2]"), "values"),
         (HELPED, ("return 1", "return 2"), "code"),
+        (MADE, ("m = 1", "m = 2"), "code"),
         ("f = lambda x: x + 1\n", ("+ 1", "+ 2"), "code"),
         (CALLED, ("A(3)", "A(4)"), "values"),
         (CALLED, ("return x", "return -x"), "code"),

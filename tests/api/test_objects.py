@@ -300,6 +300,14 @@ def test_an_adapter_in_memory_is_refused_with_what_to_do(tmp_path):
     assert "merge_and_unload" in caught.value.fix
 
 
+def test_a_model_that_transformers_does_not_save_says_why(tmp_path):
+    model = qwen3(0)
+    model.generation_config.num_return_sequences = 3  # of greedy decoding, which has one
+    with pytest.raises(ModelError, match="cannot be saved") as caught:
+        offon.run({"model": (model, tokenizer())}, tmp_path / "run", progress=silent)
+    assert "num_return_sequences" in caught.value.why and not (tmp_path / "run").exists()
+
+
 def test_a_folder_that_is_no_run_is_left_as_it_is(objects, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(ConfigError, match="not empty"):

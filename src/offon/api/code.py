@@ -2,8 +2,8 @@
 
 Formatting, comments and docstrings do not count. Defaults, closures, a partial's arguments and the state of the object
 that a method is bound to count by their content, and one that has none that can be read is refused. So do the plain
-values and the functions of its own file that it names; what else it names (modules, a client, a logger) counts by its
-name and type.
+values, functions and classes of its own file that it names; what else it names (modules, a client, a logger) counts by
+its name and type.
 """
 
 from __future__ import annotations
@@ -83,8 +83,11 @@ class _Reader:
 
     def _global(self, function: types.FunctionType, name: str, value: Any) -> None:
         """Something of its file: what is plain, and what was written there, by content."""
-        if isinstance(value, types.FunctionType) and value.__module__ == function.__module__:
+        own_file = getattr(value, "__module__", None) == function.__module__
+        if own_file and isinstance(value, types.FunctionType):
             self.function(value)
+        elif own_file and inspect.isclass(value) and (source := class_source(value)):
+            self.code.append(source)
         elif isinstance(value, types.ModuleType | types.FunctionType | type):
             self.values.append(f"{name} is {value.__name__} of {getattr(value, '__module__', '')}")
         else:
@@ -136,14 +139,10 @@ class _Reader:
         self.value(what, dict(sorted(state.items())))
 
     def _class_source(self, cls: type) -> str:
-        try:
-            _, line = inspect.getsourcelines(cls)
-            found = [n for n in ast.walk(_tree(cls)) if isinstance(n, ast.ClassDef) and _first_line(n) == line]
-        except (OSError, TypeError, SyntaxError):
-            found = []
-        if not found:
+        source = class_source(cls)
+        if not source:
             raise self.refuse(f"the source of {cls.__qualname__} is not there", "it was not read from a file")
-        return normalised(found[0])
+        return source
 
     def _node(self, function: types.FunctionType) -> ast.AST:
         kind = ast.Lambda if function.__name__ == "<lambda>" else ast.FunctionDef | ast.AsyncFunctionDef
@@ -158,6 +157,16 @@ class _Reader:
         if len(found) > 1:
             raise self.refuse(f"line {line} holds {len(found)} lambdas", "which of them it is cannot be told")
         return found[0]
+
+
+def class_source(cls: type) -> str:
+    """A class as a syntax tree; "" where its source is not there."""
+    try:
+        _, line = inspect.getsourcelines(cls)
+        nodes = [node for node in ast.walk(_tree(cls)) if isinstance(node, ast.ClassDef) and _first_line(node) == line]
+    except (OSError, TypeError, SyntaxError):
+        nodes = []
+    return normalised(nodes[0]) if nodes else ""
 
 
 def _tree(thing: Any) -> ast.Module:

@@ -110,9 +110,16 @@ class HandedIn:
         from offon.models.loading import quiet
 
         self.written.append(folder)
-        with atomic.committed(folder) as target, quiet():
-            model.save_pretrained(target)
-            tokenizer.save_pretrained(target)
+        try:
+            with atomic.committed(folder) as target, quiet():
+                model.save_pretrained(target)
+                tokenizer.save_pretrained(target)
+        except (ValueError, TypeError, RuntimeError) as error:
+            why, fix = (
+                str(error).strip().splitlines()[0],
+                "mend what it names, or save it yourself and name its directory",
+            )
+            raise ModelError(f"{type(model).__name__} cannot be saved", why=why, fix=fix) from error
 
     def _data(self, value: Any, place: Place) -> PythonObject:
         rows = value if hasattr(value, "__len__") else list(value)
