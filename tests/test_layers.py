@@ -17,6 +17,7 @@ import offon
 PACKAGE = Path(offon.__file__).parent
 LAYERS = (  # from the ground up; what stands in one line may not import each other
     ("version", "errors", "lazy", "hub"),
+    ("objects",),
     ("types",),
     ("maths",),
     ("behavior", "data", "models"),
@@ -35,7 +36,6 @@ LAYERS = (  # from the ground up; what stands in one line may not import each ot
     ("api",),
     ("cli",),
 )
-GROUND = {"version", "errors", "lazy", "hub"}  # these may not even import each other, but for errors
 FLOOR = {name: floor for floor, names in enumerate(LAYERS) for name in names}
 FILES_IN_A_FOLDER = 12
 CROWDED = {"catalogue/methods"}  # one family a file

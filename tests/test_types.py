@@ -13,7 +13,7 @@ pytest.importorskip("mypy")
 
 ROOT = Path(__file__).parent.parent
 MOST = 77  # errors in types, maths, parts, train and recipe; lower it with every one that is mended
-PUBLIC = ("src/offon/__init__.py",)
+PUBLIC = ("src/offon/__init__.py", "src/offon/api", "src/offon/objects.py")
 
 
 @pytest.fixture(scope="module")
@@ -32,4 +32,4 @@ def test_errors_only_become_fewer(errors):
 
 @pytest.mark.slow
 def test_the_public_api_has_none(errors):
-    assert [line for line in errors if line.split(":")[0] in PUBLIC] == []
+    assert [line for line in errors if line.startswith(PUBLIC)] == []

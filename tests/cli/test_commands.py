@@ -422,8 +422,8 @@ def test_methods_of_a_name_shows_formula_arguments_parts_and_paper(capsys):
     ],
 )
 def test_methods_of_a_name_shows_how_a_recipe_writes_it(name, written):
+    from offon.api.catalogue_entry import in_a_recipe
     from offon.catalogue import registry
-    from offon.cli.pages import in_a_recipe
 
     assert written in in_a_recipe(registry.get(name))
 

@@ -9,10 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from offon.errors import ConfigError, OffonError, nearest_path
+from offon.objects import held, is_object
 
 
 def function_at(place: str) -> Callable:
-    """Import the file and return the function. The file's folder is importable while it loads."""
+    """Import the file and return the function. The file's folder is importable while it loads. A function that was
+    handed over in Python is itself."""
+    if is_object(place):
+        return held(place).value
     name, colon, function_name = place.rpartition(":")
     if not colon or not name:
         raise ConfigError(f"{place!r} names no function", fix="write it as path/to/file.py:function")

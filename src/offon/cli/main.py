@@ -15,7 +15,7 @@ import typer.core
 
 from offon.cli.folder import as_bug, make_way, recorded
 from offon.cli.output import only_results_on_stdout, plain, print_json, table
-from offon.cli.pages import attribution_page, catalogue, diagnosis_page, in_full, page, plan_page
+from offon.cli.pages import attribution_page, catalogue, diagnosis_page, page, plan_page
 from offon.cli.progress import Progress
 from offon.errors import ConfigError, OffonError
 
@@ -288,6 +288,7 @@ def report(
 def methods(name: Annotated[str | None, typer.Argument(metavar="[NAME]")] = None, json: Json = False) -> None:
     """The catalogue of methods, or one in full."""
     with only_results_on_stdout():
+        from offon.api.catalogue_entry import in_full
         from offon.catalogue import registry
 
         described = in_full(registry.get(name)) if name else [info.describe() for info in registry.catalogue()]

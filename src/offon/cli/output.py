@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
-import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from decimal import Decimal
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
+
+from offon.api.json_form import json_text, plain
+
+__all__ = ["only_results_on_stdout", "plain", "print_json", "table"]
 
 
 @contextlib.contextmanager
@@ -20,24 +20,7 @@ def only_results_on_stdout() -> Iterator[None]:
 
 
 def print_json(value: Any) -> None:
-    print(json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False))
-
-
-def plain(value: Any) -> Any:
-    """A value in JSON's words. JSON has no nan or infinity: they become null."""
-    if isinstance(value, Decimal):  # how DuckDB answers sums of integers
-        value = int(value) if value == value.to_integral_value() else float(value)
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if dataclasses.is_dataclass(value):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): plain(inner) for key, inner in value.items()}
-    if isinstance(value, Iterable) and not hasattr(value, "__array__"):
-        return [plain(inner) for inner in value]
-    return plain(value.tolist()) if hasattr(value, "tolist") else str(value)
+    print(json_text(value))
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]], *, widest: int = 60) -> str:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from offon.errors import DataError
 from offon.hub import look_for_the_hub
+from offon.objects import stands_for
 
 SHOWN_BAD_ROWS = 5
 FILES = (".jsonl", ".json", ".parquet")
@@ -85,6 +86,7 @@ def _proposal(existing: Sequence[str], alternatives: Sequence[Sequence[str]]) ->
 
 
 def _read(source: Any) -> list[Row]:
+    source = stands_for(source)
     if not isinstance(source, str | Path):
         return _plain(source, _numbered(source))
     path = Path(source).expanduser()

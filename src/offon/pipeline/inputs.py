@@ -12,6 +12,7 @@ from offon.data import LOADERS, prompt_groups
 from offon.data.holdout import hold_out
 from offon.errors import DataError
 from offon.models.loading import positions
+from offon.objects import stands_for
 from offon.parts.stage import Stage
 from offon.recipe import MethodNode, ResolvedRecipe, TrainNode
 from offon.recipe.fields import sampling_of
@@ -76,7 +77,9 @@ class Inputs:
         parameters = registry.get(name).arguments
 
         def load(names: Names | None, source: str, place: Any) -> Any:
-            if names is None or names.what == "model":
+            if names is None:
+                return stands_for(source)
+            if names.what == "model":
                 return source
             if names.what == "artefact":
                 return self.artefact(source).path

@@ -24,6 +24,7 @@ from offon.measure.probe_cache import ProbeCache
 from offon.measure.probe_diagnosis import diagnosis
 from offon.models.loading import load_tokenizer
 from offon.models.model import GENERATION, LoraSpec
+from offon.objects import is_object, stands_for
 from offon.parts.stage import Stage
 from offon.pipeline import gates
 from offon.pipeline.graph import graph
@@ -37,6 +38,7 @@ from offon.pipeline.stage_report.metrics import changes
 from offon.pipeline.stopping import stopping
 from offon.recipe import FunctionNode, GateNode, MakeNode, MethodNode, ResolvedRecipe, TrainNode
 from offon.recipe.fields import sampling_of
+from offon.recipe.record import refuse_other_objects
 from offon.recipe.resolved import Node
 from offon.recipe.values import annotation_of
 from offon.runs import NodeDirectory, RunDirectory
@@ -71,6 +73,8 @@ def run_recipe(
 
     check_recipe(recipe)
     output = Path(output)
+    if resume:
+        refuse_other_objects(output, recipe.dump())
     info = {"name": output.name, "seed": recipe.seed, "command": command}
     with RunDirectory.create(output, recipe_text=recipe.dump(), info=info, resume=resume) as run, stopping() as stop:
         pipeline = Pipeline(recipe, run, progress, stop)
@@ -251,7 +255,9 @@ class Pipeline(Inputs):
         """Arguments with the path of what they name: $node wherever it stands, other sources where annotated."""
         parameters = inspect.signature(function_at(node.function), eval_str=True).parameters
 
-        def path(names: Names | None, text: str, place: Any) -> str:
+        def path(names: Names | None, text: str, place: Any) -> Any:
+            if is_object(text):
+                return stands_for(text)
             return str(self.artefact(text).path) if names or text in self.made else text
 
         return {key: visited(annotation_of(parameters[key]), value, path) for key, value in node.arguments.items()}
@@ -384,7 +390,10 @@ def lora_of(settings) -> LoraSpec | None:
 
 
 def _source_of(place: str) -> str:
-    """A function in a file counts by the file's content, a method of the catalogue by its name."""
+    """A function in a file counts by the file's content, a method of the catalogue by its name, and a function that was
+    handed over by a name that holds its hash."""
+    if is_object(place):
+        return place
     file, colon, _ = place.rpartition(":")
     return f"{place} {art.content_hash(Path(file))}" if colon else place
 

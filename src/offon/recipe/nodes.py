@@ -12,6 +12,7 @@ from typing import Any
 
 from offon.catalogue.user_function import function_at
 from offon.errors import DataError, ModelError, OffonError
+from offon.objects import is_object
 from offon.recipe import fields
 from offon.recipe.fields import Settings
 from offon.recipe.gates import read_gate
@@ -103,7 +104,7 @@ class Nodes:
     def _function(self, target: Any, place: Keys) -> tuple[Any, list[inspect.Parameter] | None]:
         """The function's path, and its parameters after the directory; None for these after a problem."""
         problem = self.reader.problem
-        if not isinstance(target, str) or ".py:" not in target:
+        if not is_object(target) and (not isinstance(target, str) or ".py:" not in target):
             problem(f"make: {target!r} names no function", place, of="value", fix="make: ./prepare.py:function")
             return target, None
         target = self.references.path(target, place)

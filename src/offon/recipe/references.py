@@ -13,7 +13,8 @@ from typing import Any
 
 from offon.catalogue.arguments import Edge, Names, visited
 from offon.errors import ConfigError, DataError, ModelError, OffonError, nearest_path
-from offon.recipe.problems import Reader, did_you_mean
+from offon.objects import held, is_object
+from offon.recipe.problems import BAD, Reader, did_you_mean
 from offon.recipe.resolved import Input, Node
 from offon.recipe.yaml_reader import Document, Keys, parse
 
@@ -40,6 +41,8 @@ class References:
             return self.node(text, position)
         if text.startswith("testbed:"):
             return text
+        if is_object(text):
+            return self.object(text, position)
         path = self.absolute(text, position)
         if path.exists():
             return str(path)
@@ -64,11 +67,22 @@ class References:
 
     def path(self, text: str, position: Keys, kind: type[OffonError] = ConfigError) -> Any:
         """A path that has to exist. `file.py:function` keeps its function."""
+        if is_object(text):
+            return self.object(text, position)
         name, colon, function = text.partition(".py:")
         path = self.absolute(name + ".py" if colon else text, position)
         if not path.exists():
             return self._missing(name + ".py" if colon else text, path, position, kind)
         return f"{path}:{function}" if colon else str(path)
+
+    def object(self, text: str, position: Keys) -> Any:
+        """The name of a Python object, which this process has to have been given. One that is missing is told once."""
+        try:
+            return held(text).name
+        except OffonError as error:
+            if any(problem.what == error.what for problem in self.reader.problems):
+                return BAD
+            return self.reader.problem(error.what, position, of="value", why=error.why, fix=error.fix)
 
     def argument(self, annotation: Any, value: Any, position: Keys, edge: Edge) -> tuple[Any, list[Input]]:
         """An argument with the models, data and files that it names located, and these as inputs of its node.
@@ -111,7 +125,7 @@ class References:
         if not isinstance(value, str):
             return value
         data = key in ("jsonl", "data", "heldout") and value.endswith(DATA_FILES)
-        file = data or ".py:" in value or value.startswith(EXPLICIT_PATH)
+        file = is_object(value) or data or ".py:" in value or value.startswith(EXPLICIT_PATH)
         return self.path(value, position, DataError) if file else value
 
     # ---- other nodes

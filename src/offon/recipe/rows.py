@@ -9,6 +9,7 @@ from typing import Any
 
 from offon.catalogue.arguments import names_of
 from offon.errors import OffonError
+from offon.objects import is_object
 from offon.recipe import fields
 from offon.recipe.fields import MakeSettings, NodeSettings
 from offon.recipe.problems import BAD, Reader, did_you_mean
@@ -82,10 +83,10 @@ class Rows:
     def info_of(self, node: Any) -> Any:
         """The entry of a node's method, without a word about problems: None where there is none."""
         method = node.get("method") if isinstance(node, Mapping) else None
-        if isinstance(method, str) and ":" in method:
+        if isinstance(method, str) and ":" in method and not is_object(method):
             name, _, function = method.partition(".py:")
             method = f"{self.references.absolute(name + '.py', ('pipeline',))}:{function}"
-        elif method not in self.registry.names("stage", "make", "loop"):
+        elif not is_object(method) and method not in self.registry.names("stage", "make", "loop"):
             return None
         with contextlib.suppress(Exception):  # what is wrong with a file is a problem where the node is resolved
             return self.registry.get(method)

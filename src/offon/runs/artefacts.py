@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from offon.errors import ConfigError
+from offon.objects import held, is_object
 from offon.runs.atomic import MANIFEST, files_below, known_sha256
 from offon.tasks.api import parsed_spec
 
@@ -31,16 +32,20 @@ class Artefact:
 
 
 def locate(source: str) -> Path:
-    """The path behind a source that is no node: testbed:NAME is one of the models that ship with offon."""
+    """The path behind a source that is no node: testbed:NAME is one of the models that ship with offon, a model that
+    was handed over in Python the directory it was saved into."""
     if source.startswith(TESTBED):
         from offon.testbed import model_path
 
         return model_path(source.removeprefix(TESTBED))
-    return Path(source)
+    return Path(held(source).value) if is_object(source) else Path(source)
 
 
 def external(source: str) -> Artefact:
     """An artefact the recipe did not make."""
+    if is_object(source):  # its name holds its hash already, and data have no path
+        model = held(source).kind == "model"
+        return Artefact(locate(source) if model else Path(source), label_of(source), digest(source))
     path = locate(source)
     return Artefact(path, label_of(source), content_hash(path) if path.exists() else digest(source))
 

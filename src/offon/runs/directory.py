@@ -31,6 +31,7 @@ from offon.runs import atomic, secrets, tensors, trajectories
 from offon.types import Group
 
 LOCK = ".lock"
+INPUTS = "inputs"  # what a run was handed in Python: it is there before the run begins
 _PACKAGES = ("torch", "transformers", "peft", "safetensors", "datasets", "pyarrow", "duckdb", "numpy")
 
 
@@ -133,13 +134,13 @@ def _empty(path: Path) -> None:
             entry.unlink()
 
 
-def _refuse_unless_free(path: Path, continues: bool) -> None:
+def refuse_unless_free(path: Path, continues: bool) -> None:
     """A run starts in an empty directory or continues one of its own; anything else is left alone."""
     if not path.exists():
         return
     if not path.is_dir():
         raise ConfigError(f"{path} is a file", where=str(path), fix="choose another run directory")
-    entries = [entry.name for entry in path.iterdir() if entry.name != LOCK]
+    entries = [entry.name for entry in path.iterdir() if entry.name not in (LOCK, INPUTS)]
     is_run = "run.json" in entries
     if not entries or (continues and is_run):
         return
@@ -216,7 +217,7 @@ class RunDirectory:
         """Lock the directory, and leave in it what a run may start from: nothing, or a run without leftovers."""
         if (self.path / LOCK).exists():
             self._lock = _lock(self.path)  # first, so that a living run is "locked" and not "not empty"
-        _refuse_unless_free(self.path, resume or overwrite)
+        refuse_unless_free(self.path, resume or overwrite)
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = self._lock or _lock(self.path)
         if overwrite:

@@ -11,6 +11,7 @@ from typing import Any
 from offon.data.messages import refuse, require_no_media, template_options, with_system
 from offon.data.rows import BadRow, Columns, convert_rows, read_rows, source_name
 from offon.errors import ConfigError
+from offon.objects import OBJECT
 from offon.tasks.api import Name, Pair, nearest, scored
 from offon.tasks.items import HELDOUT_SHARE, PLACE, Form, ItemTask, PromptForm
 from offon.tasks.killable import KillablePool
@@ -58,7 +59,7 @@ def jsonl_task(
 
 
 def stem(data: Any) -> str:
-    return os.path.splitext(os.path.basename(source_name(data)))[0]
+    return os.path.splitext(os.path.basename(source_name(data).removeprefix(OBJECT)))[0]
 
 
 def read_items(

@@ -5,9 +5,10 @@
 `content` says whether the answer was right although its form was not. Where the function does not say and the row has
 an `answer`, it is whether the answer stands in the last part of the response.
 
-The function runs in one worker process, loaded there once, so that it can keep state and load a model, and so that a
-call that hangs or crashes can be killed. It is called with the whole batch; if that call fails, each pair is tried by
-itself, so that one bad completion costs only its own verdict.
+A function that is named by its file runs in one worker process, loaded there once, so that it can keep state and load
+a model, and so that a call that hangs or crashes can be killed. One that was handed over in Python runs in this
+process, with whatever it refers to, and has no time limit. It is called with the whole batch; if that call fails, each
+pair is tried by itself, so that one bad completion costs only its own verdict.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from functools import partial
 from typing import Any
 
 from offon.data.rows import BadRow
+from offon.objects import held, is_object
 from offon.tasks.api import ABSTAINED, Pair, scored
 from offon.tasks.expressions import mentioned
 from offon.tasks.items import HELDOUT_SHARE, PLACE, Form, ItemTask, PromptForm
 from offon.tasks.jsonl import read_items, stem
 from offon.tasks.killable import KillablePool, Outcome
 from offon.tasks.references import answers_of
-from offon.tasks.worker import load_function
+from offon.tasks.worker import REASON_CHARS, load_function
 from offon.types import Item, Verdict
 
 CALL_LIMIT_S = 60.0
@@ -44,7 +46,8 @@ def python_task(
     limit_s: float = CALL_LIMIT_S,
     name: str = "",
 ) -> ItemTask:
-    """`function` is "module:function" or "file.py:function"; `data` has a `prompt` and the columns it reads by name.
+    """`function` is "module:function" or "file.py:function", or the name of one that was handed over in Python; `data`
+    has a `prompt` and the columns it reads by name.
 
     It gets messages where the prompt is messages, else strings; None in its list, a number that is not finite, a list
     of another length, an exception and a call over `limit_s` all give an unscored verdict with the reason.
@@ -57,8 +60,12 @@ def python_task(
 
 def function_check(function: str, limit_s: float = CALL_LIMIT_S) -> Callable[[Sequence[Pair]], list[Verdict]]:
     """Checks by the function; one that cannot be loaded is a ConfigError now."""
-    pool = KillablePool("offon.tasks.python:reward_function", (function,), workers=1, limit_s=limit_s)
-    pool.start()
+    pool: KillablePool | ThisProcess
+    if is_object(function):
+        pool = ThisProcess(adapted(held(function).value))
+    else:
+        pool = KillablePool("offon.tasks.python:reward_function", (function,), workers=1, limit_s=limit_s)
+        pool.start()
 
     def check(pairs: Sequence[Pair]) -> list[Verdict]:
         if not pairs:
@@ -71,7 +78,24 @@ def function_check(function: str, limit_s: float = CALL_LIMIT_S) -> Callable[[Se
     return check
 
 
-def one_by_one(pool: KillablePool, pairs: Sequence[Pair]) -> list[Verdict]:
+class ThisProcess:
+    """What a pool does, without workers: an exception is a failure, a call that hangs or crashes is the run's."""
+
+    def __init__(self, call: Callable[..., Any]):
+        self._call = call
+
+    def map(self, calls: Sequence[tuple]) -> list[Outcome]:
+        return [self._outcome(arguments) for arguments in calls]
+
+    def _outcome(self, arguments: tuple) -> Outcome:
+        try:
+            return Outcome(self._call(*arguments))
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}".replace("\n", " ")
+            return Outcome(failure=text[:REASON_CHARS])
+
+
+def one_by_one(pool: KillablePool | ThisProcess, pairs: Sequence[Pair]) -> list[Verdict]:
     """Each pair in a call of its own, until several calls in a row failed."""
     done, failures = [], 0
     for pair in pairs:
@@ -124,8 +148,12 @@ Plain = tuple[float | None, float | None, str]  # score, content, reason
 
 
 def reward_function(target: str) -> Callable[[list, list, dict[str, list]], list[Plain]]:
-    """The worker's side: the user's function, its columns cut to those it takes, its result made plain."""
-    function = load_function(target)
+    """The worker's side: the user's function by its name."""
+    return adapted(load_function(target))
+
+
+def adapted(function: Callable[..., Any]) -> Callable[[list, list, dict[str, list]], list[Plain]]:
+    """The user's function, its columns cut to those it takes, its result made plain."""
     parameters = inspect.signature(function).parameters
     takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
 
