@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from offon.behavior.change.applicability import said
+from offon.behavior.change.applicability import in_words
 from offon.cli.output import table
 from offon.reporting.words import is_nothing, negated, percent
 
@@ -228,7 +228,7 @@ def _cost(compared: Mapping[str, Any]) -> list[str]:
         f"{cost['evaluations']:,} evaluations, {cost['seconds']:.0f} s"
     )
     notes = [f"note: {compared['d1']['note']}"] if compared["d1"]["note"] else []
-    return [line for one in (said(compared["instruments"]), spent, *notes) for line in _wrapped(one, "  ")]
+    return [line for one in (in_words(compared["instruments"]), spent, *notes) for line in _wrapped(one, "  ")]
 
 
 def _wrapped(text: str, indent: str = "") -> list[str]:

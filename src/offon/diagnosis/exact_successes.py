@@ -45,11 +45,11 @@ def logps(
     model: Model, groups: Sequence[Group], responses: Sequence[tuple[int, Tokens]], sampling: Sampling
 ) -> list[float]:
     """Log-prob (nats) of each (prompt, response) under the sampler, which must be a full softmax."""
-    found: list[float] = []
+    sums: list[float] = []
     size = max(1, SCORED_TOKENS // max((len(tokens) for _, tokens in responses), default=1))
     for first in range(0, len(responses), size):
         layout = Layout.of([(groups[p].prompt, tokens) for p, tokens in responses[first : first + size]])
         temperature = torch.full((len(layout.sequence),), sampling.temperature)
         logp = model.logp(layout, temperature).double().cpu()
-        found += [float(piece.sum()) for piece in logp.split(layout.lengths)]
-    return found
+        sums += [float(piece.sum()) for piece in logp.split(layout.lengths)]
+    return sums

@@ -62,12 +62,12 @@ def read_labels(labels: Any, task: Any) -> Labelled:
 
 def _by_name(task: Any) -> dict[str, Item]:
     """Every item of the task by its id, and by the id its prompt would have."""
-    found: dict[str, Item] = {}
+    named: dict[str, Item] = {}
     for split in ("heldout", "train"):
         for item in _items(task, split):
-            found.setdefault(Item.content_id(item.prompt), item)
-            found.setdefault(item.id, item)
-    return found
+            named.setdefault(Item.content_id(item.prompt), item)
+            named.setdefault(item.id, item)
+    return named
 
 
 def _items(task: Any, split: str) -> Sequence[Item]:

@@ -92,18 +92,18 @@ class DiagnosisSampler:
 
     def candidates(self, prompt: int) -> dict[str, tuple[str, ...]]:
         """What could be measured next on a prompt, and the rates of the posterior that its outcomes inform."""
-        found = {"rollouts": ("content", "ratio")}
+        options = {"rollouts": ("content", "ratio")}
         if self.scaffolded[prompt]:
-            found["scaffold"] = ("scaffold",)
+            options["scaffold"] = ("scaffold",)
         tried = [earlier(name) for name in self.earlier if self._of(self.scored, earlier(name))[prompt]]
-        found |= {name: (name,) for name in tried}
+        options |= {name: (name,) for name in tried}
         if prompt in self.answers:
-            found["placed"] = ("placed",)
+            options["placed"] = ("placed",)
         if self.teacher is not None and self.failures[prompt]:
-            found["finished"] = ("finished",)
+            options["finished"] = ("finished",)
             if any(self.failures[other] for other in self.failures if other != prompt):
-                found["placebo"] = ("placebo",)
-        return found
+                options["placebo"] = ("placebo",)
+        return options
 
     @property
     def controls(self) -> Controls:
@@ -180,11 +180,13 @@ class DiagnosisSampler:
                     case "placed":
                         requests.append((p, group.prompt, self.answers[p]))
                     case "finished":
-                        own = self.failures[p]
-                        requests.append((p, group.prompt, prefixes(own[sample % len(own)], self._text)[0]))
+                        failed_here = self.failures[p]
+                        requests.append(
+                            (p, group.prompt, prefixes(failed_here[sample % len(failed_here)], self._text)[0])
+                        )
                     case "placebo":
-                        own = self.failures[p]
-                        same = failed[prefixes(own[sample % len(own)], self._text)[0]]
+                        failed_here = self.failures[p]
+                        same = failed[prefixes(failed_here[sample % len(failed_here)], self._text)[0]]
                         others = [tokens for q, tokens in same if q != p]
                         others = others or [y for part in failed.values() for q, y in part if q != p]
                         requests.append((p, group.prompt, half(others[sample % len(others)], self._text)))
@@ -195,11 +197,11 @@ class DiagnosisSampler:
 
     def _failed_by_step(self) -> dict[Tokens, list[tuple[int, Tokens]]]:
         """The model's failures with their prompts, by their first step; each prompt's first, second, ... in turn."""
-        found = defaultdict(list)
+        by_step = defaultdict(list)
         turns = ((turn, p, tokens) for p, failures in self.failures.items() for turn, tokens in enumerate(failures))
         for _, p, tokens in sorted(turns):
-            found[prefixes(tokens, self._text)[0]].append((p, tokens))
-        return found
+            by_step[prefixes(tokens, self._text)[0]].append((p, tokens))
+        return by_step
 
     def _counts(self, name: str) -> Counts | None:
         return Counts.of(self.successes[name], self.scored[name]) if name in self.scored else None

@@ -32,8 +32,8 @@ def prefixes(tokens: Tokens, text: Text) -> list[Tokens]:
 def half(tokens: Tokens, text: Text) -> Tokens:
     """The first half of a response's steps. Of another prompt it is surely wrong, where its first step alone, a word
     that opens many answers, may be as right here as there."""
-    found = prefixes(tokens, text)
-    return found[(len(found) - 1) // 2]
+    beginnings = prefixes(tokens, text)
+    return beginnings[(len(beginnings) - 1) // 2]
 
 
 def placements(
@@ -52,13 +52,13 @@ def placements(
     verdicts = iter(
         task.verify([(groups[p].item, one) for (p, _), row in zip(asked, tried, strict=True) for one in row])
     )
-    found, leaks = {}, []
+    places, leaks = {}, []
     for (p, at), row in zip(asked, tried, strict=True):
         alone, *completed = [_accepted(next(verdicts)) for _ in row]
         leaks.append(alone or _written(groups[p], row[0]) or (len(completed) == OTHERS and all(completed)))
         if not leaks[-1]:
-            found[p] = cut[p][at]  # from the shortest up
-    return found, leaks
+            places[p] = cut[p][at]  # from the shortest up
+    return places, leaks
 
 
 def _wrong_here(

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from offon import behavior
-from offon.behavior.change.applicability import EXACT_SHARE, Facts, affordable, choose, said
+from offon.behavior.change.applicability import EXACT_SHARE, Facts, affordable, choose, in_words
 from offon.behavior.change.success_decomposition import SIGNS
 from offon.behavior.change.support import support_threshold
 from offon.behavior.stage.role import stage_role
@@ -82,7 +82,7 @@ def compare_models(
     facts = facts_of(models, groups, probe, opened, changed=entry["role"]["name"] != "no change")
     entry["instruments"] = [instrument.as_dict() for instrument in choose(facts)]
     session = CompareSession(models, opened, groups, measured, facts, k, salt)
-    progress({"note": said(entry["instruments"])})
+    progress({"note": in_words(entry["instruments"])})
     _measure(entry, session, prompt)
     entry["cost"]["tokens_generated"] += generated
     entry["cost"]["seconds"] = time.perf_counter() - started
@@ -109,10 +109,10 @@ def _sampled(
     drawn = probe if probe.temperature else Probe(**{**vars(probe), "samples": 1})
     ahead = [forecast(model, task, drawn, salt) for model in models]
     tokens, seconds = sum(one.tokens for one in ahead), sum(one.seconds for one in ahead)
-    found = len(list(task.items("heldout"))[: drawn.prompts])
+    n_prompts = len(list(task.items("heldout"))[: drawn.prompts])
     progress({
-        "note": f"2 models x {found} prompts x {drawn.samples} samples: about {tokens:,} tokens (at most "
-        f"{2 * found * drawn.samples * probe.max_tokens:,}), about {seconds:.0f} s; then scoring them, and enumeration "
+        "note": f"2 models x {n_prompts} prompts x {drawn.samples} samples: about {tokens:,} tokens (at most "
+        f"{2 * n_prompts * drawn.samples * probe.max_tokens:,}), about {seconds:.0f} s; then scoring them, and enumeration "
         f"for at most {EXACT_SHARE:.0%} as much"
     })  # fmt: skip
     probed, generated = [], sum(one.pilot_tokens for one in ahead)
@@ -226,12 +226,12 @@ def sentence(entry: dict[str, Any]) -> str:
     parts = [f"{number} {call}" for call, number in calls.items() if number]
     rates = [entry[when]["success"]["estimate"] for when in ("before", "after")]
     names = {"expansion": "expanded", "reshaping": "reshaped", "attrition": "lost", "diffuse": "diffuse"}
-    told = ", ".join(f"{name} {100 * SIGNS[term] * soft[term]['estimate']:+.1f}" for term, name in names.items())
+    terms = ", ".join(f"{name} {100 * SIGNS[term] * soft[term]['estimate']:+.1f}" for term, name in names.items())
     role = entry["role"]["name"]
     verdicts = {"no change": "no change beyond its interval", "mixed": "mixed"}
     verdict = verdicts.get(role, f"what was gained is mostly {role}")
     return (
         f"success {rates[0]:.1%} -> {rates[1]:.1%} ({100 * change['estimate']:+.1f} points "
-        f"[{100 * change['low']:+.1f}, {100 * change['high']:+.1f}]): {told}; "
+        f"[{100 * change['low']:+.1f}, {100 * change['high']:+.1f}]): {terms}; "
         f"of {entry['n_prompts']} prompts at {entry['k']} rollouts: {', '.join(parts)}; {verdict}"
     )

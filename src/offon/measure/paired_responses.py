@@ -106,18 +106,18 @@ def _pooled(responses, logp, sides, samples) -> Pooled:
         for member, at, right in zip(members, index, outcome, strict=True):
             verdicts[at].add(bool(right))
             gap = max(gap, abs(float(member.behavior_logp.sum(dtype=float)) - float(logp[at][:, policy].sum())))
-    right = [next(iter(said)) if len(said) == 1 else None for said in verdicts]
+    right = [next(iter(verdict)) if len(verdict) == 1 else None for verdict in verdicts]
     return Pooled(responses, logp, right, samples, success, gap)
 
 
 @torch.no_grad()
 def token_logp(model: Model, pairs: Sequence[tuple[Tokens, Tokens]], temperature: float) -> list[np.ndarray]:
     """[T] log-probs of each response under the sampler's temperature, prompt by prompt, some responses at a time."""
-    found: list[np.ndarray] = []
+    logps: list[np.ndarray] = []
     size = max(1, SCORED_TOKENS // max(len(prompt) + len(tokens) for prompt, tokens in pairs))
     with evaluating(model.hf):
         for first in range(0, len(pairs), size):
             layout = Layout.of(pairs[first : first + size])
             logp_M = model.logp(layout, temperature=torch.full((layout.n_targets,), temperature)).double().cpu()
-            found += [piece.numpy() for piece in logp_M.split(layout.lengths)]
-    return found
+            logps += [piece.numpy() for piece in logp_M.split(layout.lengths)]
+    return logps

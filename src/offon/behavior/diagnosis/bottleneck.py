@@ -201,26 +201,26 @@ def lattice(dimensions: int) -> np.ndarray:
     return qmc.Sobol(dimensions, rng=0).random(DRAWS)
 
 
-def open_to_fragile(found: Posterior, rule: Rule = Rule()) -> np.ndarray:
+def open_to_fragile(posteriors: Posterior, rule: Rule = Rule()) -> np.ndarray:
     """[P] whether a condition that was not tried could still make it fragile: what is called after that class, with
     content low enough, is likelier than a call may be wrong."""
-    later_DP = found.classes > CLASSES.index("fragile")
-    return (later_DP & (found.rates["content"] < rule.fragile_ratio)).mean(axis=0) > 1 - rule.confidence
+    later_DP = posteriors.classes > CLASSES.index("fragile")
+    return (later_DP & (posteriors.rates["content"] < rule.fragile_ratio)).mean(axis=0) > 1 - rule.confidence
 
 
-def below_support(found: Posterior, rule: Rule = Rule()) -> np.ndarray:
+def below_support(posteriors: Posterior, rule: Rule = Rule()) -> np.ndarray:
     """[P] whether success is surely enough out of reach, by the prompt's own samples and with those of the others."""
-    return (found.beyond >= rule.below) & (found.probabilities[:, BELOW].sum(axis=1) >= rule.confidence)
+    return (posteriors.beyond >= rule.below) & (posteriors.probabilities[:, BELOW].sum(axis=1) >= rule.confidence)
 
 
-def decided(found: Posterior, rule: Rule = Rule()) -> np.ndarray:
+def decided(posteriors: Posterior, rule: Rule = Rule()) -> np.ndarray:
     """[P] whether one class is sure enough to be called."""
-    shares_PC = found.probabilities
+    shares_PC = posteriors.probabilities
     sure_P = shares_PC.max(axis=1) >= rule.confidence
-    return sure_P & (~np.isin(shares_PC.argmax(axis=1), BELOW) | below_support(found, rule))
+    return sure_P & (~np.isin(shares_PC.argmax(axis=1), BELOW) | below_support(posteriors, rule))
 
 
-def class_calls(found: Posterior, rule: Rule = Rule(), *, withheld: Collection[str] = ()) -> list[str]:
+def class_calls(posteriors: Posterior, rule: Rule = Rule(), *, withheld: Collection[str] = ()) -> list[str]:
     """[P] the most probable class where it is sure enough and not withheld; else unsupported, where only the kind of
     missing support is open; else undecided."""
 
@@ -229,6 +229,6 @@ def class_calls(found: Posterior, rule: Rule = Rule(), *, withheld: Collection[s
             return best
         return UNSUPPORTED if below and UNSUPPORTED not in withheld else UNDECIDED
 
-    best_P = np.array(CLASSES)[found.probabilities.argmax(axis=1)].tolist()
-    rows = zip(best_P, decided(found, rule), below_support(found, rule), strict=True)
+    best_P = np.array(CLASSES)[posteriors.probabilities.argmax(axis=1)].tolist()
+    rows = zip(best_P, decided(posteriors, rule), below_support(posteriors, rule), strict=True)
     return [call(*row) for row in rows]

@@ -39,18 +39,18 @@ class Controls:
 
     def entry(self, rule: Rule = Rule()) -> dict:
         """The JSON form: rates with intervals, and whether each control failed."""
-        found: dict = {}
+        judged: dict = {}
         if self.shuffled is not None:
             excess = _difference(self.plain, self.shuffled)
-            found["shuffled"] = {"success": _rate(self.shuffled), "plain": _rate(self.plain)}
-            found["shuffled"] |= {"excess": excess._asdict(), "failed": excess.low > CLEARLY}
+            judged["shuffled"] = {"success": _rate(self.shuffled), "plain": _rate(self.plain)}
+            judged["shuffled"] |= {"excess": excess._asdict(), "failed": excess.low > CLEARLY}
         if self.placebo is not None:
             placebo = _rate(self.placebo)
-            found["restart"] = {"placebo": placebo, "finished": _rate(self.finished)}
-            found["restart"] |= {"failed": placebo["low"] > 1 - rule.over_placebo / rule.alive}
+            judged["restart"] = {"placebo": placebo, "finished": _rate(self.finished)}
+            judged["restart"] |= {"failed": placebo["low"] > 1 - rule.over_placebo / rule.alive}
         if self.leaks is not None:
-            found["leaks"] = {"share": _rate(self.leaks), "prefixes": int(self.leaks.scored[0])}
-        return found
+            judged["leaks"] = {"share": _rate(self.leaks), "prefixes": int(self.leaks.scored[0])}
+        return judged
 
 
 def withheld(entry: dict) -> tuple[str, ...]:
@@ -59,22 +59,22 @@ def withheld(entry: dict) -> tuple[str, ...]:
 
 
 def sentences(entry: dict) -> list[str]:
-    found = []
+    lines = []
     if shuffled := entry.get("shuffled"):
-        found.append(f"control: after another prompt's prefix the model succeeds in {_percent(shuffled['success'])}, "
+        lines.append(f"control: after another prompt's prefix the model succeeds in {_percent(shuffled['success'])}, "
                      f"in plain rollouts of the same prompts in {_percent(shuffled['plain'])}")  # fmt: skip
         if shuffled["failed"]:
-            found.append(f"control failed: any prefix helps, so {_or(PLACED)} is not called")
+            lines.append(f"control failed: any prefix helps, so {_or(PLACED)} is not called")
     if restart := entry.get("restart"):
-        found.append(f"control: the teacher succeeds after wrong responses to other prompts in "
+        lines.append(f"control: the teacher succeeds after wrong responses to other prompts in "
                      f"{_percent(restart['placebo'])}, after the model's own first steps in "
                      f"{_percent(restart['finished'])}")  # fmt: skip
         if restart["failed"]:
-            found.append(f"control failed: the teacher starts over, so {_or(PLACED)} is not called")
+            lines.append(f"control failed: the teacher starts over, so {_or(PLACED)} is not called")
     if leaks := entry.get("leaks"):
-        found.append(f"control: {_percent(leaks['share'])} of {leaks['prefixes']} prefixes already hold the answer and "
+        lines.append(f"control: {_percent(leaks['share'])} of {leaks['prefixes']} prefixes already hold the answer and "
                      "were not used")  # fmt: skip
-    return found
+    return lines
 
 
 def _rate(counts: Counts) -> dict[str, float]:

@@ -83,19 +83,19 @@ def diagnose(
         raise DataError(f"{len(prompts)} prompts, {len(measured)} rows of outcomes", where=task)
     if known is not None:
         measured = replace(measured, at_least=np.array([known_mass(responses) for responses in known]))
-    found = posterior(measured, k, rule, checker=checker)
+    posteriors = posterior(measured, k, rule, checker=checker)
     judged = controls.entry(rule)
     blind = checker is not None and not checker.usable
     withheld = [call for call in CALLS if call != "format"] if blind else control.withheld(judged)
-    calls = class_calls(found, rule, withheld=withheld)
-    told = kinds(
-        found, calls, measured, rule, proper=proper, reference_rejected=reference_rejected,
+    calls = class_calls(posteriors, rule, withheld=withheld)
+    call_kinds = kinds(
+        posteriors, calls, measured, rule, proper=proper, reference_rejected=reference_rejected,
         teacher_goes_on=not control.withheld(judged),
     )  # fmt: skip
-    following = most_telling(found, calls)
-    tries = _tries(measured, found, known, checker)
+    following = most_telling(posteriors, calls)
+    tries = _tries(measured, posteriors, known, checker)
     families = [prompt.get("family", "") for prompt in prompts]
-    shares_PC, summary = found.probabilities, []
+    shares_PC, summary = posteriors.probabilities, []
     for family in sorted(set(families)):
         rows = [index for index, name in enumerate(families) if name == family]
         summary.append(
@@ -115,10 +115,10 @@ def diagnose(
                 "id": prompt["id"],
                 "family": prompt.get("family", ""),
                 "prompt": prompt["prompt"],
-                **_counts(measured, index, told[index].since),
+                **_counts(measured, index, call_kinds[index].since),
                 "call": calls[index],
-                "sub": told[index].sub,
-                "since": told[index].since,
+                "sub": call_kinds[index].sub,
+                "since": call_kinds[index].since,
                 "next": following[index],
                 "k_to_solve": tries[index],
                 "probabilities": dict(zip(CLASSES, shares_PC[index].tolist(), strict=True)),
@@ -127,8 +127,8 @@ def diagnose(
         ],
         "verifier": None if checker is None else _verifier(checker),
         "controls": judged,
-        "sentence": sentence(calls, k, told, checker),
-        "suggestions": [] if blind else suggestions(calls, measured.strict, k, told, group_size=group_size),
+        "sentence": sentence(calls, k, call_kinds, checker),
+        "suggestions": [] if blind else suggestions(calls, measured.strict, k, call_kinds, group_size=group_size),
         "notes": [*_notes(measured, calls, k, rule, checker), *control.sentences(judged), *notes],
     }
 
@@ -162,23 +162,23 @@ def _counts(measured: Measured, index: int, since: str | None) -> dict:
         known = counts is not None and counts.scored[index]
         return [int(counts.successes[index]), int(counts.scored[index])] if known else None
 
-    found = {"strict": [int(measured.strict.successes[index]), int(measured.strict.scored[index])]}
-    found["content"] = pair(measured.content)
+    pairs = {"strict": [int(measured.strict.successes[index]), int(measured.strict.scored[index])]}
+    pairs["content"] = pair(measured.content)
     earlier = {name: pair(counts) for name, counts in measured.previous.items() if counts.scored[index]}
     best = since or max(earlier, key=lambda name: earlier[name][0] / earlier[name][1], default=None)
     others = {name: pair(getattr(measured, name)) for name in ("scaffold", "placed", "finished", "placebo")}
-    return found | {name: value for name, value in {**others, "previous": earlier.get(best)}.items() if value}
+    return pairs | {name: value for name, value in {**others, "previous": earlier.get(best)}.items() if value}
 
 
 def _tries(
-    measured: Measured, found: Posterior, known: Sequence[Known] | None, checker: Checker | None
+    measured: Measured, posteriors: Posterior, known: Sequence[Known] | None, checker: Checker | None
 ) -> list[list[float | None]]:
     """[P] of [fewest, most] expected tries to a strict success, most None where it has no bound. What a checker with
     errors accepts is no success yet: then the interval is the posterior's."""
 
     def interval(index: int) -> KToSolve:
         if checker is not None:
-            return KToSolve(*np.quantile(found.rates["strict"][:, index], (0.025, 0.975)), 0.0)
+            return KToSolve(*np.quantile(posteriors.rates["strict"][:, index], (0.025, 0.975)), 0.0)
         counts = (int(column[index]) for column in measured.strict)
         return k_to_solve(*counts, known=known[index] if known else None)
 

@@ -158,7 +158,9 @@ def sentence(calls: Sequence[str], k: int, kinds: Sequence[Kind] | None = None, 
     n, lost = tally(calls), sum(kind.sub == LOST for kind in kinds)
     order = sorted(zip(calls, kinds, strict=True), key=lambda pair: CALLS.index(pair[0]))
     words = Counter(remedy(*pair).words.format(k=k, since=pair[1].since) for pair in order)
-    clauses = [f"of {_number(len(calls), 'prompt')}: {', '.join(f'{number} {told}' for told, number in words.items())}"]
+    clauses = [
+        f"of {_number(len(calls), 'prompt')}: {', '.join(f'{number} {described}' for described, number in words.items())}"
+    ]
     if checker is not None and not checker.usable:
         return "; ".join([_mend(checker), *clauses])
     if n["solved"] < len(calls):
@@ -192,16 +194,16 @@ def suggestions(
 ) -> list[dict]:
     """[{"call", "sub", "since", "prompts", "methods", "reason", "signature", "avoid"}] for the calls and kinds that
     occur, largest first."""
-    found = []
+    rows = []
     for (call, kind), number in Counter(zip(calls, kinds or [Kind()] * len(calls), strict=True)).most_common():
         one = remedy(call, kind)
         reason, signature = (text.format(k=k, since=kind.since) for text in (one.reason, one.signature))
         reason += _useful_groups(calls, strict, group_size) if call == "ranking" else ""
-        found.append(
+        rows.append(
             {"call": call, "sub": kind.sub, "since": kind.since, "prompts": number, "methods": list(one.methods)}
             | {"reason": reason, "signature": signature, "avoid": one.avoid}
         )
-    return found
+    return rows
 
 
 def tally(calls: Sequence[str]) -> dict[str, int]:

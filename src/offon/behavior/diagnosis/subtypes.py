@@ -32,7 +32,7 @@ class Kind(NamedTuple):
 
 
 def kinds(
-    found: Posterior,
+    posteriors: Posterior,
     calls: Sequence[str],
     measured: Measured,
     rule: Rule = Rule(),
@@ -47,19 +47,19 @@ def kinds(
     reference_rejected: where the checker says of the known good response that its content is right and its form is not.
     teacher_goes_on: False where a control says that what a teacher finishes tells nothing.
     """
-    alive_DP = alive(found.rates, rule)
-    dead_DP = ~alive_DP & ~starts_over(found.rates, rule)
-    competent_DP = found.rates["placed"] >= rule.competent
+    alive_DP = alive(posteriors.rates, rule)
+    dead_DP = ~alive_DP & ~starts_over(posteriors.rates, rule)
+    competent_DP = posteriors.rates["placed"] >= rule.competent
 
     def kind(index: int, call: str) -> Kind:
-        draws_D = found.classes[:, index] == CLASSES.index(call) if call in CLASSES else np.zeros(0, bool)
+        draws_D = posteriors.classes[:, index] == CLASSES.index(call) if call in CLASSES else np.zeros(0, bool)
         match call:
             case "format" if reference_rejected is not None and reference_rejected[index]:
                 return Kind(CHECKER_REJECTS)
             case "format" if proper is not None:
                 return Kind(_form(int(proper.successes[index]), int(proper.scored[index]), rule))
             case "fragile":
-                return _better(found, index, measured)
+                return _better(posteriors, index, measured)
             case "ranking" if teacher_goes_on:
                 states = (competent_DP[draws_D, index] & which[draws_D, index] for which in (alive_DP, dead_DP))
                 return Kind(_sure(*(state_D.mean() for state_D in states), rule))
@@ -75,10 +75,10 @@ def _form(proper: int, rejected: int, rule: Rule) -> str | None:
     return CHECKER_REJECTS if mostly >= rule.confidence else MODELS_FORMAT if 1 - mostly >= rule.confidence else None
 
 
-def _better(found: Posterior, index: int, measured: Measured) -> Kind:
+def _better(posteriors: Posterior, index: int, measured: Measured) -> Kind:
     """The condition with the highest expected success."""
     tried = [name for name, counts in measured.conditions.items() if counts.scored[index]]
-    best = max(tried, key=lambda name: found.rates[name][:, index].mean())
+    best = max(tried, key=lambda name: posteriors.rates[name][:, index].mean())
     since = next((name for name in measured.previous if earlier(name) == best), None)
     return Kind(SCAFFOLD) if since is None else Kind(LOST, since)
 

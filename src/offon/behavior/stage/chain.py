@@ -61,12 +61,12 @@ def lineage_summary(checkpoints: Mapping[str, Counts], k: int) -> dict:
 def surviving_expansion(checkpoints: Sequence[Counts], k: int) -> list[float]:
     """[K] by stage: sum over prompts it brought from OUT to IN of (p_end - p_before), over P: what is left of it."""
     states, end = lineage(checkpoints, k), checkpoints[-1].rate
-    found = []
+    remaining = []
     for stage in range(1, len(checkpoints)):
         before = checkpoints[stage - 1].rate
         brought = [p for p, path in enumerate(states) if path[stage - 1] == OUT and path[stage] in (IN, SOLVED)]
-        found.append(float(sum(end[p] - before[p] for p in brought) / len(states)))
-    return found
+        remaining.append(float(sum(end[p] - before[p] for p in brought) / len(states)))
+    return remaining
 
 
 def shapley(

@@ -36,7 +36,7 @@ def split_product(
 
     w sees one half (A) of each checkpoint's counts; s0 and s1 are success before and after in the other half (B).
     """
-    found = np.zeros((3, len(before.scored)))
+    expectations = np.zeros((3, len(before.scored)))
     for n0, n1 in set(zip(before.scored.tolist(), after.scored.tolist(), strict=True)):
         same = (before.scored == n0) & (after.scored == n1)
         for larger in (0, 1):
@@ -47,12 +47,12 @@ def split_product(
             seen = weight(Counts(first, np.full_like(first, m0)), Counts(second, np.full_like(second, m1)))
             left_PI = law0_PH @ seen.reshape(m0 + 1, m1 + 1)
             left_before_PI = (law0_PH * rest0_PH) @ seen.reshape(m0 + 1, m1 + 1)
-            found[:, same] += [
+            expectations[:, same] += [
                 (left_PI * law1_PI).sum(axis=1) / 2,
                 (left_before_PI * law1_PI).sum(axis=1) / 2,
                 (left_PI * law1_PI * rest1_PI).sum(axis=1) / 2,
             ]
-    return tuple(found)
+    return tuple(expectations)
 
 
 def _halves(successes_P: np.ndarray, n: int, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -121,7 +121,7 @@ def mean_over_prompts(rows_PQ, *, level: float = 0.95) -> list[Est]:
     low_Q, high_Q = mean_bounds(rows_PQ, level=level)
     shares_Q = (rows_PQ >= 0).all(axis=0) & (rows_PQ <= 1).all(axis=0)
     low_Q, high_Q = np.where(shares_Q, np.maximum(low_Q, 0), low_Q), np.where(shares_Q, np.minimum(high_Q, 1), high_Q)
-    return [Est(*map(float, found)) for found in zip(rows_PQ.mean(axis=0), low_Q, high_Q, strict=True)]
+    return [Est(*map(float, bounds)) for bounds in zip(rows_PQ.mean(axis=0), low_Q, high_Q, strict=True)]
 
 
 def ratio(top_P, bottom_P, *, level: float = 0.95) -> Est:
