@@ -112,8 +112,8 @@ def _sampled(
     n_prompts = len(list(task.items("heldout"))[: drawn.prompts])
     progress({
         "note": f"2 models x {n_prompts} prompts x {drawn.samples} samples: about {tokens:,} tokens (at most "
-        f"{2 * n_prompts * drawn.samples * probe.max_tokens:,}), about {seconds:.0f} s; then scoring them, and enumeration "
-        f"for at most {EXACT_SHARE:.0%} as much"
+        f"{2 * n_prompts * drawn.samples * probe.max_tokens:,}), about {seconds:.0f} s; then scoring them, and "
+        f"enumeration for at most {EXACT_SHARE:.0%} as much"
     })  # fmt: skip
     probed, generated = [], sum(one.pilot_tokens for one in ahead)
     for side, model, source in zip(("before", "after"), models, sources, strict=True):

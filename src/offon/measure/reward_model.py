@@ -89,7 +89,8 @@ def sentence(label: str, report: Mapping[str, Any]) -> str:
     accuracy, heldout = report["accuracy"], report["heldout"]
     unit = "steps" if "steps" in heldout else "pairs"
     parts = [
-        f"{label}: {accuracy['estimate']:.1%} [{accuracy['low']:.1%}, {accuracy['high']:.1%}] of {heldout[unit]} held-out {unit} "
+        f"{label}: {accuracy['estimate']:.1%} [{accuracy['low']:.1%}, {accuracy['high']:.1%}] of {heldout[unit]} "
+        f"held-out {unit} "
         + ("judged rightly" if unit == "steps" else "ranked as the data have them")
     ]
     if "majority" in report:

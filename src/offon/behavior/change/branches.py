@@ -53,7 +53,8 @@ def branches(
         tokens = path[int(tree.depth[first]) - 1 :]
         nodes.append({
             "token": text(tokens), "tokens": len(tokens), "parent": place.get(above, -1),
-            "depth": int(tree.depth[first]), "ends": ends, "before": float(reach[edge, 0]), "after": float(reach[edge, 1]), "cell": str(cell[edge]),
+            "depth": int(tree.depth[first]), "ends": ends, "before": float(reach[edge, 0]),
+            "after": float(reach[edge, 1]), "cell": str(cell[edge]),
             "right": right.get(path) if ends else None,
         })  # fmt: skip
     for node, left in zip(nodes, rest, strict=True):

@@ -158,9 +158,8 @@ def sentence(calls: Sequence[str], k: int, kinds: Sequence[Kind] | None = None, 
     n, lost = tally(calls), sum(kind.sub == LOST for kind in kinds)
     order = sorted(zip(calls, kinds, strict=True), key=lambda pair: CALLS.index(pair[0]))
     words = Counter(remedy(*pair).words.format(k=k, since=pair[1].since) for pair in order)
-    clauses = [
-        f"of {_number(len(calls), 'prompt')}: {', '.join(f'{number} {described}' for described, number in words.items())}"
-    ]
+    counted = ", ".join(f"{number} {described}" for described, number in words.items())
+    clauses = [f"of {_number(len(calls), 'prompt')}: {counted}"]
     if checker is not None and not checker.usable:
         return "; ".join([_mend(checker), *clauses])
     if n["solved"] < len(calls):
