@@ -27,15 +27,15 @@ def test_the_sentence():
     calls = ["solved"] * 61 + ["ranking"] * 84 + ["missing"] * 40 + ["undecided"] * 15
     assert sentence(calls, 64) == (
         "of 200 prompts: 61 solved, 84 reachable at 64 rollouts, 40 missing the skill, 15 undecided; "
-        "on-policy RL can use 84 of them; 40 need demonstrations or hints"
+        "40 need demonstrations or hints"
     )
     assert sentence(["format", "unsupported"], 8) == (
-        "of 2 prompts: 1 right but in the wrong format, 1 not reached at 8 rollouts; on-policy RL can use none of "
-        "them; 1 needs the format taught or the checker fixed; 1 needs demonstrations or hints"
+        "of 2 prompts: 1 right but in the wrong format, 1 not reached at 8 rollouts; "
+        "1 needs the format taught or the checker fixed; 1 needs demonstrations or hints"
     )
     assert sentence(["solved"], 8) == "of 1 prompt: 1 solved"
     assert sentence(["fragile", "fragile"], 8, [Kind("scaffold"), Kind(LOST, "sft")]) == (
-        "of 2 prompts: 1 right only with help, 1 lost since sft; on-policy RL can use none of them; 1 needs what they "
+        "of 2 prompts: 1 right only with help, 1 lost since sft; 1 needs what they "
         "do with help made their own; 1 needs what was lost replayed or distilled back"
     )
 
@@ -46,7 +46,7 @@ def test_every_call_has_a_remedy_of_methods_that_exist():
     for remedy in remedies:
         for words in remedy.methods:
             assert set(words.split(" with ")) <= known, words
-    assert all(remedy.signature and remedy.avoid for remedy in remedies if remedy.methods)
+    assert all(remedy.signature and (remedy.avoid or remedy.without_start) for remedy in remedies if remedy.methods)
 
 
 def test_the_entry_of_diagnosis_json():
@@ -73,7 +73,7 @@ def test_what_could_not_be_shown_is_said():
     assert [prompt["call"] for prompt in entry["prompts"]] == ["undecided", "ranking", "undecided"]
     assert all(prompt["content"] is None for prompt in entry["prompts"])
     below = diagnose(measured_outcomes(outcomes([0], 64), None), prompts(1), k=64)
-    assert any("without a teacher local, unreachable and missing are not told apart" in note for note in below["notes"])
+    assert any("without a right response to place the model on local, unreachable and missing are not told" in note for note in below["notes"])
 
 
 def test_a_gap_in_content_verdicts_does_not_bias_the_strict_rate():
@@ -163,10 +163,10 @@ def test_tries_until_solved_from_counts_and_known_successes():
     1,000 at most; without one there is no bound above."""
     assert one()["prompts"][0]["k_to_solve"] == [pytest.approx(35.2, abs=0.1), None]
     tries = one(known=[{(1, 2): -6.907755}] * 3)["prompts"][0]["k_to_solve"]
-    assert tries == [pytest.approx(35.2, abs=0.1), pytest.approx(1000, rel=1e-5)]
+    assert tries == [pytest.approx(35.2, abs=0.1), pytest.approx(1000, rel=1e-4)]
 
 
 def test_without_teacher_and_references_what_cannot_be_told_apart_is_said():
     entry = one()
     assert {(prompt["call"], prompt["next"]) for prompt in entry["prompts"]} == {("unsupported", "placed")}
-    assert any("without a teacher local, unreachable and missing are not told apart" in note for note in entry["notes"])
+    assert any("without a right response to place the model on local, unreachable and missing are not told" in note for note in entry["notes"])

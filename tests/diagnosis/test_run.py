@@ -210,7 +210,7 @@ def placed(task, items, answers):
     groups = [Group(item=item, views={"prompt": (0,)}) for item in items]
     right = {p: tuple(tokenizer(answer).input_ids) for p, answer in enumerate(answers)}
     found, leaks = placements(right, groups, task, lambda ids: tokenizer.decode(ids, skip_special_tokens=True))
-    return [tokenizer.decode(found[p]) if p in found else None for p in range(len(items))], leaks
+    return [tokenizer.decode(found[p].last) if p in found else None for p in range(len(items))], leaks
 
 
 def test_a_prefix_that_anybody_could_finish_holds_the_answer():

@@ -13,7 +13,9 @@ from offon.reporting import rests_on
 
 WIDTH = 110  # letters of a line of text
 SMALLEST_SHARE = 0.005  # a share that is surely below is not worth a word
-CALLS = ("solved", "format", "fragile", "ranking", "local", "unreachable", "missing", "unsupported", "undecided")
+CALLS = (
+    "solved", "truncated", "format", "fragile", "ranking", "local", "unreachable", "missing", "unsupported", "undecided"
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from offon.catalogue.registry import MethodInfo

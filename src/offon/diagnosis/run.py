@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cache, partial
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from offon import behavior
+from offon.behavior.change.support import support_threshold
 from offon.behavior.diagnosis.bottleneck import Rule
 from offon.behavior.statistics.counts import Counts
 from offon.data import prompt_groups
@@ -25,6 +27,7 @@ from offon.tasks import open_task
 from offon.train.models import same_vocabulary
 from offon.types import Group, Sampling
 
+OTHERS, OTHERS_PER_EPS = 256, 16  # responses to other prompts that the checker is given; of 0 accepted, below eps / 4
 PILOT = 8  # prompts whose first rollouts tell the pace
 
 
@@ -70,12 +73,13 @@ def diagnose_model(
         learner, load(teacher) if teacher else None, opened, prompt_groups(items, learner.tokenizer),
         Sampling(temperature=temperature, top_p=top_p, max_tokens=max_tokens),
         salt=int(art.digest([probe_key(probe, artefact.hash, task, seed), top_p]), 16), progress=sampled,
-        earlier={name: cache(partial(load, source)) for name, source in _names(earlier).items()},
+        rule=rule, earlier={name: cache(partial(load, source)) for name, source in _names(earlier).items()},
     )  # fmt: skip
     checker = labelled.checker if labelled else None
     plan = pilot(sampler, budget)
     progress({"note": plan})
     allocate(sampler, budget, k, rule, checker=checker)
+    sampler.judge_others(max(OTHERS, math.ceil(OTHERS_PER_EPS / support_threshold(k, zeta=rule.zeta))))
     known_good = references(opened, sampler.groups, learner.tokenizer)
     entry = behavior.diagnose(
         sampler.measured, prompt_infos(sampler.groups), k=k, model=artefact.label, task=opened.name, rule=rule,

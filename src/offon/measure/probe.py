@@ -99,9 +99,17 @@ def outcomes(groups: Sequence[Group], signal: str = "reward") -> list[list[float
 
 
 def content_outcomes(groups: Sequence[Group]) -> list[list[float | None]] | None:
-    """Verdicts with format ignored, or None where the task has no such verdict."""
+    """Verdicts with format ignored (what is right in form is right), or None where the task has no such verdict."""
     rows = outcomes(groups, "content")
-    return rows if any(value is not None for row in rows for value in row) else None
+    if not any(value is not None for row in rows for value in row):
+        return None
+    pairs = (zip(*sides, strict=True) for sides in zip(outcomes(groups), rows, strict=True))
+    return [[1.0 if strict == 1 else content for strict, content in row] for row in pairs]
+
+
+def cut_off(groups: Sequence[Group]) -> list[list[float]]:
+    """[P][n]: 1 where a response reached the token limit without an end."""
+    return [[float("truncated" in member.tags) for member in group.members] for group in groups]
 
 
 def prompt_infos(groups: Sequence[Group]) -> list[Mapping[str, str]]:

@@ -90,8 +90,7 @@ def sentence(label: str, report: Mapping[str, Any]) -> str:
     unit = "steps" if "steps" in heldout else "pairs"
     parts = [
         f"{label}: {accuracy['estimate']:.1%} [{accuracy['low']:.1%}, {accuracy['high']:.1%}] of {heldout[unit]} "
-        f"held-out {unit} "
-        + ("judged rightly" if unit == "steps" else "ranked as the data have them")
+        f"held-out {unit} " + ("judged rightly" if unit == "steps" else "ranked as the data have them")
     ]
     if "majority" in report:
         parts.append(f"always the same answer would give {report['majority']:.1%}")

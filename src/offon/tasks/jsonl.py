@@ -18,6 +18,7 @@ from offon.types import Item, Verdict
 from offon.types.trajectory import Prompt
 
 VERIFIERS = ("exact", "numeric", "regex", "math")
+WHOLE = ("completion", "solution")  # columns that hold a whole response
 CHECK_LIMIT_S = 5.0
 CHECK_MEMORY_BYTES = 4 << 30
 
@@ -98,8 +99,8 @@ def prompts_of(prompt: Any, prompt_form: PromptForm) -> tuple[Prompt, Prompt]:
 
 
 def reference_of(columns: Mapping[str, Any]) -> str | None:
-    """A response known to be good: the row's completion where it has one, else its answer."""
-    known = columns.get("completion", columns.get("answer"))
+    """A whole response known to be good, where the row has one. A final answer is none: it only checks."""
+    known = next((columns[name] for name in WHOLE if columns.get(name) is not None), None)
     return None if known is None else str(known)
 
 

@@ -49,7 +49,7 @@ def kinds(
     """
     alive_DP = alive(posteriors.rates, rule)
     dead_DP = ~alive_DP & ~starts_over(posteriors.rates, rule)
-    competent_DP = posteriors.rates["placed"] >= rule.competent
+    competent_DP, begins_DP = (posteriors.rates[name] >= rule.competent for name in ("placed", "begun"))
 
     def kind(index: int, call: str) -> Kind:
         draws_D = posteriors.classes[:, index] == CLASSES.index(call) if call in CLASSES else np.zeros(0, bool)
@@ -61,8 +61,9 @@ def kinds(
             case "fragile":
                 return _better(posteriors, index, measured)
             case "ranking" if teacher_goes_on:
-                states = (competent_DP[draws_D, index] & which[draws_D, index] for which in (alive_DP, dead_DP))
-                return Kind(_sure(*(state_D.mean() for state_D in states), rule))
+                lives_D = (competent_DP & alive_DP)[draws_D, index]
+                dies_D = (competent_DP & begins_DP & dead_DP)[draws_D, index]
+                return Kind(_sure(lives_D.mean(), dies_D.mean(), rule))
             case "missing" if teacher_goes_on and alive_DP[draws_D, index].mean() >= rule.confidence:
                 return Kind(LIVE)
         return Kind()

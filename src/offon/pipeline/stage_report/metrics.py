@@ -8,7 +8,7 @@ from typing import Any
 
 from offon import behavior
 from offon.behavior import StageStatistics
-from offon.measure.probe import content_outcomes, outcomes, prompt_infos
+from offon.measure.probe import content_outcomes, cut_off, outcomes, prompt_infos
 from offon.recipe import ResolvedRecipe
 from offon.runs import NodeDirectory, RunDirectory, ledger
 from offon.types import RIGHT, Group
@@ -167,6 +167,7 @@ def diagnosis(
                 outcomes(groups),
                 content_outcomes(groups),
                 {label: outcomes(others[name]) for label, others in earlier.items() if name in others},
+                cut=cut_off(groups),
             ),
             prompt_infos(groups),
             k=k,
