@@ -60,6 +60,7 @@ class DiagnosisSampler:
     leaks: Counter = field(default_factory=Counter)  # prefixes looked at, by whether they give the answer away
     failures: dict[int, list[Tokens]] = field(default_factory=lambda: defaultdict(list))  # the model's own, by prompt
     known: dict[int, dict[Tokens, float]] = field(default_factory=lambda: defaultdict(dict))  # right ones, log-probs
+    rollouts: dict[int, list[Tokens]] = field(default_factory=lambda: defaultdict(list))
     verdicts: dict[int, dict[Tokens, set[bool]]] = field(default_factory=lambda: defaultdict(dict))  # on its rollouts
     cuts: dict[Tokens, list[int]] = field(default_factory=dict)  # where steps end
     tells_content: bool = False  # whether the checker ever gave a verdict on content
@@ -233,20 +234,18 @@ class DiagnosisSampler:
     def judge_others(self, responses: int) -> None:
         """Give the checker other prompts' responses, as far as their answers differ: what it accepts of those is its
         error, or luck."""
-        sampled = {p: list(verdicts) for p, verdicts in self.verdicts.items() if verdicts}
         answers = [
             str(group.item.columns.get("answer", group.item.reference or p)) for p, group in enumerate(self.groups)
         ]
-        prompts, pairs = list(sampled), []
-        for turn in range(1, 1 + responses):
+        prompts, pairs = [p for p, sampled in self.rollouts.items() if sampled], []
+        for turn in range(responses):
             for at, p in enumerate(prompts):
-                shift = 1 + (turn - 1) % max(1, len(prompts) - 1)
-                q = prompts[(at + shift) % len(prompts)]
+                q = prompts[(at + 1 + turn % max(1, len(prompts) - 1)) % len(prompts)]
                 if q != p and answers[q] != answers[p]:
-                    pairs.append((p, sampled[q][(turn + at) % len(sampled[q])]))
+                    pairs.append((p, self.rollouts[q][(turn + at) % len(self.rollouts[q])]))
             if len(pairs) >= responses:
                 break
-        pairs = list(dict.fromkeys(pairs))[:responses]
+        pairs = pairs[:responses]
         verdicts = self.task.verify([(self.groups[p].item, self._text(tokens)) for p, tokens in pairs])
         self.costs["verifier_calls"] += len(verdicts)
         scored = [verdict for verdict in verdicts if verdict.score is not None]
@@ -310,6 +309,7 @@ class DiagnosisSampler:
             self.successes[name][p] += right
             self.scored[name][p] += 1
             if name == "rollouts":
+                self.rollouts[p].append(tokens)
                 self.verdicts[p].setdefault(tokens, set()).add(right)
                 self.known[p] |= {tokens: sum(completion.logp)} if right else {}
                 if not right and len(self.failures[p]) < FIRST:

@@ -84,7 +84,7 @@ def diagnose_model(
     entry = behavior.diagnose(
         sampler.measured, prompt_infos(sampler.groups), k=k, model=artefact.label, task=opened.name, rule=rule,
         checker=checker, controls=sampler.controls, proper=_proper(labelled, sampler.groups),
-        reference_rejected=known_good.rejected, known=sampler.known_successes(known_good.right), notes=sampler.notes,
+        reference_rejected=known_good.rejected, known=sampler.known_successes(known_good.right), notes=[*sampler.notes, *([labelled.note] if labelled and labelled.note else [])],
     )  # fmt: skip
     settings = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
     asked = {"teacher": teacher, "earlier": list(earlier), "budget": budget, "sampler": settings, "plan": plan}

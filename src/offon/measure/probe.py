@@ -14,7 +14,7 @@ from offon.errors import DataError
 from offon.models.model import Model
 from offon.parts.context import Prompted
 from offon.recipe.fields import Probe
-from offon.runs.artefacts import described, task_files
+from offon.runs.artefacts import described, task_files, without_places
 from offon.train.context import trajectory
 from offon.train.state import sampling_of
 from offon.types import RIGHT, Group, Item, Producer, Source
@@ -23,9 +23,10 @@ PLAIN = "prompt"  # the view of an item that deployment sees
 
 
 def probe_key(probe: Probe, model_hash: str, task: Any, seed: int, view: str = PLAIN) -> str:
-    """Names a probe by everything it depends on: the same model, task and settings are never sampled twice."""
+    """Names a probe by everything it depends on: the same model, task and settings are never sampled twice. Files count
+    by what they hold, not by where they lie: a project that is moved draws the same samples."""
     drawn = (probe.prompts, probe.samples, probe.temperature, probe.max_tokens)
-    named = task if isinstance(task, str | Mapping) else described(task)
+    named = without_places(task) if isinstance(task, str | Mapping) else described(task)
     seen = () if view == PLAIN else (view,)
     return hashlib.sha256(repr((model_hash, named, drawn, seed, *seen, *task_files(task))).encode()).hexdigest()[:16]
 

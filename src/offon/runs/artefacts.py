@@ -76,9 +76,24 @@ def described(value: Any) -> str:
 def task_files(task: Any) -> tuple[str, ...]:
     """Content hashes of the files that a task's description names: an edited file is another task."""
     spec = parsed_spec(task) if isinstance(task, str) else task if isinstance(task, Mapping) else {}
-    words = [value for value in spec.values() if isinstance(value, str)]
-    paths = [Path(word.partition(".py:")[0] + ".py" if ".py:" in word else word) for word in words]
-    return tuple(content_hash(path) for path in paths if path.is_file())
+    return tuple(content_hash(path) for value in spec.values() if (path := _file_in(value)) is not None)
+
+
+def without_places(task: str | Mapping[str, Any]) -> str | dict[str, Any]:
+    """A task's description with every file by its name alone; as it is where it names none."""
+    spec = parsed_spec(task) if isinstance(task, str) else dict(task)
+    paths = {key: path for key, value in spec.items() if (path := _file_in(value)) is not None}
+    if not paths:
+        return task
+    return spec | {key: spec[key].replace(str(path), path.name) for key, path in paths.items()}
+
+
+def _file_in(value: Any) -> Path | None:
+    """The file of a value: a path, or a path and the name of a function in it."""
+    if not isinstance(value, str):
+        return None
+    path = Path(value.partition(".py:")[0] + ".py" if ".py:" in value else value)
+    return path if path.is_file() else None
 
 
 def digest(value: Any) -> str:

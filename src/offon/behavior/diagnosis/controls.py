@@ -63,7 +63,7 @@ class Controls:
         if self.others is not None:
             accepted, limit = _rate(self.others), WELL_BELOW * support_threshold(k, zeta=rule.zeta)
             judged["others"] = {"accepted": accepted, "responses": int(self.others.scored[0]), "limit": limit}
-            judged["others"] |= {"failed": accepted["high"] >= limit}
+            judged["others"] |= {"failed": accepted["low"] > 0 and accepted["high"] >= limit}
             if self.others_content is not None:
                 judged["others"]["content"] = _rate(self.others_content)
         return judged
@@ -123,8 +123,9 @@ def sentences(entry: dict) -> list[str]:
         lines.append(f"control: {_percent(leaks['share'])} of {leaks['prefixes']} prefixes already hold the answer and "
                      "were not used")  # fmt: skip
     if others := entry.get("others"):
+        few = "" if others["failed"] or others["accepted"]["high"] < others["limit"] else ", too few to tell"
         lines.append(f"control: the checker accepts {_percent(others['accepted'], 1)} of {others['responses']:,} "
-                     f"responses to other prompts; within reach begins at {2 * others['limit']:.1%}")  # fmt: skip
+                     f"responses to other prompts; within reach begins at {2 * others['limit']:.1%}{few}")  # fmt: skip
     return lines
 
 
