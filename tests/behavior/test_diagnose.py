@@ -188,8 +188,8 @@ def test_what_the_checker_accepts_of_anything_withholds_rare_successes():
     assert entry["prompts"][0]["call"] == "undecided" and entry["controls"]["others"]["failed"]
     assert entry["sentence"].startswith(
         "mend the checker, or label outputs (--labels): it accepts 5.0% [3.8%, 6.5%] of responses to other prompts, "
-        "too close to the 4.6% from which success counts as within reach of 64 rollouts; 3 calls that would rest on rare "
-        "successes are withheld; of 3 prompts: 3 undecided"
+        "too close to the 4.6% from which success counts as within reach of 64 rollouts; 3 calls that would rest on "
+        "rare successes are withheld; of 3 prompts: 3 undecided"
     )
     assert "RL" not in entry["sentence"]
     assert one(strict=many, controls=often)["prompts"][0]["call"] == "ranking"

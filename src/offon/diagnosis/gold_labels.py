@@ -12,7 +12,6 @@ from offon.data.rows import BadRow, Columns, convert_rows, read_rows, source_nam
 from offon.errors import DataError
 from offon.types import RIGHT, Item
 
-
 FORM = "form"  # right but for its form
 
 
@@ -33,9 +32,9 @@ def read_labels(labels: Any, task: Any) -> Labelled:
     {"prompt": ..., "response": ..., "right": true}       the answer is right, whatever its form
     {"id": ..., "response": ..., "right": true, "format": true}      and so is its form
 
-    An item is named by its id or its prompt. The errors are those of the content verdict where the task has one. What is
-    right but for its form counts on neither side: a checker that rejects it judges the form, and its share among the
-    labels is not that of any prompt.
+    An item is named by its id or its prompt. The errors are those of the content verdict where the task has one.
+    What is right but for its form counts on neither side: a checker that rejects it judges the form, and its share
+    among the labels is not that of any prompt.
     """
     rows = read_rows(labels, None, ("prompt", "response", "right"), ("id", "response", "right"))
     items = _by_name(task)

@@ -19,7 +19,7 @@ from offon.diagnosis.exact_successes import references
 from offon.diagnosis.gold_labels import Labelled, read_labels
 from offon.diagnosis.measurements import DiagnosisSampler
 from offon.errors import DataError
-from offon.measure.probe import probe_key, prompt_infos
+from offon.measure.probe import probe_key, prompt_infos, repeated
 from offon.models.model import Model
 from offon.recipe.fields import Probe
 from offon.runs import artefacts as art
@@ -84,7 +84,8 @@ def diagnose_model(
     entry = behavior.diagnose(
         sampler.measured, prompt_infos(sampler.groups), k=k, model=artefact.label, task=opened.name, rule=rule,
         checker=checker, controls=sampler.controls, proper=_proper(labelled, sampler.groups),
-        reference_rejected=known_good.rejected, known=sampler.known_successes(known_good.right), notes=[*sampler.notes, *([labelled.note] if labelled and labelled.note else [])],
+        reference_rejected=known_good.rejected, known=sampler.known_successes(known_good.right),
+        notes=[*repeated(opened), *sampler.notes, *([labelled.note] if labelled and labelled.note else [])],
     )  # fmt: skip
     settings = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
     asked = {"teacher": teacher, "earlier": list(earlier), "budget": budget, "sampler": settings, "plan": plan}

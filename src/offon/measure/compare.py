@@ -7,7 +7,7 @@ Both are sampled on the same held-out prompts. What can be measured besides foll
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from offon.measure.cost_estimate import forecast
 from offon.measure.enumerated_support import support_of
 from offon.measure.paired_responses import pool
 from offon.measure.prefix_swap import where
-from offon.measure.probe import outcomes, probe_key, prompt_infos, run_probe
+from offon.measure.probe import outcomes, probe_key, prompt_infos, repeated, run_probe
 from offon.measure.response_changes import by_class, by_trajectory, place_of, solving, tree_of
 from offon.models.model import Model
 from offon.recipe.fields import Probe
@@ -34,6 +34,10 @@ from offon.tasks.api import response_classes
 from offon.train.models import same_vocabulary
 from offon.types import Group
 
+SAME = (
+    "the same model twice: the same weights, tokenizer and stops, so nothing was sampled and nothing can have changed "
+    "(--null samples both, which shows the noise of sampling)"
+)
 Progress = Callable[[dict[str, Any]], None]
 
 
@@ -48,6 +52,7 @@ def compare_models(
     temperature: float = 1.0,
     max_tokens: int = 512,
     prompt: str | None = None,
+    null: bool = False,
     seed: int = 0,
     progress: Progress = lambda event: None,
 ) -> dict[str, Any]:
@@ -55,6 +60,8 @@ def compare_models(
     instrument that applies to them; those that do not are named with the reason.
 
     prompt: the id of the prompt whose tree is shown; the one with the largest certain change unless given.
+    Two equal models (weights and tokenizer) are not sampled: every difference would be the noise of sampling. `null`
+    samples them nevertheless, which shows that noise.
     """
     if samples < 2:
         raise ConfigError(f"samples is {samples}", why="one half judges a prompt, the other measures its change")
@@ -66,6 +73,12 @@ def compare_models(
         place_of(prompt, ids)
     sources = [art.external(source) for source in (before, after)]
     models = [Model.load(source.path) for source in sources]
+    if not null and equal(models):
+        progress({"note": SAME})
+        return {
+            "before_model": before, "after_model": after, "task": opened.name, "k": k, "same_weights": True,
+            "sampled": False, "sentence": SAME, "cost": {"tokens_generated": 0, "tokens_scored": 0, "evaluations": 0},
+        }  # fmt: skip
     salt = int(probe_key(probe, "/".join(source.hash for source in sources), task, seed), 16)
     probed, generated = _sampled(models, sources, opened, probe, task, salt, seed, progress)
 
@@ -76,7 +89,7 @@ def compare_models(
     measured = [i for i, pair in enumerate(zip(*rows, strict=True)) if all(_scored(row) >= 2 for row in pair)]
     counts = [count([side[i] for i in measured]) for side in rows]
     entry |= {"role": stage_role(*counts, k, seed=seed).as_dict(), "before_model": before, "after_model": after}
-    entry |= {"task": opened.name, "k": k, "same_weights": len({m.fingerprint() for m in models}) == 1}
+    entry |= {"task": opened.name, "k": k, "same_weights": len({m.fingerprint() for m in models}) == 1, "sampled": True}
 
     groups = tuple([side[i] for i in measured] for side in probed)
     facts = facts_of(models, groups, probe, opened, changed=entry["role"]["name"] != "no change")
@@ -86,7 +99,28 @@ def compare_models(
     _measure(entry, session, prompt)
     entry["cost"]["tokens_generated"] += generated
     entry["cost"]["seconds"] = time.perf_counter() - started
-    return entry | {"sentence": sentence(entry)}
+    return entry | {"sentence": sentence(entry), "notes": [*repeated(opened), *caveats(entry)]}
+
+
+def equal(models: Sequence[Model]) -> bool:
+    """Whether two models write the same: the same weights, and the same tokens, prompts and stops."""
+    first, second = models
+    if first.fingerprint() != second.fingerprint() or first.stop_ids != second.stop_ids:
+        return False
+    vocabularies = [model.tokenizer.get_vocab() for model in models]
+    templates = [getattr(model.tokenizer, "chat_template", None) for model in models]
+    return vocabularies[0] == vocabularies[1] and templates[0] == templates[1]
+
+
+def caveats(entry: Mapping[str, Any]) -> list[str]:
+    """What the intervals of a comparison do not cover."""
+    number = 6 * (1 + len(entry.get("families", {})))  # success, its change and four terms, of the task and each family
+    return [
+        "intervals are over prompts and samples of these two checkpoints: training again with another seed may move "
+        "more than they show, and only several checkpoints of each kind measure that",
+        f"each of about {number} intervals holds its truth in 95% of cases, so about {number / 20:.0f} of them may "
+        "miss: one that is barely clear of 0 among many is no finding",
+    ]
 
 
 @dataclass(frozen=True, eq=False)

@@ -113,8 +113,24 @@ def cut_off(groups: Sequence[Group]) -> list[list[float]]:
     return [[float("truncated" in member.tags) for member in group.members] for group in groups]
 
 
+def repeated(task: Any) -> list[str]:
+    """What to say of rows that ask the same: a task asks each prompt once."""
+    counts = getattr(task, "counts", {})
+    again = counts.get("loaded", 0) - counts.get("distinct", 0)
+    if not again:
+        return []
+    other = counts.get("conflicting", 0)
+    conflict = f", {other} of them with another answer than the one that is kept" if other else ""
+    return [f"{again} of {counts['loaded']} rows repeat a prompt and are asked once{conflict}"]
+
+
 def prompt_infos(groups: Sequence[Group]) -> list[Mapping[str, str]]:
     def words(prompt) -> str:
         return prompt if isinstance(prompt, str) else " ".join(str(message.get("content", "")) for message in prompt)
 
-    return [{"id": g.item.id, "family": g.item.family, "prompt": words(g.item.prompt)} for g in groups]
+    def info(group: Group) -> Mapping[str, str]:
+        named = group.item.columns.get("cluster")
+        known = {"id": group.item.id, "family": group.item.family, "prompt": words(group.item.prompt)}
+        return known if named is None else {**known, "cluster": str(named)}
+
+    return [info(group) for group in groups]

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from offon.behavior.change.success_decomposition import prompt_terms
+from offon.behavior.change.success_decomposition import prompt_bounds, prompt_terms, term_intervals
 from offon.behavior.change.support import IN, prompt_changes, support_calls
 from offon.behavior.statistics.counts import Counts
 from offon.behavior.statistics.intervals import Est, mean_over_prompts
@@ -66,12 +66,17 @@ def decompose_classes(counts: ClassCounts, *, k: int) -> dict[str, dict[str, Est
         right / np.maximum(side.successes, 1)
         for right, side in zip(counts.right, (counts.before, counts.after), strict=True)
     )
-    terms_by_weighting = {}
-    for weighting, terms in prompt_terms(counts.before, counts.after, k, parts=parts).items():
-        rows = np.stack([counts.per_prompt(term) for term in terms.values()], axis=1)
-        terms_by_weighting[weighting] = dict(zip(terms, mean_over_prompts(rows), strict=True))
+    sides = (counts.before, counts.after)
+    terms = {
+        weighting: {name: counts.per_prompt(term) for name, term in named.items()}
+        for weighting, named in prompt_terms(*sides, k, parts=parts).items()
+    }
+    bounds = {
+        name: tuple(counts.per_prompt(end) for end in ends)
+        for name, ends in prompt_bounds(*sides, k, parts=parts).items()
+    }
     rates = [counts.per_prompt(r / s.scored) for r, s in zip(counts.right, (counts.before, counts.after), strict=True)]
-    return terms_by_weighting | {"total": mean_over_prompts(rates[1] - rates[0])[0]}
+    return term_intervals(terms, bounds) | {"total": mean_over_prompts(rates[1] - rates[0])[0]}
 
 
 def class_calls(counts: ClassCounts, k: int) -> dict[str, int]:

@@ -32,6 +32,7 @@ from offon.behavior.diagnosis.information_gain import most_telling, samples_to_c
 from offon.behavior.diagnosis.remedies import sentence, suggestions, tally
 from offon.behavior.diagnosis.rl_start import starts
 from offon.behavior.diagnosis.subtypes import kinds
+from offon.behavior.stage.task_entry import clusters_of
 from offon.behavior.statistics.checker_errors import FEWEST_LABELS, Checker
 from offon.behavior.statistics.counts import Counts, count
 from offon.behavior.statistics.intervals import Est, mean_over_prompts, wilson
@@ -107,6 +108,7 @@ def diagnose(
     families = [prompt.get("family", "") for prompt in prompts]
     cut = _share_cut(measured.cut)
     doubt = control.doubt(judged, k, lucky) if checker is None else ""
+    clusters = clusters_of(prompts)
     start = starts(measured.strict, calls, families, k, checker=checker)
     shares_PC, summary = posteriors.probabilities, []
     for family in sorted(set(families)):
@@ -114,7 +116,7 @@ def diagnose(
         summary.append(
             {"family": family, "n": len(rows)}
             | tally([calls[index] for index in rows])
-            | {"prevalence": _prevalence(shares_PC[rows])}
+            | {"prevalence": _prevalence(shares_PC[rows], None if clusters is None else clusters[rows])}
         )
     return {
         "model": model,
@@ -122,7 +124,7 @@ def diagnose(
         "k": k,
         "n_samples": int(np.median(measured.strict.scored)),
         "summary": summary,
-        "prevalence": _prevalence(shares_PC),
+        "prevalence": _prevalence(shares_PC, clusters),
         "prompts": [
             {
                 "id": prompt["id"],
@@ -241,9 +243,9 @@ def _verifier(checker: Checker) -> dict:
     return {name: est._asdict() for name, est in parts.items()} | {"labels": labels, "usable": checker.usable}
 
 
-def _prevalence(probabilities_PC: np.ndarray) -> dict[str, dict]:
+def _prevalence(probabilities_PC: np.ndarray, clusters: np.ndarray | None) -> dict[str, dict]:
     """Mean class probability over prompts, undecided prompts included, with its interval."""
-    shares = mean_over_prompts(probabilities_PC)
+    shares = mean_over_prompts(probabilities_PC, clusters=clusters)
     return {name: share._asdict() for name, share in zip(CLASSES, shares, strict=True)}
 
 

@@ -34,7 +34,8 @@ def task_handoff(
 ) -> dict:
     """Compare the outcomes [P][n] of two checkpoints on the same prompts: 1, 0, None = unscored.
 
-    prompts: {"id", "family", "prompt"} each. k: the rollouts per prompt the next on-policy stage can spend, declared
+    prompts: {"id", "family", "prompt"} each, and "cluster" where prompts have one in common (a template, a document):
+    intervals are then over clusters. k: the rollouts per prompt the next on-policy stage can spend, declared
     beforehand. sampler: how before and after were drawn, kept beside the numbers they explain. scaffolded: outcomes of
     both on the same prompts under the scaffold, an empty row where a prompt has none; the role may be consolidation
     then.
@@ -53,17 +54,19 @@ def task_handoff(
     helped = None if scaffolded is None else (count(scaffolded[0]), count(scaffolded[1]))
     calls = prompt_changes(*counts, k)
     families = np.array([prompt.get("family", "") for prompt in prompts])
+    clusters = clusters_of(prompts)
     entry = {
         "n_prompts": len(prompts),
         "n_samples": int(min(np.median(side.scored) for side in counts)),
         "unmeasured": int((~measured).sum()),
         "unscored": {when: _unscored(rows) for when, rows in (("before", before), ("after", after))},
-        **_measure(*counts, calls, measured, k, helped, seed),
+        **_measure(*counts, calls, measured, k, helped, seed, clusters),
         "prompts": [
             {
                 "id": prompt["id"],
                 "family": prompt.get("family", ""),
                 "prompt": prompt["prompt"],
+                **({} if prompt.get("cluster") is None else {"cluster": prompt["cluster"]}),
                 "before": [int(counts[0].successes[index]), int(counts[0].scored[index])],
                 "after": [int(counts[1].successes[index]), int(counts[1].scored[index])],
                 "call": calls[index],
@@ -75,7 +78,8 @@ def task_handoff(
     names = sorted(set(families[measured]))
     if len(names) > 1:
         entry["families"] = {
-            str(name): _measure(*counts, calls, measured & (families == name), k, helped, seed) for name in names
+            str(name): _measure(*counts, calls, measured & (families == name), k, helped, seed, clusters)
+            for name in names
         }
     return entry
 
@@ -88,30 +92,42 @@ def _measure(
     k: int,
     scaffolded: tuple[Counts, Counts] | None,
     seed: int,
+    clusters: np.ndarray | None,
 ) -> dict:
     """Success, pass@k, calls, D1, role, retention and what a later on-policy stage would find, on some prompts."""
     before, after = before.at(chosen), after.at(chosen)
+    clusters = None if clusters is None else clusters[chosen]
     helped = scaffolded and (scaffolded[0].at(chosen), scaffolded[1].at(chosen))
     chosen_calls = [call for call, keep in zip(calls, chosen, strict=True) if keep]
     return {
-        "before": _performance(before, k),
-        "after": _performance(after, k),
+        "before": _performance(before, k, clusters),
+        "after": _performance(after, k, clusters),
         "calls": {change: chosen_calls.count(change) for change in CHANGES},
-        "d1": decompose(before, after, k=k).as_dict(),
-        "role": stage_role(before, after, k, scaffolded=helped, seed=seed).as_dict(),
-        "retention": retention(before, after)._asdict() if before.successes.any() else None,
+        "d1": decompose(before, after, k=k, clusters=clusters).as_dict(),
+        "role": stage_role(before, after, k, scaffolded=helped, seed=seed, clusters=clusters).as_dict(),
+        "retention": retention(before, after, clusters=clusters)._asdict() if before.successes.any() else None,
         "trainability": {
-            when: {name: est._asdict() for name, est in trainability(counts, k, GROUP_SIZE).items()}
+            when: {name: est._asdict() for name, est in trainability(counts, k, GROUP_SIZE, clusters=clusters).items()}
             for when, counts in (("before", before), ("after", after))
             if (counts.scored >= max(k, GROUP_SIZE)).all()
         },
     }
 
 
-def _performance(counts: Counts, k: int) -> dict:
+def clusters_of(prompts: Sequence[Mapping]) -> np.ndarray | None:
+    """[P] the cluster of each prompt, its own where it names none; None where none does."""
+    if all(prompt.get("cluster") is None for prompt in prompts):
+        return None
+    names = [
+        str(prompt["cluster"]) if prompt.get("cluster") is not None else f"prompt {prompt['id']}" for prompt in prompts
+    ]
+    return np.array(names)
+
+
+def _performance(counts: Counts, k: int, clusters: np.ndarray | None) -> dict:
     return {
-        "success": mean_pass_at_k(counts, 1)._asdict(),
-        "pass_at_k": curve(counts, declared=(k,)),
+        "success": mean_pass_at_k(counts, 1, clusters=clusters)._asdict(),
+        "pass_at_k": curve(counts, declared=(k,), clusters=clusters),
     }
 
 
