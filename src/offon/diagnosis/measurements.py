@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from offon.behavior.change.k_to_solve import known_mass
+from offon.behavior.change.k_to_solve import known_mass, rounded_down
 from offon.behavior.diagnosis.bottleneck import Barriers, Measured, Rule, earlier
 from offon.behavior.diagnosis.controls import Controls
 from offon.behavior.statistics.counts import Counts
@@ -160,7 +160,12 @@ class DiagnosisSampler:
         """[P] without those that the checker also rejected: it does not always say the same."""
         everyone = range(len(self.groups))
         return [
-            {y: logp for y, logp in self.known[p].items() if False not in self.verdicts[p].get(y, ())} for p in everyone
+            {
+                y: rounded_down(logp, len(y))
+                for y, logp in self.known[p].items()
+                if False not in self.verdicts[p].get(y, ())
+            }
+            for p in everyone
         ]
 
     def ask_teacher(self, prompts: np.ndarray) -> None:

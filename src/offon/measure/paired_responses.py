@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from offon.behavior.change.k_to_solve import KToSolve, importance_weights, k_to_solve
+from offon.behavior.change.k_to_solve import KToSolve, importance_weights, k_to_solve, rounded_down
 from offon.behavior.change.prefix_tree import Tree
 from offon.behavior.change.relative_support import Scored
 from offon.engines.native import evaluating
@@ -56,7 +56,10 @@ class Pooled:
         """Distinct responses with this verdict -> log pi, less what scorer and sampler differ by, so that sums bound
         from below; none where they disagree."""
         chosen = [index for index, verdict in enumerate(self.right) if verdict is right and self.gap <= AGREES]
-        return {self.responses[index]: float(self.total[index, policy]) - self.gap for index in chosen}
+        return {
+            (y := self.responses[index]): rounded_down(float(self.total[index, policy]), len(y)) - self.gap
+            for index in chosen
+        }
 
     def k_to_solve(self, policy: int) -> KToSolve:
         """From this checkpoint's counts, everything known of either's responses, and both checkpoints' samples weighted

@@ -40,7 +40,7 @@ class Decomposition:
     """total = expansion + reshaping - attrition + diffuse (+ ambiguous), exactly, under either weighting.
 
     certified   cells from Clopper-Pearson calls; what cannot be called is `ambiguous`. Its estimate is what is certain,
-                a lower bound of what is gained or lost; its interval reaches to all that fits the calls (`prompt_bounds`)
+                a lower bound of what is gained or lost; its interval reaches to all that fits (`prompt_bounds`)
     soft        cells weighed by their Jeffreys posterior probability: nothing is left over, but prompts near the
                 threshold leak into neighbouring cells. Its interval covers that bias: it holds the certified one
     n_half      samples per half (before, after) of the median prompt: certification has only these

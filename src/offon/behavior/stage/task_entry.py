@@ -118,10 +118,8 @@ def clusters_of(prompts: Sequence[Mapping]) -> np.ndarray | None:
     """[P] the cluster of each prompt, its own where it names none; None where none does."""
     if all(prompt.get("cluster") is None for prompt in prompts):
         return None
-    names = [
-        str(prompt["cluster"]) if prompt.get("cluster") is not None else f"prompt {prompt['id']}" for prompt in prompts
-    ]
-    return np.array(names)
+    alone = [f"prompt {prompt['id']}" for prompt in prompts]
+    return np.array([str(prompt.get("cluster") or single) for prompt, single in zip(prompts, alone, strict=True)])
 
 
 def _performance(counts: Counts, k: int, clusters: np.ndarray | None) -> dict:

@@ -8,6 +8,7 @@ from typing import Any
 
 from offon import behavior
 from offon.behavior import StageStatistics
+from offon.behavior.change.k_to_solve import rounded_down
 from offon.measure.probe import content_outcomes, cut_off, outcomes, prompt_infos
 from offon.recipe import ResolvedRecipe
 from offon.runs import NodeDirectory, RunDirectory, ledger
@@ -188,7 +189,7 @@ def known_successes(group: Group) -> dict[tuple[int, ...], float]:
     ]
     wrong = {tokens for tokens, score, _ in reward if score is not None and score < RIGHT}
     return {
-        tokens: float(member.behavior_logp.sum(dtype="float64"))
+        tokens: rounded_down(float(member.behavior_logp.sum(dtype="float64")), len(tokens))
         for tokens, score, member in reward
         if score is not None and score >= RIGHT and tokens not in wrong
     }
