@@ -301,7 +301,7 @@ def test_a_run_says_what_a_stage_lost():
         ("solved", None), ("fragile", "sft"), ("solved", None), ("ranking", None)
     ]  # fmt: skip
     assert entry["prompts"][1]["previous"] == [32, 32] and "1 lost since sft" in entry["sentence"]
-    assert entry["prompts"][3]["k_to_solve"][1] == pytest.approx(8, rel=1e-4) >= 8
+    assert 8 <= entry["prompts"][3]["k_to_solve"][1] < 8.001
     assert [p["call"] for p in diagnosis_of(NoEntries(), "rl", after, 32)[0]["prompts"]][1] == "unsupported"
 
 

@@ -33,8 +33,8 @@ def read_labels(labels: Any, task: Any) -> Labelled:
     {"id": ..., "response": ..., "right": true, "format": true}      and so is its form
 
     An item is named by its id or its prompt. The errors are those of the content verdict where the task has one.
-    What is right but for its form counts on neither side: a checker that rejects it judges the form, and its share
-    among the labels is not that of any prompt.
+    Where it has none, what is right but for its form counts on neither side: a checker that rejects it judges the form,
+    and its share among the labels is not that of any prompt.
     """
     rows = read_rows(labels, None, ("prompt", "response", "right"), ("id", "response", "right"))
     items = _by_name(task)
@@ -57,7 +57,8 @@ def read_labels(labels: Any, task: Any) -> Labelled:
             continue
         passes, content = verdict.score >= RIGHT, verdict.right_content
         seen = passes if content is None else content
-        kind = FORM if row["right"] and row.get("format") is False else row["right"]
+        judges_form = content is None and row["right"] and row.get("format") is False
+        kind = FORM if judges_form else row["right"]
         accepted[kind, seen] += 1
         unsaid += row["right"] and row.get("format") is None and content is None
         if row["right"] and row.get("format") is not None and seen and not passes:
