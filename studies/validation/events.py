@@ -43,6 +43,7 @@ SCENARIOS = {
     "checker accepts 90% of right, 10% of wrong answers": tuple(WANTED),
     "checker accepts 90% of right, 10% of wrong answers, 800 labels": (DECIDED,),
 }
+PLANTED = tuple(name for name in CLASSES if name != "truncated")  # these responses all end
 RATES = ("content", "ratio", "scaffold", "placed", "finished", "placebo")
 
 
@@ -192,7 +193,7 @@ class Diagnosed:
 
 
 def balanced(per_class: int, rng) -> dict[str, np.ndarray]:
-    parts = [planted(kind, per_class, rng) for kind in CLASSES]
+    parts = [planted(kind, per_class, rng) for kind in PLANTED]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -225,7 +226,7 @@ def labelled(accepts: Accepts, number: int, rng) -> Checker:
 def scenario(name: str, per_class: int, seed: int) -> Diagnosed:
     rng = np.random.default_rng(seed)
     if name == "at the thresholds":
-        return Diagnosed.of(rates_of(at_the_thresholds(per_class * len(CLASSES), rng)), rng)
+        return Diagnosed.of(rates_of(at_the_thresholds(per_class * len(PLANTED), rng)), rng)
     rates = rates_of(balanced(per_class, rng), restart=0.15 if "restarts" in name else 0.0)
     if name == "balanced, 60 prompts at a time":
         return in_tasks(rates, rng, 60)

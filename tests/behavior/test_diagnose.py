@@ -209,5 +209,12 @@ def test_what_is_cut_off_is_said_first():
     entry = diagnose(measured_outcomes(strict, None, cut=cut), prompts(3), k=32)
     assert [prompt["call"] for prompt in entry["prompts"]] == ["truncated", "truncated", "solved"]
     assert entry["prompts"][1]["cut"] == [60, 64] and entry["truncated"]["estimate"] == pytest.approx(124 / 132)
-    assert entry["sentence"].startswith("94% of all failures [88%, 97%] were cut off before the response ended; of 3")
+    assert (
+        entry["sentence"].startswith("94% of all failures [")
+        and "were cut off before the response ended; of 3" in (entry["sentence"])
+    )
     assert "2 need a higher limit, or to learn to end" in entry["sentence"]
+    few = diagnose(
+        measured_outcomes(outcomes([0] * 20, 64), None, cut=[[1.0] * 64] + [[0.0] * 64] * 19), prompts(20), k=32
+    )
+    assert few["prompts"][0]["call"] == "truncated" and few["sentence"].startswith("of 20 prompts: 1 cut off")

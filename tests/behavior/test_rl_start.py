@@ -22,14 +22,15 @@ def test_no_prompt_within_reach_and_still_sure_to_start():
     """One success in 64 on every second of 200 prompts: 8 rollouts of one show none in 94%, 1,600 hold 12.5."""
     start = Start.of(Counts.of([0, 1] * 100, 64), 8)
     assert start.sure and start.expected == pytest.approx(12.5)
-    assert start.words == "about 12 successes in the 1,600 rollouts of a stage"
+    assert start.words == "about 12 successes in the 1,600 rollouts of a stage (8 a prompt)"
 
 
 def test_no_success_is_no_proof_of_none():
     start = Start.of(Counts.of([0] * 50, 64), 32)
     assert start.chance.low < 0.01 and 0.5 < start.chance.high < 0.95
-    assert start.words.startswith(
-        "none of 3,200 rollouts succeeded, and the 1,600 of a stage hold one with a probability"
+    assert start.words == (
+        "none of 3,200 rollouts succeeded, and the 1,600 rollouts of a stage (32 a prompt) hold one with a probability of "
+        "71% at most"
     )
 
 
@@ -60,8 +61,12 @@ def test_words_agree_with_the_numbers():
     assert sum(prompt["call"] == "unsupported" for prompt in rare["prompts"]) > 40
     assert "RL has successes to start from: about" in rare["sentence"]
     [advice] = [one for one in rare["suggestions"] if one["call"] == "unsupported"]
-    assert "RL" not in advice["avoid"] and "grpo" in advice["methods"] and "RL can start, too" in advice["reason"]
-    never = entry_of([0] * 40)
+    assert (
+        "RL" not in advice["avoid"]
+        and "grpo" in advice["methods"]
+        and "RL has successes to start from" in advice["reason"]
+    )
+    never = entry_of([0] * 40, k=4)
     assert "RL may have nothing to start from: none of 2,560 rollouts succeeded" in never["sentence"]
     assert never["suggestions"][0]["avoid"] == "plain RL" and "grpo" not in never["suggestions"][0]["methods"]
     assert "use none" not in never["sentence"] + rare["sentence"]
@@ -70,5 +75,15 @@ def test_words_agree_with_the_numbers():
 def test_families_are_told_apart():
     both = entry_of([2] * 20 + [0] * 20, families=["some"] * 20 + ["none"] * 20)
     assert "RL has successes to start from on some: about" in both["sentence"]
-    assert "on none it may have none: none of 1,280 rollouts succeeded" in both["sentence"]
+    assert "on none it may have nothing: none of 1,280 rollouts succeeded" in both["sentence"]
     assert both["rl_start"]["some"]["successes"] == 40 and both["rl_start"]["none"]["rollouts"] == 160
+
+
+def test_successes_in_content_alone_are_not_said_to_be_rewarded():
+    """Content right in a tenth, accepted never: within reach by content, and nothing that a reward could see."""
+    strict, content = ([[1.0] * c + [0.0] * (128 - c)] * 3 for c in (0, 16))
+    prompts = [{"id": str(i), "family": "all", "prompt": ""} for i in range(3)]
+    entry = diagnose(measured_outcomes(strict, content), prompts, k=64)
+    assert {(p["call"], p["sub"]) for p in entry["prompts"]} == {("ranking", "content only")}
+    assert "grpo" not in entry["suggestions"][0]["methods"] and "groups of 8" not in entry["suggestions"][0]["reason"]
+    assert "3 right in content within 64 rollouts, hardly ever in form" in entry["sentence"]

@@ -35,7 +35,7 @@ from offon.behavior.diagnosis.subtypes import kinds
 from offon.behavior.stage.task_entry import clusters_of
 from offon.behavior.statistics.checker_errors import FEWEST_LABELS, Checker
 from offon.behavior.statistics.counts import Counts, count
-from offon.behavior.statistics.intervals import Est, mean_over_prompts, wilson
+from offon.behavior.statistics.intervals import Est, mean_over_prompts, ratio, wilson
 from offon.behavior.statistics.posterior import FEWEST_TO_POOL
 from offon.errors import DataError
 
@@ -100,15 +100,15 @@ def diagnose(
     if checker is None:
         calls, lucky = _without_luck(calls, control.rests_on_luck(judged, posteriors, k, rule))
     call_kinds = kinds(
-        posteriors, calls, measured, rule, proper=proper, reference_rejected=reference_rejected,
+        posteriors, calls, measured, k, rule, proper=proper, reference_rejected=reference_rejected,
         teacher_goes_on=not control.withheld(judged),
     )  # fmt: skip
     following = most_telling(posteriors, calls)
     tries = _tries(measured, posteriors, known, checker)
     families = [prompt.get("family", "") for prompt in prompts]
-    cut = _share_cut(measured.cut)
-    doubt = control.doubt(judged, k, lucky) if checker is None else ""
     clusters = clusters_of(prompts)
+    cut = _share_cut(measured.cut, clusters)
+    doubt = control.doubt(judged, k, lucky) if checker is None else ""
     start = starts(measured.strict, calls, families, k, checker=checker)
     shares_PC, summary = posteriors.probabilities, []
     for family in sorted(set(families)):
@@ -174,12 +174,13 @@ def _failures_cut(strict: Outcomes, cut: Outcomes) -> Counts:
     )
 
 
-def _share_cut(cut: Counts | None) -> Est | None:
-    """Of all failures, those that were cut off."""
+def _share_cut(cut: Counts | None, clusters: np.ndarray | None) -> Est | None:
+    """Of all failures, those that were cut off; the interval over prompts, and no shorter than that of one rate."""
     if cut is None or not cut.scored.any():
         return None
-    cut_off, failures = int(cut.successes.sum()), int(cut.scored.sum())
-    return Est(cut_off / failures, *map(float, wilson(cut_off, failures)))
+    share = ratio(cut.successes, cut.scored, clusters=clusters)
+    low, high = wilson(cut.successes.sum(), cut.scored.sum())
+    return Est(share.estimate, max(0.0, min(share.low, float(low))), min(1.0, max(share.high, float(high))))
 
 
 def _content_counts(strict: Outcomes, content: Outcomes) -> Counts:
@@ -218,6 +219,8 @@ def _counts(measured: Measured, index: int, since: str | None) -> dict:
     others = {
         name: pair(getattr(measured, name)) for name in ("cut", "scaffold", "begun", "placed", "finished", "placebo")
     }
+    if measured.cut is not None and not measured.cut.successes[index]:
+        del others["cut"]
     return pairs | {name: value for name, value in {**others, "previous": earlier.get(best)}.items() if value}
 
 

@@ -13,7 +13,16 @@ import numpy as np
 
 from offon.behavior.diagnosis.bottleneck import CALLS, UNDECIDED, UNSUPPORTED
 from offon.behavior.diagnosis.rl_start import Start
-from offon.behavior.diagnosis.subtypes import CHECKER_REJECTS, LIVE, LOST, MODELS_FORMAT, ROUTE, STEPS, Kind
+from offon.behavior.diagnosis.subtypes import (
+    CHECKER_REJECTS,
+    CONTENT_ONLY,
+    LIVE,
+    LOST,
+    MODELS_FORMAT,
+    ROUTE,
+    STEPS,
+    Kind,
+)
 from offon.behavior.statistics.checker_errors import Checker
 from offon.behavior.statistics.counts import Counts
 from offon.behavior.statistics.intervals import Est, mean_over_prompts
@@ -133,6 +142,14 @@ KINDS = {
         signature="success returns to that of {since}; what the later stage gained stays",
         avoid="the stage that taught it once more",
     ),
+    ("ranking", CONTENT_ONLY): Remedy(
+        words="right in content within {k} rollouts, hardly ever in form",
+        methods=("sft",),
+        reason="the content is right now and then, and what is rewarded hardly ever: show the form in whole responses, "
+        "or mend a checker that rejects it, and the successes within {k} rollouts can be rewarded",
+        signature="strict success rises to content success; then rewards find them",
+        without_start="plain RL",
+    ),
     ("ranking", ROUTE): Remedy(
         words="reachable at {k} rollouts, lost by the route",
         methods=("dpo", "grpo", "raft"),
@@ -159,6 +176,8 @@ KINDS = {
     ),
 }
 RL, STARTS_AS_WELL = "grpo", ("format", UNSUPPORTED)  # where RL is tried, too, if it has successes to start from
+OTHERWISE = ("ranking", "fragile", "truncated")  # calls whose advice does not hang on where RL could start
+OFTEN_CUT = 0.25  # of all failures: from there on it is what fails, and is said first
 NEEDS_DEMONSTRATIONS = ("missing", "unreachable", UNSUPPORTED)
 
 
@@ -189,7 +208,7 @@ def sentence(
     clauses = [doubt] * bool(doubt)
     if checker is not None and not checker.usable:
         clauses.append(_mend(checker))
-    if n["truncated"] and cut is not None:
+    if n["truncated"] and cut is not None and cut.estimate >= OFTEN_CUT:
         clauses.append(
             f"{cut.estimate:.0%} of all failures [{cut.low:.0%}, {cut.high:.0%}] were cut off before the response ended"
         )
@@ -215,21 +234,16 @@ def start_clauses(starts: Mapping[str, Start]) -> list[str]:
     can = [name for name, start in starts.items() if start.sure]
     if len(starts) == 1:
         [start] = starts.values()
-        return [f"RL {'has successes' if start.sure else 'may have nothing'} to start from: {start.words}"]
+        return [f"RL {start.verb} to start from: {start.words}"]
     clauses = []
     if can:
-        where = (
-            "every family"
-            if len(can) == len(starts)
-            else " and ".join([", ".join(can[:-1])] * (len(can) > 1) + can[-1:])
-        )
-        total = sum(starts[name].expected for name in can)
-        rollouts = sum(starts[name].rollouts for name in can)
+        every = len(can) == len(starts)
+        where = "every family" if every else " and ".join([", ".join(can[:-1])] * (len(can) > 1) + can[-1:])
+        expected, rollouts = (sum(getattr(starts[name], part) for name in can) for part in ("expected", "rollouts"))
         clauses.append(
-            f"RL has successes to start from on {where}: about {total:,.0f} in the {rollouts:,} rollouts of a stage"
+            f"RL has successes to start from on {where}: about {expected:,.0f} in the {rollouts:,} rollouts of a stage"
         )
-    clauses += [f"on {name} it may have none: {start.words}" for name, start in starts.items() if not start.sure]
-    return clauses
+    return clauses + [f"on {name} it {start.verb}: {start.words}" for name, start in starts.items() if not start.sure]
 
 
 def _mend(checker: Checker) -> str:
@@ -259,17 +273,15 @@ def suggestions(
         one = remedy(call, kind)
         reason, signature = (text.format(k=k, since=kind.since) for text in (one.reason, one.signature))
         methods, against = list(one.methods), [one.avoid] * bool(one.avoid)
-        reason += _useful_groups(calls, strict, group_size) if call == "ranking" else ""
+        reason += _useful_groups(calls, strict, group_size) if call == "ranking" and kind.sub != CONTENT_ONLY else ""
         mine = {f for c, s, f in zip(calls, kinds, families, strict=True) if (c, s) == (call, kind) and f in starts}
-        if mine and methods and call not in ("ranking", "fragile", "truncated") and kind.sub != CHECKER_REJECTS:
+        if mine and methods and (call not in OTHERWISE or kind.sub == CONTENT_ONLY) and kind.sub != CHECKER_REJECTS:
             together = np.isin(families, list(mine)) & (np.array(calls) != "solved")
             start = Start.of(strict.at(together), k, checker=checker)
             share = "" if together.sum() == number else f" over all {int(together.sum())} unsolved prompts like them"
-            reason += (
-                f"; RL {'can start, too' if start.sure else 'may have nothing to start from'}: {start.words}{share}"
-            )
+            reason += f"; RL {start.verb} to start from: {start.words}{share}"
             methods += [RL] * (start.sure and RL not in methods and call in STARTS_AS_WELL)
-            against += [one.without_start] * (bool(one.without_start) and not start.sure)
+            against += [one.without_start] * (bool(one.without_start) and start.unlikely)
         elif one.without_start:
             against.append(one.without_start)
         rows.append(

@@ -20,22 +20,35 @@ from offon.behavior.statistics.intervals import Est
 from offon.behavior.statistics.posterior import rate_quantiles
 
 SURE = 0.95  # of seeing a success, at the lower end of its interval
+HALF = 0.5
 QUANTILES = (np.arange(400) + 0.5) / 400
 
 
 class Start(NamedTuple):
-    """Of some prompts: rollouts seen and the successes among them; the rollouts of a stage, the successes to expect in
-    them, and the chance of one at least."""
+    """Of some prompts: rollouts seen and the successes among them; the rollouts of a stage, in all and of each prompt;
+    the successes to expect in them, and the chance of one at least."""
 
     successes: int
     seen: int
     rollouts: int
+    per_prompt: int
     expected: float
     chance: Est
 
     @property
     def sure(self) -> bool:
         return self.chance.low >= SURE
+
+    @property
+    def unlikely(self) -> bool:
+        """A stage meets no success more likely than not, whatever the rate."""
+        return self.chance.high < HALF
+
+    @property
+    def verb(self) -> str:
+        if self.sure:
+            return "has successes"
+        return "probably has a success" if self.chance.estimate >= HALF else "may have nothing"
 
     @staticmethod
     def of(strict: Counts, k: int, *, checker: Checker | None = None) -> Start:
@@ -47,7 +60,7 @@ class Start(NamedTuple):
         chance_D = -np.expm1(rollouts * np.log1p(-p_D))
         low, high = np.quantile(chance_D, (0.025, 0.975))
         expected = rollouts * (successes / seen if checker is None and seen else float(p_D.mean()))
-        return Start(successes, seen, rollouts, expected, Est(float(chance_D.mean()), float(low), float(high)))
+        return Start(successes, seen, rollouts, k, expected, Est(float(chance_D.mean()), float(low), float(high)))
 
     def entry(self) -> dict:
         return {**self._asdict(), "chance": self.chance._asdict()}
@@ -55,15 +68,14 @@ class Start(NamedTuple):
     @property
     def words(self) -> str:
         """What a stage would meet, in half a sentence."""
+        stage = f"the {self.rollouts:,} rollouts of a stage ({self.per_prompt} a prompt)"
         if self.sure:
-            return f"about {_count(self.expected)} successes in the {self.rollouts:,} rollouts of a stage"
+            return f"about {_count(self.expected)} successes in {stage}"
         of = f"{self.successes or 'none'} of {self.seen:,} rollouts succeeded"
         if not self.successes:
-            return (
-                f"{of}, and the {self.rollouts:,} of a stage hold one with a probability of {_up_to(self.chance.high)}"
-            )
+            return f"{of}, and {stage} hold one with a probability of {_up_to(self.chance.high)}"
         low, high = (f"{end:.0%}" for end in self.chance[1:])
-        return f"{of}, and the {self.rollouts:,} of a stage hold one with a probability of {low} to {high}"
+        return f"{of}, and {stage} hold one with a probability of {low} to {high}"
 
 
 def starts(

@@ -2,7 +2,8 @@
 
     format    "checker rejects"  the form is right, by gold verdicts on it    "model's format"  it is wrong
     fragile   "scaffold"  helped by it                                        "lost"  an earlier checkpoint could
-    ranking   "route"  what it begins in failing is dead                      "steps"  alive, a later step fails
+    ranking   "content only"  the content is within reach, what the checker accepts surely is not
+              "route"  what it begins in failing is dead                      "steps"  alive, a later step fails
               (as unreachable and local are told apart, with success in reach)
     missing   "live"  what it begins is alive: a teacher can take over from the model's own states
 
@@ -16,12 +17,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from offon.behavior.change.support import support_threshold
 from offon.behavior.diagnosis.bottleneck import CLASSES, Measured, Posterior, Rule, alive, earlier, starts_over
 from offon.behavior.statistics.counts import Counts
 from offon.behavior.statistics.intervals import jeffreys_above
 
 CHECKER_REJECTS, MODELS_FORMAT = "checker rejects", "model's format"
 SCAFFOLD, LOST, ROUTE, STEPS, LIVE = "scaffold", "lost", "route", "steps", "live"
+CONTENT_ONLY = "content only"
 
 
 class Kind(NamedTuple):
@@ -35,6 +38,7 @@ def kinds(
     posteriors: Posterior,
     calls: Sequence[str],
     measured: Measured,
+    k: int,
     rule: Rule = Rule(),
     *,
     proper: Counts | None = None,
@@ -47,6 +51,7 @@ def kinds(
     reference_rejected: where the checker says of the known good response that its content is right and its form is not.
     teacher_goes_on: False where a control says that what a teacher finishes tells nothing.
     """
+    strict_DP, least = posteriors.rates["strict"], support_threshold(k, zeta=rule.zeta)
     alive_DP = alive(posteriors.rates, rule)
     dead_DP = ~alive_DP & ~starts_over(posteriors.rates, rule)
     competent_DP, begins_DP = (posteriors.rates[name] >= rule.competent for name in ("placed", "begun"))
@@ -60,6 +65,8 @@ def kinds(
                 return Kind(_form(int(proper.successes[index]), int(proper.scored[index]), rule))
             case "fragile":
                 return _better(posteriors, index, measured)
+            case "ranking" if (strict_DP[:, index] < least).mean() >= rule.confidence:
+                return Kind(CONTENT_ONLY)
             case "ranking" if teacher_goes_on:
                 lives_D = (competent_DP & alive_DP)[draws_D, index]
                 dies_D = (competent_DP & begins_DP & dead_DP)[draws_D, index]

@@ -43,6 +43,7 @@ SUBS = {
     "scaffold": "with its hint",
     "lost": "lost since an earlier checkpoint",
     "live": "a teacher can finish what it begins",
+    "content only": "right in content only",
     "route": "the route is seldom taken",
     "steps": "lost along the way",
 }
