@@ -29,8 +29,8 @@ def test_no_success_is_no_proof_of_none():
     start = Start.of(Counts.of([0] * 50, 64), 32)
     assert start.chance.low < 0.01 and 0.5 < start.chance.high < 0.95
     assert start.words == (
-        "none of 3,200 rollouts succeeded, and the 1,600 rollouts of a stage (32 a prompt) hold one with a probability of "
-        "71% at most"
+        "none of 3,200 rollouts succeeded, and the 1,600 rollouts of a stage (32 a prompt) hold one with a probability "
+        "of 71% at most"
     )
 
 

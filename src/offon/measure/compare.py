@@ -18,6 +18,7 @@ from offon.behavior.change.applicability import EXACT_SHARE, Facts, affordable, 
 from offon.behavior.change.success_decomposition import SIGNS
 from offon.behavior.change.support import support_threshold
 from offon.behavior.stage.role import stage_role
+from offon.behavior.stage.task_entry import clusters_of
 from offon.behavior.statistics.counts import count
 from offon.errors import ConfigError, ModelError
 from offon.measure.cost_estimate import forecast
@@ -88,7 +89,9 @@ def compare_models(
     entry = behavior.task_handoff(*rows, infos, k=k, sampler=(sampler, sampler), seed=seed)
     measured = [i for i, pair in enumerate(zip(*rows, strict=True)) if all(_scored(row) >= 2 for row in pair)]
     counts = [count([side[i] for i in measured]) for side in rows]
-    entry |= {"role": stage_role(*counts, k, seed=seed).as_dict(), "before_model": before, "after_model": after}
+    clusters = clusters_of([infos[i] for i in measured])
+    role = stage_role(*counts, k, seed=seed, clusters=clusters).as_dict()
+    entry |= {"role": role, "before_model": before, "after_model": after}
     entry |= {"task": opened.name, "k": k, "same_weights": len({m.fingerprint() for m in models}) == 1, "sampled": True}
 
     groups = tuple([side[i] for i in measured] for side in probed)
