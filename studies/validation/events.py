@@ -3,6 +3,7 @@
     route, step 1 .. step 4, format        each right with a known probability; with a scaffold, the route has its own
 
     content = route * steps                strict = content * format
+    begun     from the first step of a teacher's answer:        the steps * format
     placed    from a teacher's answer up to its last step:      step 4 * format
     finished  from the model's own route, by the teacher:       route * teacher
     placebo   from a wrong response to another prompt:          0 (or what a teacher that starts over gets)
@@ -18,7 +19,16 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from offon.behavior.change.k_to_solve import k_to_solve
-from offon.behavior.diagnosis.bottleneck import CLASSES, Measured, Rule, class_calls, classify, posterior
+from offon.behavior.diagnosis.bottleneck import (
+    CLASSES,
+    Barriers,
+    Measured,
+    Rule,
+    class_calls,
+    classify,
+    posterior,
+    several,
+)
 from offon.behavior.statistics.checker_errors import Checker
 from offon.behavior.statistics.counts import Counts
 from offon.diagnosis.allocation import allocate
@@ -43,7 +53,9 @@ SCENARIOS = {
     "checker accepts 90% of right, 10% of wrong answers": tuple(WANTED),
     "checker accepts 90% of right, 10% of wrong answers, 800 labels": (DECIDED,),
 }
-RATES = ("content", "ratio", "scaffold", "placed", "finished", "placebo")
+PLANTED = tuple(name for name in CLASSES if name != "truncated")  # these responses all end
+RATES = ("content", "ratio", "scaffold", "begun", "placed", "finished", "placebo")
+STEPS = ("improbable", "least")  # of the steps in between
 
 
 def planted(kind: str, n: int, rng) -> dict[str, np.ndarray]:
@@ -80,12 +92,15 @@ def at_the_thresholds(n: int, rng) -> dict[str, np.ndarray]:
 
 def rates_of(events: dict[str, np.ndarray], restart: float = 0.0) -> dict[str, np.ndarray]:
     steps = np.prod([events[f"step {i}"] for i in (1, 2, 3, 4)], axis=0)
-    finished = events["route"] * TEACHER
+    finished, between = events["route"] * TEACHER, np.array([events[f"step {i}"] for i in (1, 2, 3)])
     return {
         "content": events["route"] * steps,
         "ratio": events["format"],
         "scaffold": events["hinted"] * steps * events["format"],
+        "begun": steps * events["format"],
         "placed": events["step 4"] * events["format"],
+        "improbable": np.sum(between < Rule().improbable, axis=0),
+        "least": np.min(between, axis=0),
         "finished": finished + (1 - finished) * restart,
         "placebo": np.full(len(steps), TEACHER * restart),
     }
@@ -120,13 +135,15 @@ class Coins:
 
     @property
     def measured(self) -> Measured:
-        names = ("strict", "content", "scaffold", "placed", "finished", "placebo")
-        return Measured(**{name: Counts.of(*self._of(name)) for name in names})
+        names = ("strict", "content", "scaffold", "begun", "placed", "finished", "placebo")
+        known = Barriers(*(self.rates[name] for name in STEPS)) if STEPS[0] in self.rates else None
+        told = [name for name in names if name != "begun" or name in self.rates]
+        return Measured(**{name: Counts.of(*self._of(name)) for name in told}, barriers=known)
 
     def candidates(self, prompt: int) -> dict[str, tuple[str, ...]]:
         found = {"rollouts": ("content", "ratio"), "scaffold": ("scaffold",)}
         if self.asked[prompt]:
-            found |= {name: (name,) for name in ("placed", "finished", "placebo")}
+            found |= {name: (name,) for name in ("begun", "placed", "finished", "placebo") if name in self.rates}
         return found
 
     def ask_teacher(self, prompts: np.ndarray) -> None:
@@ -153,6 +170,8 @@ class Coins:
 def true_classes(rates: dict[str, np.ndarray], k: int = K) -> list[str]:
     """The rule on the rates themselves."""
     known = {**rates, "strict": rates["content"] * rates["ratio"], "better": rates["scaffold"]}
+    if STEPS[0] in rates:
+        known["several"] = several(Barriers(*(rates[name] for name in STEPS)), rates["begun"], rates["placed"])
     return [CLASSES[index] for index in classify(known, k)]
 
 
@@ -192,7 +211,7 @@ class Diagnosed:
 
 
 def balanced(per_class: int, rng) -> dict[str, np.ndarray]:
-    parts = [planted(kind, per_class, rng) for kind in CLASSES]
+    parts = [planted(kind, per_class, rng) for kind in PLANTED]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -225,7 +244,7 @@ def labelled(accepts: Accepts, number: int, rng) -> Checker:
 def scenario(name: str, per_class: int, seed: int) -> Diagnosed:
     rng = np.random.default_rng(seed)
     if name == "at the thresholds":
-        return Diagnosed.of(rates_of(at_the_thresholds(per_class * len(CLASSES), rng)), rng)
+        return Diagnosed.of(rates_of(at_the_thresholds(per_class * len(PLANTED), rng)), rng)
     rates = rates_of(balanced(per_class, rng), restart=0.15 if "restarts" in name else 0.0)
     if name == "balanced, 60 prompts at a time":
         return in_tasks(rates, rng, 60)

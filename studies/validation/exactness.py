@@ -123,7 +123,7 @@ def filter_invariance(n: int) -> Finding:
 def unchanged_checkpoint(prompts: int) -> Finding:
     """The testbed's base against itself, fresh samples: trajectory terms that are not exactly 0."""
     entry = compare_models("testbed:base", "testbed:base", {"testbed": ["rare", "format"]}, prompts=prompts, samples=32,
-                           k=16, max_tokens=8)  # fmt: skip
+                           k=16, max_tokens=8, null=True)  # fmt: skip
     d1 = entry["trajectories"]["d1"]
     terms = [d1[name][end] for name in ("expansion", "attrition") for end in ("estimate", "low", "high")]
     return Finding(what="one checkpoint twice: trajectory expansion and attrition", value=float(np.abs(terms).max()),

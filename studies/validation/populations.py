@@ -9,8 +9,9 @@ from collections.abc import Callable
 from functools import cache
 
 import numpy as np
+from scipy import stats
 
-from offon.behavior.change.success_decomposition import prompt_terms
+from offon.behavior.change.success_decomposition import CELLS, SIGNS, prompt_bounds, prompt_terms
 from offon.behavior.change.support import support_threshold
 from offon.behavior.stage.retention import split_product
 from offon.behavior.statistics.counts import Counts
@@ -19,6 +20,7 @@ from offon.behavior.statistics.pass_at_k import mixed_group_probability, pass_at
 
 Rates = Callable[[int, np.random.Generator], tuple[np.ndarray, np.ndarray, np.ndarray]]  # start, one stage, the next
 CLASSES = 3
+SIDES = ("lowest", "highest")  # of what the calls leave open
 GROUP_SIZE = 8
 
 
@@ -123,6 +125,8 @@ def _pairs(n: int) -> dict[str, np.ndarray]:
         for form, part in prompt_terms(before, after, budget(n)).items()
         for name, values in part.items()
     }
+    for name, ends in prompt_bounds(before, after, budget(n)).items():
+        found |= {f"{side} {name}": end for side, end in zip(SIDES, ends, strict=True)}
     found |= {"lost": lost_before - lost_after, "gain weight": weight}
     found |= {"gain before": gain_before, "gain": gain_after - gain_before}
     return {name: values.reshape(n + 1, n + 1) for name, values in found.items()}
@@ -142,15 +146,22 @@ def measured(rates: Rates, prompts: int, n: int, rng) -> dict[str, np.ndarray]:
 RATIOS = {"retention, attrition": ("lost", "success"), "gain retention": ("gain kept", "gain")}
 
 
-def _by_class(truth, n: int, rng) -> dict[str, np.ndarray]:
-    """D1 by class of right responses: shares of success by Dirichlet, gains in one class, losses in all."""
+def _class_rates(truth, rng) -> tuple[np.ndarray, np.ndarray]:
+    """[prompts, C] rates of right classes before and after: shares of success by Dirichlet, gains in one class, losses
+    in all."""
     p0, p1, _ = truth
     prompts = len(p0)
     before_PC = p0[:, None] * rng.dirichlet(np.full(CLASSES, 0.5), prompts)
     lost_PC = before_PC * np.minimum(p1 / np.maximum(p0, 1e-12), 1)[:, None]
-    after_PC = lost_PC + np.eye(CLASSES)[rng.integers(CLASSES, size=prompts)] * np.maximum(p1 - p0, 0)[:, None]
-    first, second = (_classes(rates, n, rng) for rates in (before_PC, after_PC))
-    terms = {name: table for name, table in _pairs(n).items() if name.startswith(("certified", "soft"))}
+    gained_PC = np.eye(CLASSES)[rng.integers(CLASSES, size=prompts)] * np.maximum(p1 - p0, 0)[:, None]
+    return before_PC, lost_PC + gained_PC
+
+
+def _by_class(truth, n: int, rng) -> dict[str, np.ndarray]:
+    """D1 by class of right responses."""
+    first, second = (_classes(rates, n, rng) for rates in _class_rates(truth, rng))
+    starts = ("certified", "soft", *SIDES)
+    terms = {name: table for name, table in _pairs(n).items() if name.startswith(starts)}
     return {f"class {name}": table[first, second].sum(axis=1) for name, table in terms.items()}
 
 
@@ -159,16 +170,69 @@ def _classes(rates_PC: np.ndarray, n: int, rng) -> np.ndarray:
     return rng.multinomial(n, whole / whole.sum(axis=1, keepdims=True))[:, :-1]
 
 
-def _by_trajectory(truth, n: int, rng) -> dict[str, np.ndarray]:
-    """D1 by trajectory: half of the prompts change by new or lost trajectories, half by shared ones."""
+def _trajectory_rates(truth, n: int, rng) -> tuple[np.ndarray, np.ndarray]:
+    """[prompts, 3] rates of new, lost and shared trajectories before and after: half of the prompts change by new or
+    lost ones, half by shared ones."""
     p0, p1, _ = truth
     factor, new = 1 / support_threshold(budget(n)), rng.random(len(p0)) < 0.5
     gained, lost = np.where(new, np.maximum(p1 - p0, 0), 0), np.where(new, np.maximum(p0 - p1, 0), 0)
     before = np.stack([gained / (2 * factor), lost, np.maximum(p0 - lost - gained / (2 * factor), 0)], axis=1)
     after = np.stack([gained, lost / (2 * factor), np.maximum(p1 - gained - lost / (2 * factor), 0)], axis=1)
-    change = (_classes(after, n, rng) - _classes(before, n, rng)) / n
+    return before, after
+
+
+def _by_trajectory(truth, n: int, rng) -> dict[str, np.ndarray]:
+    before, after = _trajectory_rates(truth, n, rng)
+    return _trajectory_terms((_classes(after, n, rng) - _classes(before, n, rng)) / n)
+
+
+def _trajectory_terms(change_P3: np.ndarray) -> dict[str, np.ndarray]:
     return {
-        "trajectory expansion": change[:, 0],
-        "trajectory attrition": -change[:, 1],
-        "trajectory reshaping": change[:, 2],
+        "trajectory expansion": change_P3[:, 0],
+        "trajectory attrition": -change_P3[:, 1],
+        "trajectory reshaping": change_P3[:, 2],
     }
+
+
+def exact(rates: Rates, prompts: int, n: int, rng) -> dict[str, np.ndarray]:
+    """What `measured` estimates, from the rates themselves, [prompts] each: cells by which side of eps a rate is on,
+    not by what samples say of it. Nothing here is estimated; whatever bias an estimator has shows as misses.
+
+    Gain retention has no such truth: it is defined on the prompts whose gain samples make certain. There, the mean over
+    all samples, a binomial mixture in closed form.
+    """
+    truth = p0, p1, p2 = rates(prompts, rng)
+
+    def single(p: np.ndarray) -> dict[str, np.ndarray]:
+        passes = {f"pass@{size}": 1 - (1 - p) ** size for size in (8, budget(n))}
+        return {"success": p, **passes, "mixed groups": 1 - p**GROUP_SIZE - (1 - p) ** GROUP_SIZE}
+
+    first, second = single(p0), single(p1)
+    found = first | {f"change of {name}": second[name] - value for name, value in first.items()}
+    eps = support_threshold(budget(n))
+    found |= {f"{form} {term}": value for term, value in _cells(p0, p1, eps).items() for form in ("certified", "soft")}
+    by_class = [_cells(*pair, eps) for pair in zip(*(side.T for side in _class_rates(truth, rng)), strict=True)]
+    for term in CELLS:
+        whole = sum(cells[term] for cells in by_class)
+        found |= {f"class {form} {term}": whole for form in ("certified", "soft")}
+    before, after = _trajectory_rates(truth, n, rng)
+    names = ("gain weight", "gain before", "gain")
+    weight, gain_before, gain = (_mixture(_pairs(n)[name], p0, p1, n) for name in names)
+    found |= {"lost": np.maximum(p0 - p1, 0), "gain": gain, "gain kept": weight * p2 - gain_before}
+    return found | _trajectory_terms(after - before)
+
+
+def _cells(p0: np.ndarray, p1: np.ndarray, eps: float) -> dict[str, np.ndarray]:
+    """Each term of each prompt: its change where it lies in the term's cell."""
+    states = (p0 < eps).astype(int), (p1 < eps).astype(int)
+    return {
+        term: SIGNS[term] * np.where((states[0] == was) & (states[1] == now), p1 - p0, 0.0)
+        for term, (was, now) in CELLS.items()
+    }
+
+
+def _mixture(table: np.ndarray, p0: np.ndarray, p1: np.ndarray, n: int, *, size: int = 2000) -> np.ndarray:
+    """Mean of table[successes before, successes after] over both binomials, of each prompt."""
+    blocks = range(0, len(p0), size)
+    law = [[stats.binom.pmf(np.arange(n + 1), n, p[at : at + size, None]) for p in (p0, p1)] for at in blocks]
+    return np.concatenate([((before @ table) * after).sum(axis=1) for before, after in law])

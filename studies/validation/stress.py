@@ -123,7 +123,7 @@ class Bench:
     def rejected_sign(self) -> list[dict]:
         blamed = [family.name for family in self.setting.world if _even(family.name)]
         rates, hit = self.rates(self.guide), np.array([item.family in blamed for item in self.items])
-        rates = {name: np.where(hit & (name in ("strict", "better", "placed", "finished")), 0, rate)
+        rates = {name: np.where(hit & (name in ("strict", "better", "begun", "placed", "finished")), 0, rate)
                  for name, rate in rates.items()}  # fmt: skip
         return self.diagnosed(rates, verify=rejects_sign(blamed))
 

@@ -135,7 +135,7 @@ def one(setting: Setting, per_family: int, *, teacher: int, students: Mapping[st
 
 def spent(prompt: dict) -> int:
     """Rollouts of one prompt, the teacher's included."""
-    names = ("strict", "scaffold", "previous", "placed", "finished", "placebo")
+    names = ("strict", "scaffold", "previous", "begun", "placed", "finished", "placebo")
     counted = sum(prompt[name][1] for name in names if prompt.get(name))
     return counted + TEACHER_TRIES * ("placed" in prompt)
 

@@ -1,7 +1,9 @@
 """The exact rates of models on the second world, under the sampler that is diagnosed.
 
     strict, content, scaffold    the right responses, every one of them: three routes, three endings
-    placed    the rest of the right response after its route and two states
+    begun     the rest of the right response after its route
+    placed    its rest after two states more
+    several   two of these two states are improbable, and the worse alone does not explain how rare the rest is
     finished  sum over routes of the student's share times the teacher's probability of a right rest
     placebo   after two wrong states nothing is right any more: 0, unless a teacher may start over
 
@@ -15,6 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from offon.behavior.diagnosis.bottleneck import Barriers, Rule, several
 from offon.engines.sampling import Columns, log_distribution
 from offon.testbed.grammar import HINT, RIGHT_FORMAT, ROUTES, WRONG_FORMAT, Program
 from offon.types import Item, Sampling
@@ -59,15 +62,24 @@ def true_rates(student, teacher, tokenizer, items: Sequence[Item], sampling: Sam
         better[helped] = success(student, tokenizer, some, [each.views[HINT] for each in some], sampling)["strict"]
     end, traces = f"{RIGHT_FORMAT} {tokenizer.eos_token}", [each.columns["trace"].split() for each in items]
     begun = [(f"{p} forward {t[0]} {t[1]}", f"{t[2]} {end}") for p, t in zip(prompts, traces, strict=True)]
+    opened = [(f"{p} forward", f"{' '.join(t)} {end}") for p, t in zip(prompts, traces, strict=True)]
+    each = [(f"{p} forward", t) for p, t in zip(prompts, traces, strict=True)]
+    first, second = ([(" ".join([p, *t[:at]]), t[at]) for p, t in each] for at in (0, 1))
+    states = [probability(student, tokenizer, pairs, sampling) for pairs in (first, second)]
     finished = np.zeros(len(items))
     for route in ROUTES:
         share = probability(student, tokenizer, [(prompt, route) for prompt in prompts], sampling)
         onward = [(f"{p} {route}", f"{' '.join(t)} {end}") for p, t in zip(prompts, traces, strict=True)]
         finished += share * probability(teacher, tokenizer, onward, sampling)
+    after_route, placed = (probability(student, tokenizer, pairs, sampling) for pairs in (opened, begun))
+    barriers = Barriers(np.sum([state < Rule().improbable for state in states], axis=0), np.min(states, axis=0))
+    told = several(barriers, after_route, placed) if sampling.full_softmax else np.zeros(len(items), bool)
     return {
         **success(student, tokenizer, items, prompts, sampling),
         "better": better,
-        "placed": probability(student, tokenizer, begun, sampling),
+        "begun": after_route,
+        "placed": placed,
+        "several": told,
         "finished": finished,
         "placebo": np.zeros(len(items)),
     }

@@ -7,6 +7,7 @@ from offon.behavior.change.support import support_threshold
 from offon.behavior.diagnosis.bottleneck import (
     BELOW_SUPPORT,
     CLASSES,
+    Barriers,
     Measured,
     class_calls,
     lattice,
@@ -191,3 +192,47 @@ def test_what_would_tell_most_is_named_where_nothing_is_called():
     counts = Counts.of([0, 2, 100], [200, 60, 200])
     found = posterior(Measured(strict=counts, placed=Counts.of([0, 0, 0], [0, 16, 0])), 32)
     assert most_telling(found, class_calls(found)) == ["placed", "rollouts", None]
+
+
+def calls_of(**measured):
+    """Of three like prompts with 0 of 128 successes unless said otherwise."""
+    rates = {
+        name: Counts.of([c] * 3, n) for name, (c, n) in {"strict": (0, 128), **measured}.items() if name != "steps"
+    }
+    if "steps" in measured:
+        rates["barriers"] = Barriers(*(np.array([value] * 3) for value in measured["steps"]))
+    posteriors = posterior(Measured(**rates), 32)
+    return set(class_calls(posteriors))
+
+
+DEAD, ALIVE = {"finished": (0, 32), "placebo": (0, 32)}, {"finished": (31, 32), "placebo": (0, 32)}
+
+
+def test_an_easy_end_does_not_place_the_model_on_its_route():
+    """After the first right step 0 of 32, after the last 30 of 32: past the first step the model still fails."""
+    assert calls_of(begun=(0, 32), placed=(30, 32), **DEAD) == {"missing"}
+    assert calls_of(begun=(30, 32), placed=(30, 32), **DEAD) == {"unreachable"}
+    assert calls_of(placed=(30, 32), **DEAD) == {"unreachable"}  # one prefix is both
+
+
+def test_one_blocked_step_is_local_and_several_are_missing():
+    """Steps of .19, .13 and .25 leave .006 after the first; one of .13 alone would leave .13."""
+    late = {"placed": (30, 32), **ALIVE}
+    assert calls_of(begun=(0, 32), steps=(3, 0.13), **late) == {"missing"}
+    assert calls_of(begun=(4, 32), steps=(1, 0.13), **late) == {"local"}
+    assert calls_of(begun=(0, 32), steps=(1, 0.001), **late) == {"local"}
+
+
+def test_rare_words_are_no_barriers():
+    """Five steps hold an unlikely token, and yet the model finishes after the first as often as one step of .25 leaves:
+    it says the same in other words."""
+    assert calls_of(begun=(8, 32), steps=(5, 0.02), placed=(30, 32), **ALIVE) == {"local"}
+
+
+def test_what_is_cut_off_is_called_so_before_anything_else():
+    """A model that never stops: every failure cut off, whether it is right now and then or never."""
+    assert calls_of(cut=(128, 128)) == {"truncated"}
+    assert calls_of(strict=(40, 128), cut=(88, 88)) == {"truncated"}
+    assert calls_of(strict=(120, 128), cut=(8, 8)) == {"solved"}
+    assert calls_of(strict=(40, 128), cut=(10, 88)) == {"ranking"}
+    assert calls_of(cut=(20, 128)) == {"unsupported"}

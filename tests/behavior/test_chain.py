@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from offon.behavior.change.success_decomposition import SIGNS
 from offon.behavior.stage.chain import (
     crossed_mean,
     interaction,
@@ -47,7 +48,23 @@ def test_a_lineage_counts_first_times_and_losses():
         "first_in": {"base": 1, "sft": 1, "rl": 1},
         "first_solved": {"base": 0, "sft": 0, "rl": 1},
         "lost_again": 1,
+        "recovered": 0,
     }
+
+
+def test_what_was_there_at_the_root_is_recovered_and_not_expanded():
+    """Prompt 0: .6, lost to 0, back to .9. Prompt 1: never before, now .8. Prompt 2 stays. D1 of the second step alone
+    calls both expanded: (.9 + .8) / 3. Along the path .9 / 3 of it is recovered."""
+    path = {"base": of(0.6, 0, 0.5), "sft": of(0, 0, 0.5), "rl": of(0.9, 0.8, 0.5)}
+    first, second = (row["d1"] for row in path_table(path, k=K))
+    assert "recovered" not in first["soft"]
+    for weighting in ("soft", "certified"):
+        back, new = (second[weighting][name]["estimate"] for name in ("recovered", "expansion"))
+        assert back == pytest.approx(0.9 / 3, abs=0.01) and new == pytest.approx(0.8 / 3, abs=0.01)
+        rest = sum(SIGNS[name] * est["estimate"] for name, est in second[weighting].items() if name in SIGNS)
+        assert back + rest == pytest.approx(second["total"]["estimate"])
+    assert lineage_summary(path, K)["recovered"] == 1
+    assert surviving_expansion(list(path.values()), K)[1] == pytest.approx(0.8 / 3, abs=0.01)
 
 
 def test_shapley_hand_numbers():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from offon.behavior.change.k_to_solve import betting_lower, importance_weights, k_to_solve, known_mass
+from offon.behavior.change.k_to_solve import betting_lower, importance_weights, k_to_solve, known_mass, rounded_down
 from offon.errors import DataError
 from tests.rounding import FLOAT64_SUM
 
@@ -77,3 +77,17 @@ def test_a_statistical_bound_that_contradicts_a_certain_one_is_left_out():
     assert found.low == pytest.approx(0.2) and found.high == 1
     found = k_to_solve(100, 100, failures={(1,): np.log(0.5)})
     assert found.high == pytest.approx(0.5, abs=2e-4) and found.low == 0
+
+
+def test_exact_bounds_are_rounded_outward():
+    """Log-probs of ten tokens, each off by up to 1e-6 nats as float32 leaves them: the bound stays a bound, and stays
+    close."""
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        logp_RT = np.log(rng.dirichlet(np.ones(8)))[:4, None] / 10 * np.ones(10)
+        read_RT = logp_RT + rng.uniform(-1e-6, 1e-6, logp_RT.shape)
+        truth = np.exp(logp_RT.sum(1)).sum()
+        known = {tuple(range(r, r + 10)): rounded_down(float(row.sum()), 10) for r, row in enumerate(read_RT)}
+        interval = k_to_solve(0, 0, known=known, failures=None)
+        assert truth * (1 - 1e-4) < interval.certain <= truth
+        assert k_to_solve(0, 0, failures=known).high >= 1 - truth

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from offon.behavior.stage.task_entry import task_handoff
+from offon.behavior.stage.task_entry import clusters_of, task_handoff
 from offon.errors import DataError
 from tests.rounding import FLOAT64
 
@@ -68,3 +68,23 @@ def test_disagreeing_rows_and_unscored_tasks_are_refused():
         task_handoff([[1, 0]], [[1, 0]], prompts(2), k=1)
     with pytest.raises(DataError, match="no prompt has two scored samples"):
         task_handoff([[None, None]], [[1, 0]], prompts(1), k=1)
+
+
+def test_intervals_are_over_clusters_where_rows_name_them():
+    """Twenty prompts of four templates that do the same: four observations, not twenty. Success itself is the same, and
+    every prompt keeps its template's name."""
+    before = [[1.0] * 4 + [0.0] * 4] * 20
+    after = [[1.0] * c + [0.0] * (8 - c) for c in np.repeat([2, 4, 6, 8], 5)]
+    prompts = [{"id": f"p{i}", "family": "", "prompt": "", "cluster": f"t{i // 5}"} for i in range(20)]
+    apart = [{name: value for name, value in prompt.items() if name != "cluster"} for prompt in prompts]
+    together, alone = (task_handoff(before, after, rows, k=4) for rows in (prompts, apart))
+    assert together["after"]["success"]["estimate"] == alone["after"]["success"]["estimate"] == 0.625
+
+    def width(entry):
+        est = entry["d1"]["total"]
+        return est["high"] - est["low"]
+
+    assert width(together) > 1.8 * width(alone)
+    assert together["prompts"][7]["cluster"] == "t1" and "cluster" not in alone["prompts"][7]
+    some = clusters_of([{"id": "a", "cluster": "x"}, {"id": "b"}, {"id": "c", "cluster": "x"}])
+    assert some[0] == some[2] != some[1] and clusters_of(apart) is None

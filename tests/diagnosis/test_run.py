@@ -107,7 +107,7 @@ def test_tries_until_solved_hold_the_exact_rate(diagnosis):
     missed = 0
     for prompt, row in zip(diagnosis["prompts"], rows, strict=True):
         fewest, most = prompt["k_to_solve"]
-        missed += not fewest <= 1 / row.success <= 1.001 * most
+        missed += not fewest <= 1 / row.success <= most
     assert missed <= 5
 
 
@@ -197,6 +197,19 @@ def test_gold_verdicts_on_the_form_are_counted_where_the_checker_rejects_it():
     assert read_labels(rows, task).forms == {"format": (20, 60)}
 
 
+def test_wrong_forms_among_right_labels_do_not_make_the_checker_blind():
+    """A checker without a verdict on content accepts every right answer in its form, and none in another. 80 of each
+    among the labels are no TPR of .5."""
+    task, checker = open_task("testbed:guard"), Noisy(1.0, 0.0)
+    rows = labelled(task, 80)
+    formless = [{**row, "response": row["response"].replace("#", ":"), "format": False} for row in rows[:80]]
+    known = read_labels([*rows, *formless], checker)
+    assert (known.checker.accepted_right, known.checker.right, known.wrong_form) == (80, 80, (0, 80))
+    unsaid = [{name: value for name, value in row.items() if name != "format"} for row in formless]
+    blurred = read_labels([*rows, *unsaid], checker)
+    assert blurred.checker.right == 160 and "80 do not say whether their form is right" in blurred.note
+
+
 class StrictOnly:
     """The testbed's checker without its verdict on content."""
 
@@ -211,7 +224,7 @@ def placed(task, items, answers):
     groups = [Group(item=item, views={"prompt": (0,)}) for item in items]
     right = {p: tuple(tokenizer(answer).input_ids) for p, answer in enumerate(answers)}
     found, leaks = placements(right, groups, task, lambda ids: tokenizer.decode(ids, skip_special_tokens=True))
-    return [tokenizer.decode(found[p]) if p in found else None for p in range(len(items))], leaks
+    return [tokenizer.decode(found[p].last) if p in found else None for p in range(len(items))], leaks
 
 
 def test_a_prefix_that_anybody_could_finish_holds_the_answer():
@@ -289,7 +302,7 @@ def test_a_run_says_what_a_stage_lost():
         ("solved", None), ("fragile", "sft"), ("solved", None), ("ranking", None)
     ]  # fmt: skip
     assert entry["prompts"][1]["previous"] == [32, 32] and "1 lost since sft" in entry["sentence"]
-    assert entry["prompts"][3]["k_to_solve"][1] == pytest.approx(8)
+    assert 8 <= entry["prompts"][3]["k_to_solve"][1] < 8.001
     assert [p["call"] for p in diagnosis_of(NoEntries(), "rl", after, 32)[0]["prompts"]][1] == "unsupported"
 
 
@@ -307,3 +320,76 @@ def test_a_placebo_begins_as_the_model_does():
     sampler.measure("placebo", np.array([0, 3]), 2)
     begun = [" ".join(model.tokenizer.convert_ids_to_tokens(given)) for _, _, given in asked]
     assert begun == ["backward 4 5", "backward 4 5", "backward 1 2", "backward 4 5"]
+
+
+class Partial:
+    """The testbed's guard family behind a checker that sees content only where the form is wrong, as lenient second
+    readings do, and accepts a share of everything else."""
+
+    name = "partial"
+
+    def __init__(self, accepts=0.0):
+        self.task, self.accepts, self.random = open_task("testbed:format"), accepts, np.random.default_rng(0)
+
+    def items(self, split):
+        return self.task.items(split)
+
+    def verify(self, pairs):
+        return [
+            Verdict(1.0) if v.score == 1 or self.random.random() < self.accepts else Verdict(0.0, content=v.content)
+            for v in self.task.verify(pairs)
+        ]
+
+
+def test_content_where_the_checker_gives_it_is_enough_for_format():
+    entry = diagnose_model("testbed:base", Partial(), prompts=6, budget=64, max_tokens=8)
+    assert {prompt["call"] for prompt in entry["prompts"]} == {"format"}
+    assert all(prompt["content"][1] == prompt["strict"][1] for prompt in entry["prompts"])
+    assert entry["controls"]["others"]["accepted"]["high"] < 0.02 and not entry["controls"]["others"]["failed"]
+
+
+def test_false_acceptances_are_found_for_nothing():
+    """6% of everything is accepted, on prompts that the model never solves: nothing is called within reach."""
+    task = Noisy(1.0, 0.06, "absent")
+    entry = diagnose_model("testbed:base", task, prompts=8, budget=96, max_tokens=8)
+    others = entry["controls"]["others"]
+    assert others["accepted"]["low"] < 0.06 < others["accepted"]["high"] and others["failed"]
+    assert "ranking" not in {prompt["call"] for prompt in entry["prompts"]}
+    assert entry["sentence"].startswith("mend the checker")
+
+
+def test_a_response_that_never_ends_is_cut_off():
+    """At 4 tokens no response of the testbed can end."""
+    entry = diagnose_model("testbed:base", "testbed:guard", prompts=4, budget=40, max_tokens=4)
+    assert {prompt["call"] for prompt in entry["prompts"]} == {"truncated"}
+    assert entry["sentence"].startswith("100% of all failures")
+    assert entry["truncated"]["estimate"] == 1
+
+
+class Answers:
+    """Rows {prompt, answer} and nothing more."""
+
+    name = "answers"
+
+    def __init__(self, whole):
+        base = open_task("testbed:absent").items("heldout")[:4]
+        columns = [{**item.columns, "answer": item.columns["trace"]} for item in base]
+        self.all = [
+            Item(id=item.id, prompt=item.prompt, columns=row, reference=item.reference if whole else row["answer"])
+            for item, row in zip(base, columns, strict=True)
+        ]
+
+    def items(self, split):
+        return self.all
+
+    def verify(self, pairs):
+        return open_task("testbed:absent").verify(pairs)
+
+
+def test_a_bare_answer_places_nobody_and_what_to_bring_is_said():
+    entry = diagnose_model("testbed:base", Answers(whole=False), prompts=4, budget=96, max_tokens=8)
+    assert {prompt["call"] for prompt in entry["prompts"]} == {"unsupported"}
+    assert all("placed" not in prompt for prompt in entry["prompts"])
+    assert any("bring a teacher" in note and "whole response" in note for note in entry["notes"])
+    whole = diagnose_model("testbed:base", Answers(whole=True), prompts=4, budget=96, max_tokens=8)
+    assert {prompt["call"] for prompt in whole["prompts"]} == {"missing"}

@@ -9,7 +9,7 @@ import pytest
 from offon.behavior.change.success_decomposition import SIGNS
 from offon.cli.comparison import comparison_page
 from offon.errors import ConfigError, DataError
-from offon.measure.compare import compare_models
+from offon.measure.compare import compare_models, equal
 from offon.measure.enumerated_support import support_of
 from offon.measure.paired_responses import pool
 from offon.measure.probe import run_probe
@@ -34,7 +34,7 @@ def applied(entry):
 
 @pytest.fixture(scope="module")
 def same():
-    return compare_models("testbed:base", "testbed:base", TASK, **SMALL)
+    return compare_models("testbed:base", "testbed:base", TASK, **SMALL, null=True)
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,26 @@ def test_the_same_checkpoint_twice(same):
     assert edges["expansion"] == edges["attrition"] == 0 < edges["shared"]
     assert same["classes"]["surface"] == ZERO and "first_passage" not in same["trajectories"]
     assert "where" not in same and "success did not change" in str(same["instruments"])
+
+
+def test_equal_models_are_not_sampled(tmp_path):
+    """A copy of a folder under another name: nothing is generated, and it is said why. Another template is another
+    model, whatever the weights."""
+    copy = tmp_path / "copy"
+    shutil.copytree(model_path("base"), copy)
+    entry = compare_models("testbed:base", str(copy), TASK, **SMALL)
+    assert not entry["sampled"] and entry["same_weights"] and entry["cost"]["tokens_generated"] == 0
+    assert "the same model twice" in comparison_page(entry)
+    models = [Model.load(model_path("base")), Model.load(copy)]
+    assert equal(models)
+    models[1].tokenizer.chat_template = "{{ messages[0].content }}"
+    assert not equal(models) and not equal([models[0], Model.load(model_path("student"))])
+
+
+def test_what_intervals_do_not_cover_is_said(better):
+    notes = " ".join(better["notes"])
+    assert "another seed" in notes and "of about 18 intervals" in notes
+    assert all(note[:40] in comparison_page(better).replace("\n  ", " ") for note in better["notes"])
 
 
 def test_a_better_model(better):

@@ -39,6 +39,25 @@ def test_an_edited_problem_file_is_another_task_and_another_probe(tmp_path):
     assert all(a[0] != b[0] and a[1] != b[1] for a, b in zip(*seen, strict=True))
 
 
+def test_a_project_that_moves_draws_the_same_samples(tmp_path, monkeypatch):
+    """Two copies of a task's files, absolute and relative: one probe. Another name of a column is another one."""
+    keys = []
+    for place in ("here", "there"):
+        folder = tmp_path / place
+        folder.mkdir()
+        (folder / "problems.jsonl").write_text('{"prompt": "1", "answer": "1"}')
+        (folder / "reward.py").write_text("def score(): ...")
+        monkeypatch.chdir(folder)
+        for path in (str(folder) + "/", "./", ""):
+            specs = (
+                {"jsonl": f"{path}problems.jsonl"},
+                f"jsonl:{path}problems.jsonl,verifier=numeric",
+                {"python": f"{path}reward.py:score", "data": f"{path}problems.jsonl"},
+            )
+            keys.append(tuple(probe_key(Probe(), "model", spec, 0) for spec in specs))
+    assert len(set(keys)) == 1 and len(set(keys[0])) == 3
+
+
 def test_a_task_without_files_is_named_by_its_description_alone():
     assert task_files("gym:chain_sum,max_terms=2") == task_files({"testbed": ["rare"]}) == task_files(None) == ()
 

@@ -4,7 +4,7 @@ import importlib
 
 import numpy as np
 import pytest
-from studies.validation import coverage, events, exactness, labels, stress, truth
+from studies.validation import coverage, events, exactness, labels, populations, stress, truth
 from studies.validation.__main__ import SECTIONS
 from studies.validation.scores import ACCURACY, BELOW, DECIDED, calibration_error
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -58,15 +58,31 @@ def test_reach_is_judged_at_looks_only():
 
 
 def test_intervals_cover_as_they_say():
-    """200 repeats: coverage of .94 is seen below .89 in one of 200 draws. Certified terms of unchanged prompts are 0,
-    and so are their intervals."""
+    """200 repeats: coverage of .94 is seen below .89 in one of 200 draws, .95 below .9. The truth is exact: cells by
+    which side of the threshold a rate is on."""
     for name in ("null, rates up to .3", "changed"):
         cells = list(coverage.cells(name, coverage.CHOSEN[name], 64, 64, 200, truth=20_000))
         others = {cell.what: cell.covered for cell in cells if cell.kind == "others"}
-        assert len(others) > 20 and min(others.values()) >= 0.88, others
+        terms = {cell.what: cell.covered for cell in cells if cell.kind == "open"}
+        assert len(others) >= 10 and min(others.values()) >= 0.88, others
+        assert len(terms) == 16 and min(terms.values()) >= 0.9, terms
         assert not sum(cell.wide_at_nothing for cell in cells if cell.kind == "exact")
         wrong = [max(cell.low_passes, cell.high_passes) for cell in cells if cell.kind == "others"]
         assert max(wrong) <= 0.1
+
+
+def test_the_truth_of_a_term_is_the_change_of_its_cell():
+    """By hand, eps(k = 4) = .527: .1 -> .9 expands, .9 -> .1 is lost, .6 -> .8 is reshaped, .2 -> .3 diffuse. pass@8 of
+    .1 is 1 - .9^8. What is kept of a gain, .9 -> .5, is weighed by how often the gain is certain."""
+    p0, p1, p2 = np.array([0.1, 0.9, 0.6, 0.2]), np.array([0.9, 0.1, 0.8, 0.3]), np.array([0.5, 0.1, 0.8, 0.3])
+    found = populations.exact(lambda n, rng: (p0, p1, p2), 4, 16, np.random.default_rng(0))
+    for term, row in (("expansion", [0.8, 0, 0, 0]), ("attrition", [0, 0.8, 0, 0]), ("reshaping", [0, 0, 0.2, 0])):
+        np.testing.assert_allclose(found[f"soft {term}"], row, atol=1e-12)
+    np.testing.assert_allclose(found["certified diffuse"], [0, 0, 0, 0.1], atol=1e-12)
+    assert found["pass@8"][0] == pytest.approx(1 - 0.9**8) and found["lost"].tolist() == pytest.approx([0, 0.8, 0, 0])
+    assert found["gain kept"][0] / found["gain"][0] == pytest.approx(0.5, abs=0.01)
+    parts = [found[f"trajectory {name}"] for name in ("expansion", "reshaping", "attrition")]
+    np.testing.assert_allclose(parts[0] + parts[1] - parts[2], p1 - p0)
 
 
 def test_carriers_are_the_prompts_that_make_half_of_the_distance():

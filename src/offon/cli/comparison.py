@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from offon.behavior.change.applicability import said
+from offon.behavior.change.applicability import in_words
 from offon.cli.output import table
 from offon.reporting import metrics
 from offon.reporting.words import is_nothing, negated, percent
@@ -29,6 +29,8 @@ HEADS = (
 
 def comparison_page(compared: Mapping[str, Any]) -> str:
     """The sentence, D1 by family, the prompts gained and lost, the other instruments, one prompt's tree, the cost."""
+    if not compared.get("sampled", True):
+        return "\n".join(_wrapped(f"{compared['before_model']} and {compared['after_model']}: {compared['sentence']}"))
     blocks = [
         [
             f"{compared['before_model']} -> {compared['after_model']} on {compared['task']}",
@@ -228,8 +230,8 @@ def _cost(compared: Mapping[str, Any]) -> list[str]:
         f"cost: {cost['tokens_generated']:,} tokens generated, {cost['tokens_scored']:,} scored, "
         f"{cost['evaluations']:,} evaluations, {cost['seconds']:.0f} s"
     )
-    notes = [f"note: {compared['d1']['note']}"] if compared["d1"]["note"] else []
-    return [line for one in (said(compared["instruments"]), spent, *notes) for line in _wrapped(one, "  ")]
+    notes = [f"note: {note}" for note in (compared["d1"]["note"], *compared.get("notes", [])) if note]
+    return [line for one in (in_words(compared["instruments"]), spent, *notes) for line in _wrapped(one, "  ")]
 
 
 def _wrapped(text: str, indent: str = "") -> list[str]:

@@ -192,6 +192,7 @@ def compare(
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest response, in tokens.")] = 512,
     temperature: Annotated[float, typer.Option(min=0, help="0 compares greedy responses.")] = 1.0,
     prompt: Annotated[str | None, typer.Option(metavar="ID", help="Show this prompt's branches.")] = None,
+    null: Annotated[bool, typer.Option("--null", help="Sample two equal models, too: the noise of sampling.")] = False,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     page_file: Page = None,
     json: Json = False,
@@ -214,13 +215,14 @@ def compare(
             temperature=temperature,
             max_tokens=max_tokens,
             prompt=prompt,
+            null=null,
             seed=seed,
             progress=(lambda event: None) if quiet else progress,
         )
         from offon.cli.comparison import comparison_page
     progress.close()
     print_json(compared) if json else print(comparison_page(compared))
-    _write_page("write_comparison", compared, page_file)
+    _write_page("write_comparison", compared, page_file if compared.get("sampled", True) else None)
 
 
 def _write_page(how: str, result: dict[str, Any], path: Path | None) -> None:

@@ -11,7 +11,9 @@ from offon.reporting import rests_on
 
 WIDTH = 110  # letters of a line of text
 SMALLEST_SHARE = 0.005  # a share that is surely below is not worth a word
-CALLS = ("solved", "format", "fragile", "ranking", "local", "unreachable", "missing", "unsupported", "undecided")
+CALLS = (
+    "solved", "truncated", "format", "fragile", "ranking", "local", "unreachable", "missing", "unsupported", "undecided"
+)  # fmt: skip
 
 HOW = {
     "stage": "a stage: a node that trains",

@@ -104,7 +104,7 @@ class Evidence:
     sure       nothing more to measure
     """
 
-    found: Posterior
+    posteriors: Posterior
     below: np.ndarray
     certain: np.ndarray
     looked: np.ndarray
@@ -116,17 +116,17 @@ class Evidence:
     @staticmethod
     def of(sampler: Spender, k: int, rule: Rule, look: int, checker: Checker | None) -> Evidence:
         measured = sampler.measured
-        found = posterior(measured, k, rule, checker=checker)
-        share, scored = found.probabilities[:, BELOW].sum(axis=1), measured.strict.scored
+        posteriors = posterior(measured, k, rule, checker=checker)
+        share, scored = posteriors.probabilities[:, BELOW].sum(axis=1), measured.strict.scored
         below = share > 0.5
-        certain = below_support(found, rule) & (scored >= look) & (scored % look < MORE)
-        fragile = open_to_fragile(found, rule)
+        certain = below_support(posteriors, rule) & (scored >= look) & (scored % look < MORE)
+        fragile = open_to_fragile(posteriors, rule)
         untried = {name: there & fragile for name, there in sampler.untried.items()}
-        called = np.where(below, certain & (decided(found, rule) | ~sampler.placeable), decided(found, rule))
+        called = np.where(below, certain & (decided(posteriors, rule) | ~sampler.placeable), decided(posteriors, rule))
         asks = (share > 1 - rule.confidence) & ((scored >= look) | ~below) & sampler.placeable & ~sampler.asked
         hoped = _any(untried)
         return Evidence(
-            found=found, below=below, certain=certain, looked=scored >= look, to_look=look - scored % look,
+            posteriors=posteriors, below=below, certain=certain, looked=scored >= look, to_look=look - scored % look,
             untried=untried, asks=asks & ~hoped, sure=called & ~hoped,
         )  # fmt: skip
 
@@ -153,14 +153,14 @@ def _most_telling(
     is and only its own samples do not say yet that success is out of reach, rollouts."""
 
     def candidates(prompt: int) -> dict[str, tuple[str, ...]]:
-        found = dict(sampler.candidates(prompt))
+        options = dict(sampler.candidates(prompt))
         if now.certain[prompt]:
-            del found["rollouts"]
-        return found
+            del options["rollouts"]
+        return options
 
     asked = {prompt: candidates(prompt) for prompt in prompts}
-    useful = {rate for found in asked.values() for rates in found.values() for rate in rates}
-    part = now.found.at(prompts)
+    useful = {rate for options in asked.values() for rates in options.values() for rate in rates}
+    part = now.posteriors.at(prompts)
     drops = {rate: entropy_drop(part, rate, MORE) for rate in sorted(useful)}
     chosen = defaultdict(list)
     for row, prompt in enumerate(prompts):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from offon.data.turns import turns_of
@@ -30,28 +31,36 @@ class References:
 
 
 def references(task: Any, groups: Sequence[Group], tokenizer: Any) -> References:
-    there = [p for p, group in enumerate(groups) if group.item.reference]
-    verdicts = task.verify([(groups[p].item, groups[p].item.reference) for p in there])
+    there = [p for p, group in enumerate(groups) if group.item.whole_reference]
+    verdicts = task.verify([(groups[p].item, groups[p].item.whole_reference) for p in there])
     right, rejected = {}, [False] * len(groups)
     for p, verdict in zip(there, verdicts, strict=True):
         end = turns_of(tokenizer).closing(groups[p].prompt)
-        if verdict.score is not None and verdict.score >= RIGHT and end is not None:
-            ids = tokenizer(groups[p].item.reference, add_special_tokens=False).input_ids
+        right_form = verdict.score is not None and verdict.score >= RIGHT
+        if right_form and end is not None:
+            ids = tokenizer(groups[p].item.whole_reference, add_special_tokens=False).input_ids
             right[p] = (*ids, end)
-        rejected[p] = verdict.score is not None and verdict.score < RIGHT <= (verdict.content or 0.0)
+        rejected[p] = bool(verdict.right_content) and not right_form
     return References(right, rejected)
 
 
-@torch.inference_mode()
 def logps(
     model: Model, groups: Sequence[Group], responses: Sequence[tuple[int, Tokens]], sampling: Sampling
 ) -> list[float]:
     """Log-prob (nats) of each (prompt, response) under the sampler, which must be a full softmax."""
-    found: list[float] = []
+    return [float(logp_T.sum()) for logp_T in token_logps(model, groups, responses, sampling)]
+
+
+@torch.inference_mode()
+def token_logps(
+    model: Model, groups: Sequence[Group], responses: Sequence[tuple[int, Tokens]], sampling: Sampling
+) -> list[np.ndarray]:
+    """[T] log-probs of the tokens of each (prompt, response), under the same condition."""
+    pieces: list[np.ndarray] = []
     size = max(1, SCORED_TOKENS // max((len(tokens) for _, tokens in responses), default=1))
     for first in range(0, len(responses), size):
         layout = Layout.of([(groups[p].prompt, tokens) for p, tokens in responses[first : first + size]])
         temperature = torch.full((len(layout.sequence),), sampling.temperature)
         logp = model.logp(layout, temperature).double().cpu()
-        found += [float(piece.sum()) for piece in logp.split(layout.lengths)]
-    return found
+        pieces += [piece.numpy() for piece in logp.split(layout.lengths)]
+    return pieces

@@ -8,17 +8,18 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from offon.behavior.change.k_to_solve import known_mass
-from offon.behavior.diagnosis.bottleneck import Measured, earlier
+from offon.behavior.change.k_to_solve import known_mass, rounded_down
+from offon.behavior.diagnosis.bottleneck import Barriers, Measured, Rule, earlier
 from offon.behavior.diagnosis.controls import Controls
 from offon.behavior.statistics.counts import Counts
 from offon.diagnosis.allocation import FIRST
-from offon.diagnosis.exact_successes import logps
-from offon.diagnosis.prefixes import half, placements, prefixes
+from offon.diagnosis.exact_successes import logps, token_logps
+from offon.diagnosis.prefixes import Placement, half, placements, step_ends
 from offon.engines.api import Engine, Request
 from offon.engines.factory import create_engine
 from offon.models.model import Model
@@ -51,14 +52,20 @@ class DiagnosisSampler:
     engine: Engine = field(default_factory=create_engine)
     successes: dict[str, np.ndarray] = field(default_factory=dict)
     scored: dict[str, np.ndarray] = field(default_factory=dict)
-    answers: dict[int, Tokens] = field(default_factory=dict)  # a right answer, up to where it gives itself away
+    placements: dict[int, Placement] = field(default_factory=dict)  # beginnings of a right response
+    barriers: dict[int, tuple[int, float]] = field(default_factory=dict)  # of it: improbable steps, the least likely
     right: dict[int, list[Tokens]] = field(
         default_factory=lambda: defaultdict(list)
     )  # the teacher's whole right answers
     leaks: Counter = field(default_factory=Counter)  # prefixes looked at, by whether they give the answer away
     failures: dict[int, list[Tokens]] = field(default_factory=lambda: defaultdict(list))  # the model's own, by prompt
     known: dict[int, dict[Tokens, float]] = field(default_factory=lambda: defaultdict(dict))  # right ones, log-probs
+    rollouts: dict[int, list[Tokens]] = field(default_factory=lambda: defaultdict(list))
     verdicts: dict[int, dict[Tokens, set[bool]]] = field(default_factory=lambda: defaultdict(dict))  # on its rollouts
+    cuts: dict[Tokens, list[int]] = field(default_factory=dict)  # where steps end
+    tells_content: bool = False  # whether the checker ever gave a verdict on content
+    rule: Rule = Rule()
+    others: dict[str, Counts] = field(default_factory=dict)  # what the checker accepts of other prompts' responses
     costs: Counter = field(default_factory=Counter)
 
     def __post_init__(self):
@@ -68,10 +75,15 @@ class DiagnosisSampler:
 
     @property
     def measured(self) -> Measured:
-        others = {name: self._counts(name) for name in ("content", "scaffold", "placed", "finished", "placebo")}
+        others = {name: self._counts(name) for name in ("cut", "scaffold", "placed", "finished", "placebo")}
+        others |= {"content": self._content, "begun": self._begun}
         previous = {name: self._counts(earlier(name)) for name in self.earlier if earlier(name) in self.scored}
         at_least = np.array([known_mass(responses) for responses in self._known])
-        return Measured(strict=self._counts("rollouts"), **others, previous=previous, at_least=at_least)
+        known = [self.barriers.get(p, (0, 1.0)) for p in range(len(self.groups))]
+        barriers = Barriers(*map(np.array, zip(*known, strict=True))) if self.barriers else None
+        return Measured(
+            strict=self._counts("rollouts"), **others, previous=previous, barriers=barriers, at_least=at_least
+        )
 
     @property
     def untried(self) -> dict[str, np.ndarray]:
@@ -87,23 +99,27 @@ class DiagnosisSampler:
     @property
     def placeable(self) -> np.ndarray:
         """[P] where there is a right answer to place the model on, or may be."""
-        hopeful = [self.teacher is not None or bool(group.item.reference) for group in self.groups]
-        return np.where(self.asked, [p in self.answers for p in range(len(self.groups))], hopeful)
+        hopeful = [
+            self.teacher is not None or bool(group.item.whole_reference or known)
+            for group, known in zip(self.groups, self._known, strict=True)
+        ]
+        return np.where(self.asked, [p in self.placements for p in range(len(self.groups))], hopeful)
 
     def candidates(self, prompt: int) -> dict[str, tuple[str, ...]]:
         """What could be measured next on a prompt, and the rates of the posterior that its outcomes inform."""
-        found = {"rollouts": ("content", "ratio")}
+        options = {"rollouts": ("content", "ratio")}
         if self.scaffolded[prompt]:
-            found["scaffold"] = ("scaffold",)
+            options["scaffold"] = ("scaffold",)
         tried = [earlier(name) for name in self.earlier if self._of(self.scored, earlier(name))[prompt]]
-        found |= {name: (name,) for name in tried}
-        if prompt in self.answers:
-            found["placed"] = ("placed",)
+        options |= {name: (name,) for name in tried}
+        if (placement := self.placements.get(prompt)) is not None:
+            options["placed"] = ("placed",)
+            options |= {"begun": ("begun",)} if placement.first != placement.last else {}
         if self.teacher is not None and self.failures[prompt]:
-            found["finished"] = ("finished",)
+            options["finished"] = ("finished",)
             if any(self.failures[other] for other in self.failures if other != prompt):
-                found["placebo"] = ("placebo",)
-        return found
+                options["placebo"] = ("placebo",)
+        return options
 
     @property
     def controls(self) -> Controls:
@@ -119,12 +135,14 @@ class DiagnosisSampler:
             placebo=pooled("placebo", placebo) if placebo.any() else None,
             finished=pooled("finished", placebo) if placebo.any() else None,
             leaks=Counts.of([self.leaks[True]], self.leaks.total()) if self.leaks else None,
+            **self.others,
         )
 
     @property
     def notes(self) -> list[str]:
         unplaced = int((self.asked & ~self.placeable).sum())
-        return [f"{unplaced} prompts without an answer to place the model on: not placed"] if unplaced else []
+        whole = "a teacher that solves them, or rows with a whole response (column completion or solution)"
+        return [f"{unplaced} prompts without a right response to place the model on: bring {whole}"] if unplaced else []
 
     def known_successes(self, given: Mapping[int, Tokens]) -> list[dict[Tokens, float]]:
         """[P] right responses with their log-probs under the sampler: the model's own, and those of the teacher and
@@ -142,7 +160,12 @@ class DiagnosisSampler:
         """[P] without those that the checker also rejected: it does not always say the same."""
         everyone = range(len(self.groups))
         return [
-            {y: logp for y, logp in self.known[p].items() if False not in self.verdicts[p].get(y, ())} for p in everyone
+            {
+                y: rounded_down(logp, len(y))
+                for y, logp in self.known[p].items()
+                if False not in self.verdicts[p].get(y, ())
+            }
+            for p in everyone
         ]
 
     def ask_teacher(self, prompts: np.ndarray) -> None:
@@ -158,15 +181,32 @@ class DiagnosisSampler:
         for p in prompts:
             if self.right[p]:
                 right[p] = self.right[p][0]
-            elif reference := self.groups[p].item.reference:
+            elif reference := self.groups[p].item.whole_reference:
                 right[p] = tuple(self.learner.tokenizer(reference, add_special_tokens=False).input_ids)
+            elif known := self._known[p]:
+                right[p] = max(known, key=known.get)
         placed, leaks = placements(right, self.groups, self.task, self._text)
-        self.answers |= placed
+        self.placements |= placed
         self.leaks.update(leaks)
+        self._weigh({p: right[p] for p in placed})
         if len(placed) > 1:  # after another prompt's prefix it should succeed no more often than in plain rollouts
             others = [*list(placed)[1:], next(iter(placed))]
             pairs = zip(placed, others, strict=True)
-            self._record("shuffled", [(p, self.groups[p].prompt, placed[q]) for p, q in pairs])
+            self._record("shuffled", [(p, self.groups[p].prompt, placed[q].last) for p, q in pairs])
+
+    def _weigh(self, right: Mapping[int, Tokens]) -> None:
+        """How likely the model takes each step of a right response, exactly, where one forward pass can tell."""
+        if not (right and self.sampling.full_softmax):
+            return
+        pairs = list(right.items())
+        for (p, tokens), logp_T in zip(
+            pairs, token_logps(self.learner, self.groups, pairs, self.sampling), strict=True
+        ):
+            first, last = (len(prefix) for prefix in (self.placements[p].first, self.placements[p].last))
+            ends = [end for end in self._ends(tokens) if first <= end <= last]
+            least = [float(np.exp(logp_T[start:end].min())) for start, end in pairwise(ends)]
+            self.barriers[p] = (sum(one < self.rule.improbable for one in least), min(least, default=1.0))
+        self.costs["tokens_scored"] += sum(map(len, right.values()))
 
     def measure(self, name: str, prompts: np.ndarray, samples: int) -> None:
         """More outcomes of one kind on some prompts."""
@@ -178,56 +218,116 @@ class DiagnosisSampler:
                     case "scaffold":
                         requests.append((p, group.views[SCAFFOLD], ()))
                     case "placed":
-                        requests.append((p, group.prompt, self.answers[p]))
+                        requests.append((p, group.prompt, self.placements[p].last))
+                    case "begun":
+                        requests.append((p, group.prompt, self.placements[p].first))
                     case "finished":
-                        own = self.failures[p]
-                        requests.append((p, group.prompt, prefixes(own[sample % len(own)], self._text)[0]))
+                        failed_here = self.failures[p]
+                        requests.append((p, group.prompt, self._first(failed_here[sample % len(failed_here)])))
                     case "placebo":
-                        own = self.failures[p]
-                        same = failed[prefixes(own[sample % len(own)], self._text)[0]]
+                        failed_here = self.failures[p]
+                        same = failed[self._first(failed_here[sample % len(failed_here)])]
                         others = [tokens for q, tokens in same if q != p]
                         others = others or [y for part in failed.values() for q, y in part if q != p]
-                        requests.append((p, group.prompt, half(others[sample % len(others)], self._text)))
+                        chosen = others[sample % len(others)]
+                        requests.append((p, group.prompt, half(chosen, self._ends(chosen))))
                     case _:  # plain rollouts, of this model or of an earlier one
                         requests.append((p, group.prompt, ()))
         self._record(name, requests)
         self.spent[prompts] += samples
 
+    def judge_others(self, responses: int) -> None:
+        """Give the checker other prompts' responses, as far as their answers differ: what it accepts of those is its
+        error, or luck."""
+        answers = [
+            str(group.item.columns.get("answer", group.item.reference or p)) for p, group in enumerate(self.groups)
+        ]
+        prompts, pairs = [p for p, sampled in self.rollouts.items() if sampled], []
+        for turn in range(responses):
+            for at, p in enumerate(prompts):
+                q = prompts[(at + 1 + turn % max(1, len(prompts) - 1)) % len(prompts)]
+                if q != p and answers[q] != answers[p]:
+                    pairs.append((p, self.rollouts[q][(turn + at) % len(self.rollouts[q])]))
+            if len(pairs) >= responses:
+                break
+        pairs = pairs[:responses]
+        verdicts = self.task.verify([(self.groups[p].item, self._text(tokens)) for p, tokens in pairs])
+        self.costs["verifier_calls"] += len(verdicts)
+        scored = [verdict for verdict in verdicts if verdict.score is not None]
+        if scored:
+            self.others["others"] = Counts.of([sum(v.score >= RIGHT for v in scored)], len(scored))
+        known = [v.right_content for v in verdicts if v.content is not None]
+        if known:
+            self.others["others_content"] = Counts.of([sum(known)], len(known))
+
     def _failed_by_step(self) -> dict[Tokens, list[tuple[int, Tokens]]]:
         """The model's failures with their prompts, by their first step; each prompt's first, second, ... in turn."""
-        found = defaultdict(list)
+        by_step = defaultdict(list)
         turns = ((turn, p, tokens) for p, failures in self.failures.items() for turn, tokens in enumerate(failures))
         for _, p, tokens in sorted(turns):
-            found[prefixes(tokens, self._text)[0]].append((p, tokens))
-        return found
+            by_step[self._first(tokens)].append((p, tokens))
+        return by_step
+
+    def _ends(self, tokens: Tokens) -> list[int]:
+        """Where a response's steps end, found once."""
+        if tokens not in self.cuts:
+            self.cuts[tokens] = step_ends(tokens, self._text)
+        return self.cuts[tokens]
+
+    def _first(self, tokens: Tokens) -> Tokens:
+        return tokens[: self._ends(tokens)[0]]
 
     def _counts(self, name: str) -> Counts | None:
         return Counts.of(self.successes[name], self.scored[name]) if name in self.scored else None
+
+    @property
+    def _content(self) -> Counts | None:
+        """Verdicts on content, of the prompts where every rollout has one; None where the checker gives none."""
+        counts, whole = self._counts("content"), self._of(self.scored, "rollouts")
+        if counts is None or not self.tells_content:
+            return None
+        return Counts.of(*(np.where(counts.scored == whole, side, 0) for side in counts))
+
+    @property
+    def _begun(self) -> Counts | None:
+        """After the first step of a right response, which for some is all that can be given of it."""
+        placed, begun = self._counts("placed"), self._counts("begun")
+        if placed is None:
+            return begun
+        apart = np.zeros(len(self.groups), bool)
+        for p, placement in self.placements.items():
+            apart[p] = placement.first != placement.last
+        begun = begun or Counts.of(np.zeros(len(apart), int), 0)
+        return Counts.of(*(np.where(apart, early, late) for early, late in zip(begun, placed, strict=True)))
 
     def _of(self, side: dict[str, np.ndarray], name: str) -> np.ndarray:
         return side.get(name, np.zeros(len(self.groups), int))
 
     def _record(self, name: str, requests: Asked) -> None:
-        for each in (name, "content") if name == "rollouts" else (name,):
+        for each in (name, "content", "cut") if name == "rollouts" else (name,):
             self.successes.setdefault(each, np.zeros(len(self.groups), int))
             self.scored.setdefault(each, np.zeros(len(self.groups), int))
-        for p, tokens, verdict, logp in self._sample(name, requests):
+        for p, tokens, verdict, completion in self._sample(name, requests):
             if verdict.score is None:
                 continue
             right = verdict.score >= RIGHT
             self.successes[name][p] += right
             self.scored[name][p] += 1
             if name == "rollouts":
+                self.rollouts[p].append(tokens)
                 self.verdicts[p].setdefault(tokens, set()).add(right)
-                self.known[p] |= {tokens: logp} if right else {}
+                self.known[p] |= {tokens: sum(completion.logp)} if right else {}
                 if not right and len(self.failures[p]) < FIRST:
                     self.failures[p].append(tokens)
-                if verdict.content is not None:
-                    self.successes["content"][p] += verdict.content >= RIGHT
+                self.successes["cut"][p] += not right and completion.stop == "length"
+                self.scored["cut"][p] += not right
+                self.tells_content |= verdict.content is not None
+                if verdict.right_content is not None:
+                    self.successes["content"][p] += verdict.right_content
                     self.scored["content"][p] += 1
 
     def _sample(self, name: str, requests: Asked):
-        """(prompt, response tokens with those given, verdict, log-prob of what was sampled) of each request."""
+        """(prompt, response tokens with those given, verdict, what was sampled) of each request."""
         started, asked = time.perf_counter(), []
         for p, prompt, given in requests:
             key = (self.salt, int(art.digest(name), 16), int(p), self.tries[name, p])
@@ -242,8 +342,7 @@ class DiagnosisSampler:
         who = "teacher_tokens" if name in TAUGHT else "tokens_generated"
         self.costs.update({who: sum(len(c.tokens) for c in completions), "verifier_calls": len(verdicts)})
         self.costs.update({"rollouts": len(requests), "seconds": time.perf_counter() - started})
-        logps = [sum(c.logp) for c in completions]
-        return zip([p for p, _, _ in requests], responses, verdicts, logps, strict=True)
+        return zip([p for p, _, _ in requests], responses, verdicts, completions, strict=True)
 
     def _model(self, name: str) -> Model:
         if name in TAUGHT:

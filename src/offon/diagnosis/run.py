@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cache, partial
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from offon import behavior
+from offon.behavior.change.support import support_threshold
 from offon.behavior.diagnosis.bottleneck import Rule
 from offon.behavior.statistics.counts import Counts
 from offon.data import prompt_groups
@@ -19,7 +21,7 @@ from offon.diagnosis.measurements import DiagnosisSampler
 from offon.engines.api import Engine
 from offon.engines.factory import create_engine
 from offon.errors import DataError
-from offon.measure.probe import probe_key, prompt_infos
+from offon.measure.probe import probe_key, prompt_infos, repeated
 from offon.models.model import Model
 from offon.models.vocabulary import same_vocabulary
 from offon.recipe.fields import Probe
@@ -27,6 +29,7 @@ from offon.runs import artefacts as art
 from offon.tasks import open_task
 from offon.types import Group, Sampling
 
+OTHERS, OTHERS_PER_EPS = 256, 16  # responses to other prompts that the checker is given; of 0 accepted, below eps / 4
 PILOT = 8  # prompts whose first rollouts tell the pace
 
 
@@ -73,6 +76,7 @@ def diagnose_model(
         learner, load(teacher) if teacher else None, opened, prompt_groups(items, learner.tokenizer),
         Sampling(temperature=temperature, top_p=top_p, max_tokens=max_tokens),
         salt=int(art.digest([probe_key(probe, artefact.hash, task, seed), top_p]), 16), progress=sampled,
+        rule=rule,
         earlier={name: cache(partial(load, source)) for name, source in _names(earlier).items()},
         engine=engine or create_engine(),
     )  # fmt: skip
@@ -80,11 +84,13 @@ def diagnose_model(
     plan = pilot(sampler, budget)
     progress({"note": plan})
     allocate(sampler, budget, k, rule, checker=checker)
+    sampler.judge_others(max(OTHERS, math.ceil(OTHERS_PER_EPS / support_threshold(k, zeta=rule.zeta))))
     known_good = references(opened, sampler.groups, learner.tokenizer)
     entry = behavior.diagnose(
         sampler.measured, prompt_infos(sampler.groups), k=k, model=artefact.label, task=opened.name, rule=rule,
         checker=checker, controls=sampler.controls, proper=_proper(labelled, sampler.groups),
-        reference_rejected=known_good.rejected, known=sampler.known_successes(known_good.right), notes=sampler.notes,
+        reference_rejected=known_good.rejected, known=sampler.known_successes(known_good.right),
+        notes=[*repeated(opened), *sampler.notes, *([labelled.note] if labelled and labelled.note else [])],
     )  # fmt: skip
     settings = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
     asked = {"teacher": teacher, "earlier": list(earlier), "budget": budget, "sampler": settings, "plan": plan}

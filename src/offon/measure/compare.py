@@ -7,17 +7,18 @@ Both are sampled on the same held-out prompts. What can be measured besides foll
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from offon import behavior
-from offon.behavior.change.applicability import EXACT_SHARE, Facts, affordable, choose, said
+from offon.behavior.change.applicability import EXACT_SHARE, Facts, affordable, choose, in_words
 from offon.behavior.change.success_decomposition import SIGNS
 from offon.behavior.change.support import support_threshold
 from offon.behavior.stage.role import stage_role
+from offon.behavior.stage.task_entry import clusters_of
 from offon.behavior.statistics.counts import count
 from offon.engines.api import Engine
 from offon.engines.factory import create_engine
@@ -27,7 +28,7 @@ from offon.measure.cost_estimate import forecast
 from offon.measure.enumerated_support import support_of
 from offon.measure.paired_responses import pool
 from offon.measure.prefix_swap import where
-from offon.measure.probe import outcomes, probe_key, prompt_infos, run_probe
+from offon.measure.probe import outcomes, probe_key, prompt_infos, repeated, run_probe
 from offon.measure.response_changes import by_class, by_trajectory, place_of, solving, tree_of
 from offon.models.model import Model
 from offon.models.vocabulary import same_vocabulary
@@ -37,6 +38,10 @@ from offon.tasks import open_task
 from offon.tasks.api import response_classes
 from offon.types import Group
 
+SAME = (
+    "the same model twice: the same weights, tokenizer and stops, so nothing was sampled and nothing can have changed "
+    "(--null samples both, which shows the noise of sampling)"
+)
 Progress = Callable[[dict[str, Any]], None]
 
 
@@ -51,6 +56,7 @@ def compare_models(
     temperature: float = 1.0,
     max_tokens: int = 512,
     prompt: str | None = None,
+    null: bool = False,
     seed: int = 0,
     engine: Engine | None = None,
     progress: Progress = lambda event: None,
@@ -59,6 +65,8 @@ def compare_models(
     instrument that applies to them; those that do not are named with the reason.
 
     prompt: the id of the prompt whose tree is shown; the one with the largest certain change unless given.
+    Two equal models (weights and tokenizer) are not sampled: every difference would be the noise of sampling. `null`
+    samples them nevertheless, which shows that noise.
     """
     if samples < 2:
         raise ConfigError(f"samples is {samples}", why="one half judges a prompt, the other measures its change")
@@ -70,6 +78,12 @@ def compare_models(
         place_of(prompt, ids)
     sources = [art.external(source) for source in (before, after)]
     models = [Model.load(source.path) for source in sources]
+    if not null and equal(models):
+        progress({"note": SAME})
+        return {
+            "before_model": before, "after_model": after, "task": opened.name, "k": k, "same_weights": True,
+            "sampled": False, "sentence": SAME, "cost": {"tokens_generated": 0, "tokens_scored": 0, "evaluations": 0},
+        }  # fmt: skip
     salt = int(probe_key(probe, "/".join(source.hash for source in sources), task, seed), 16)
     probed, generated = _sampled(models, sources, opened, probe, task, salt, seed, engine, progress)
 
@@ -79,18 +93,41 @@ def compare_models(
     entry = behavior.task_handoff(*rows, infos, k=k, sampler=(sampler, sampler), groups=tuple(probed), seed=seed)
     measured = [i for i, pair in enumerate(zip(*rows, strict=True)) if all(_scored(row) >= 2 for row in pair)]
     counts = [count([side[i] for i in measured]) for side in rows]
-    entry |= {"role": stage_role(*counts, k, seed=seed).as_dict(), "before_model": before, "after_model": after}
-    entry |= {"task": opened.name, "k": k, "same_weights": len({m.fingerprint() for m in models}) == 1}
+    clusters = clusters_of([infos[i] for i in measured])
+    role = stage_role(*counts, k, seed=seed, clusters=clusters).as_dict()
+    entry |= {"role": role, "before_model": before, "after_model": after}
+    entry |= {"task": opened.name, "k": k, "same_weights": len({m.fingerprint() for m in models}) == 1, "sampled": True}
 
     groups = tuple([side[i] for i in measured] for side in probed)
     facts = facts_of(models, groups, probe, opened, changed=entry["role"]["name"] != "no change")
     entry["instruments"] = [instrument.as_dict() for instrument in choose(facts)]
     session = CompareSession(models, opened, groups, measured, facts, k, salt, engine)
-    progress({"note": said(entry["instruments"])})
+    progress({"note": in_words(entry["instruments"])})
     _measure(entry, session, prompt)
     entry["cost"]["tokens_generated"] += generated
     entry["cost"]["seconds"] = time.perf_counter() - started
-    return entry | {"sentence": sentence(entry)}
+    return entry | {"sentence": sentence(entry), "notes": [*repeated(opened), *caveats(entry)]}
+
+
+def equal(models: Sequence[Model]) -> bool:
+    """Whether two models write the same: the same weights, and the same tokens, prompts and stops."""
+    first, second = models
+    if first.fingerprint() != second.fingerprint() or first.stop_ids != second.stop_ids:
+        return False
+    vocabularies = [model.tokenizer.get_vocab() for model in models]
+    templates = [getattr(model.tokenizer, "chat_template", None) for model in models]
+    return vocabularies[0] == vocabularies[1] and templates[0] == templates[1]
+
+
+def caveats(entry: Mapping[str, Any]) -> list[str]:
+    """What the intervals of a comparison do not cover."""
+    number = 6 * (1 + len(entry.get("families", {})))  # success, its change and four terms, of the task and each family
+    return [
+        "intervals are over prompts and samples of these two checkpoints: training again with another seed may move "
+        "more than they show, and only several checkpoints of each kind measure that",
+        f"each of about {number} intervals holds its truth in 95% of cases, so about {number / 20:.0f} of them may "
+        "miss: one that is barely clear of 0 among many is no finding",
+    ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,11 +151,11 @@ def _sampled(
     drawn = probe if probe.temperature else Probe(**{**vars(probe), "samples": 1})
     ahead = [forecast(model, task, drawn, salt, engine=engine) for model in models]
     tokens, seconds = sum(one.tokens for one in ahead), sum(one.seconds for one in ahead)
-    found = len(list(task.items("heldout"))[: drawn.prompts])
+    n_prompts = len(list(task.items("heldout"))[: drawn.prompts])
     progress({
-        "note": f"2 models x {found} prompts x {drawn.samples} samples: about {tokens:,} tokens (at most "
-        f"{2 * found * drawn.samples * probe.max_tokens:,}), about {seconds:.0f} s; then scoring them, and enumeration "
-        f"for at most {EXACT_SHARE:.0%} as much"
+        "note": f"2 models x {n_prompts} prompts x {drawn.samples} samples: about {tokens:,} tokens (at most "
+        f"{2 * n_prompts * drawn.samples * probe.max_tokens:,}), about {seconds:.0f} s; then scoring them, and "
+        f"enumeration for at most {EXACT_SHARE:.0%} as much"
     })  # fmt: skip
     probed, generated = [], sum(one.pilot_tokens for one in ahead)
     for side, model, source in zip(("before", "after"), models, sources, strict=True):
@@ -231,12 +268,12 @@ def sentence(entry: dict[str, Any]) -> str:
     parts = [f"{number} {call}" for call, number in calls.items() if number]
     rates = [entry[when]["success"]["estimate"] for when in ("before", "after")]
     names = {"expansion": "expanded", "reshaping": "reshaped", "attrition": "lost", "diffuse": "diffuse"}
-    told = ", ".join(f"{name} {100 * SIGNS[term] * soft[term]['estimate']:+.1f}" for term, name in names.items())
+    terms = ", ".join(f"{name} {100 * SIGNS[term] * soft[term]['estimate']:+.1f}" for term, name in names.items())
     role = entry["role"]["name"]
     verdicts = {"no change": "no change beyond its interval", "mixed": "mixed"}
     verdict = verdicts.get(role, f"what was gained is mostly {role}")
     return (
         f"success {rates[0]:.1%} -> {rates[1]:.1%} ({100 * change['estimate']:+.1f} points "
-        f"[{100 * change['low']:+.1f}, {100 * change['high']:+.1f}]): {told}; "
+        f"[{100 * change['low']:+.1f}, {100 * change['high']:+.1f}]): {terms}; "
         f"of {entry['n_prompts']} prompts at {entry['k']} rollouts: {', '.join(parts)}; {verdict}"
     )

@@ -36,38 +36,38 @@ def data_probe(
         return None
     rows = [_row(row, names) for row in read]
     numbers = data_quality.describe(rows, {task: map(_asked, prompts) for task, prompts in heldout.items()})
-    found = {"artefact": "data", **numbers, "tokens": None if tokenizer is None else _tokens(rows, tokenizer)}
-    found["warnings"] = [*_warnings(found)]
-    return found | {"sentence": sentence(label, found)}
+    report = {"artefact": "data", **numbers, "tokens": None if tokenizer is None else _tokens(rows, tokenizer)}
+    report["warnings"] = [*_warnings(report)]
+    return report | {"sentence": sentence(label, report)}
 
 
-def metrics(found: Mapping[str, Any]) -> dict[tuple[str, str | None], dict[str, float] | None]:
+def metrics(report: Mapping[str, Any]) -> dict[tuple[str, str | None], dict[str, float] | None]:
     """(metric, probe task) -> value, for gates. Counts are exact."""
 
     def exact(value: float | None) -> dict[str, float] | None:
         return None if value is None else {"estimate": value, "low": value, "high": value}
 
-    values = {(name, None): exact(found[name]) for name in ("rows", "prompts", "tokens")}
-    values |= {(name, None): exact(found[name]["share"]) for name in ("duplicates", "near_duplicates")}
-    values |= {("contamination", task): exact(entry["share"]) for task, entry in found["contamination"].items()}
-    right = found["right"]
+    values = {(name, None): exact(report[name]) for name in ("rows", "prompts", "tokens")}
+    values |= {(name, None): exact(report[name]["share"]) for name in ("duplicates", "near_duplicates")}
+    values |= {("contamination", task): exact(entry["share"]) for task, entry in report["contamination"].items()}
+    right = report["right"]
     return values | {("right", None): right and {name: right[name] for name in ("estimate", "low", "high")}}
 
 
-def sentence(label: str, found: Mapping[str, Any]) -> str:
-    tokens = "" if found["tokens"] is None else f", {found['tokens']:,} tokens"
-    parts = [f"{label}: {found['rows']:,} rows of {found['prompts']:,} prompts{tokens}"]
-    known = [entry for entry in found["producers"] if entry["producer"] != UNRECORDED]
+def sentence(label: str, report: Mapping[str, Any]) -> str:
+    tokens = "" if report["tokens"] is None else f", {report['tokens']:,} tokens"
+    parts = [f"{label}: {report['rows']:,} rows of {report['prompts']:,} prompts{tokens}"]
+    known = [entry for entry in report["producers"] if entry["producer"] != UNRECORDED]
     parts += [", ".join(f"{entry['share']:.0%} by {entry['producer']}" for entry in known[:3])] if known else []
-    copies = found["duplicates"]["rows"], found["near_duplicates"]["rows"]
+    copies = report["duplicates"]["rows"], report["near_duplicates"]["rows"]
     parts += [f"{copies[0]} duplicates and {copies[1]} near ones" if any(copies) else "no duplicates"]
-    if right := found["right"]:
+    if right := report["right"]:
         parts.append(f"{right['estimate']:.0%} right of {right['known']:,} judged")
-    return "; ".join([*parts, *(found["warnings"] or ["no held-out prompt"] * bool(found["contamination"]))])
+    return "; ".join([*parts, *(report["warnings"] or ["no held-out prompt"] * bool(report["contamination"]))])
 
 
-def _warnings(found: Mapping[str, Any]) -> Iterable[str]:
-    for task, entry in found["contamination"].items():
+def _warnings(report: Mapping[str, Any]) -> Iterable[str]:
+    for task, entry in report["contamination"].items():
         if entry["rows"]:
             yield (
                 f"{entry['rows']} rows ask {entry['prompts']} of the {entry['heldout']} held-out prompts of {task}: "
@@ -88,29 +88,29 @@ def _texts(row: Mapping[str, Any]) -> tuple[str, str]:
     """(prompt, all that is learned from the row) in any of the forms of data."""
     turns = row.get("messages") or row.get("conversations")
     if turns is None and "prompt" not in row and "chosen" in row:
-        turns = [*row["chosen"], {"role": "assistant", "content": _told(row["rejected"][-1:])}]
+        turns = [*row["chosen"], {"role": "assistant", "content": _as_text(row["rejected"][-1:])}]
     if turns is not None:
         roles = [SHAREGPT_ROLES.get(role := turn.get("role", turn.get("from")), role) for turn in turns]
         first = roles.index("assistant") if "assistant" in roles else len(turns)
         asked = [turn for turn, role in zip(turns[:first], roles, strict=False) if role != "system"]
-        return _told(asked), _told(turns[first:])
+        return _as_text(asked), _as_text(turns[first:])
     if "instruction" in row:
         return " ".join(filter(None, (row["instruction"], row.get("input")))), row["output"]
-    answers = [_told(row[name]) for name in ANSWERS if row.get(name) is not None]
+    answers = [_as_text(row[name]) for name in ANSWERS if row.get(name) is not None]
     return _asked(row["prompt"]) if "prompt" in row else "", " ".join(answers)
 
 
 def _asked(prompt: Any) -> str:
     """A prompt as text, without what a system message says."""
-    return prompt if isinstance(prompt, str) else _told([turn for turn in prompt if turn.get("role") != "system"])
+    return prompt if isinstance(prompt, str) else _as_text([turn for turn in prompt if turn.get("role") != "system"])
 
 
-def _told(value: Any) -> str:
+def _as_text(value: Any) -> str:
     """Text of text, of a turn, of a number, or of a list of them."""
     if isinstance(value, Mapping):
         return str(value.get("content", value.get("value", "")))
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return " ".join(map(_told, value))
+        return " ".join(map(_as_text, value))
     return str(value)
 
 

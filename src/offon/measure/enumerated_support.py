@@ -32,33 +32,36 @@ def support_of(
     """
     started = time.perf_counter()
     prompts, horizon = [group.prompt for group in groups], sampling.max_tokens
-    found = expand(models, prompts, sampling, eps=0.0 if whole else eps, horizon=horizon)
+    enumerations = expand(models, prompts, sampling, eps=0.0 if whole else eps, horizon=horizon)
     seconds = time.perf_counter() - started
-    depth = max(1, *(int(one.tree.depth.max(initial=0)) for one in found))
-    counted = sum((Counter(cells(one.tree, eps).tolist()) for one in found), Counter())
-    masses = [mass_by_cell(one.tree, eps, depth) for one in found]
+    depth = max(1, *(int(one.tree.depth.max(initial=0)) for one in enumerations))
+    counted = sum((Counter(cells(one.tree, eps).tolist()) for one in enumerations), Counter())
+    masses = [mass_by_cell(one.tree, eps, depth) for one in enumerations]
     return {
         "eps": eps,
         "horizon": depth,
-        "prompts": len(found),
-        "evaluations": sum(one.evaluations for one in found),
-        "most_evaluations": len(found) * most_evaluations(0.0 if whole else eps, horizon, models[0].vocabulary, 2),
+        "prompts": len(enumerations),
+        "evaluations": sum(one.evaluations for one in enumerations),
+        "most_evaluations": len(enumerations)
+        * most_evaluations(0.0 if whole else eps, horizon, models[0].vocabulary, 2),
         "seconds": seconds,
-        "residual": {side: float(np.mean([one.residual[i] for one in found])) for i, side in enumerate(SIDES)},
+        "residual": {side: float(np.mean([one.residual[i] for one in enumerations])) for i, side in enumerate(SIDES)},
         "coverage": {
-            side: np.mean([coverage(one.tree, eps, depth, i) for one in found], axis=0).tolist()
+            side: np.mean([coverage(one.tree, eps, depth, i) for one in enumerations], axis=0).tolist()
             for i, side in enumerate(SIDES)
         },
         "edges": {cell: counted[cell] for cell in CELLS},
         "mass": {cell: np.mean([mass[cell] for mass in masses], axis=0).tolist() for cell in CELLS},
         "whole": whole,
-        "d2": _d2(models[0], task, groups, found, eps) if whole else None,
+        "d2": _d2(models[0], task, groups, enumerations, eps) if whole else None,
     }
 
 
-def _d2(model: Model, task: Any, groups: Sequence[Group], found: Sequence[Enumeration], eps: float) -> dict[str, float]:
+def _d2(
+    model: Model, task: Any, groups: Sequence[Group], enumerations: Sequence[Enumeration], eps: float
+) -> dict[str, float]:
     rows = []
-    for group, one in zip(groups, found, strict=True):
+    for group, one in zip(groups, enumerations, strict=True):
         right = verdicts(model, task, group, one.tree)
         reward = np.array([float(bool(right.get(one.tree.path(edge)))) for edge in range(len(one.tree))])
         rows.append(decompose_states(one.tree, reward, eps))

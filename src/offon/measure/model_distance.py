@@ -49,28 +49,28 @@ class ModelDistance:
     """Two models of a run that read the same responses of the first. Every result is a mapping of plain lists, kept in
     RUN/scores."""
 
-    def __init__(self, run: RunDirectory, load: LoadedModels, own: Artefact, other: Artefact):
-        self.run, self.load, self.own, self.other = run, load, own, other
+    def __init__(self, run: RunDirectory, load: LoadedModels, author: Artefact, reader: Artefact):
+        self.run, self.load, self.author, self.reader = run, load, author, reader
 
     @property
     def models(self) -> tuple[Model, Model]:
-        return self.load(self.own), self.load(self.other)
+        return self.load(self.author), self.load(self.reader)
 
     @cached_property
     def same_tokens(self) -> bool:
         """Whether every token id means the same to both; read from the tokenizers alone."""
-        mine, theirs = (load_tokenizer(artefact.path).get_vocab() for artefact in (self.own, self.other))
+        mine, theirs = (load_tokenizer(artefact.path).get_vocab() for artefact in (self.author, self.reader))
         return mine == theirs
 
     def distances(self, groups: Sequence[Group]) -> dict[str, list[float]]:
-        """Over the own model's responses, by prompt: KL(own || other) in nats, summed over their states; at how many
+        """Over the author's responses, by prompt: KL(author || reader) in nats, summed over their states; at how many
         states both have the same likeliest token; the number of tokens and of responses."""
 
         def measured() -> dict[str, list[float]]:
             read = [group.members[:RESPONSES] for group in groups]
-            found_n2 = distances(*self.models, [member for members in read for member in members])
+            distance_n2 = distances(*self.models, [member for members in read for member in members])
             ends = np.cumsum([len(members) for members in read])[:-1]
-            sums_P2 = np.array([rows.sum(axis=0) for rows in np.split(found_n2, ends)])
+            sums_P2 = np.array([rows.sum(axis=0) for rows in np.split(distance_n2, ends)])
             return {
                 "kl_nats": sums_P2[:, 0].tolist(),
                 "agreeing": sums_P2[:, 1].tolist(),
@@ -81,12 +81,12 @@ class ModelDistance:
         return self.kept("distances", groups, measured)
 
     def successes(self, groups: Sequence[Group]) -> list[Scored]:
-        """By prompt, of the own model's first successes, the log-ratio own over other."""
+        """By prompt, of the author's first successes, the log-ratio author over reader."""
 
         def measured() -> dict[str, list[list[float]]]:
-            own, other = self.models
+            author, reader = self.models
             chosen = [_successes(group)[:RESPONSES] for group in groups]
-            ratios = log_ratio(own, other, [member for members in chosen for member in members])
+            ratios = log_ratio(author, reader, [member for members in chosen for member in members])
             ends = np.cumsum([len(members) for members in chosen])[:-1]
             return {"log_ratio": [part.tolist() for part in np.split(ratios, ends)]}
 
@@ -96,27 +96,27 @@ class ModelDistance:
     def kept(self, what: str, groups: Sequence[Group], measure: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
         """What was read of these groups, from RUN/scores where it was read before."""
         read = [group.members[0].id for group in groups if group.members]  # names the probe, and so the samples
-        name = f"scores/{digest([what, self.own.hash, self.other.hash, read, RESPONSES])}.json"
-        found = self.run.read_json(name)
-        if found is None:
-            found = measure()
-            self.run.write_json(name, found)
-        return found
+        name = f"scores/{digest([what, self.author.hash, self.reader.hash, read, RESPONSES])}.json"
+        content = self.run.read_json(name)
+        if content is None:
+            content = measure()
+            self.run.write_json(name, content)
+        return content
 
 
-def log_ratio(own: Model, other: Model, members: Sequence[Trajectory]) -> np.ndarray:
+def log_ratio(author: Model, reader: Model, members: Sequence[Trajectory]) -> np.ndarray:
     """[n] log-probability of each response under one model minus that under the other, both by the same code."""
     if not members:
         return np.zeros(0)
     pairs = [(member.prefix("sample"), tuple(member.tokens.tolist())) for member in members]
     temperature = members[0].producer.sampling.temperature  # of a probe: one for all
-    mine, theirs = ([float(row.sum()) for row in token_logp(model, pairs, temperature)] for model in (own, other))
+    mine, theirs = ([float(row.sum()) for row in token_logp(model, pairs, temperature)] for model in (author, reader))
     return np.subtract(mine, theirs)
 
 
 @torch.no_grad()
-def distances(own: Model, other: Model, members: Sequence[Trajectory]) -> np.ndarray:
-    """[n, 2] of each response, summed over its states: KL(own || other) over the whole vocabulary in nats, at the
+def distances(author: Model, reader: Model, members: Sequence[Trajectory]) -> np.ndarray:
+    """[n, 2] of each response, summed over its states: KL(author || reader) over the whole vocabulary in nats, at the
     temperature that sampled it, and the states at which both have the same likeliest token. Both models by the same
     code, so that a model is at distance 0 from itself exactly. At most `SCORED_TOKENS` are read at once, prompts
     included."""
@@ -126,9 +126,9 @@ def distances(own: Model, other: Model, members: Sequence[Trajectory]) -> np.nda
         part = members[first : first + size]
         layout = layout_of(part, "sample")
         temperature_M = torch.tensor([m.producer.sampling.temperature for m in part])[layout.sequence]
-        sides = [Distribution(model, model.hidden(layout)) for model in (own, other)]
-        found_M2 = sides[0].compare(sides[1], _kl_and_agreement, torch.arange(layout.n_targets), temperature_M)
-        sums += [piece.sum(dim=0).numpy() for piece in found_M2.double().cpu().split(layout.lengths)]
+        sides = [Distribution(model, model.hidden(layout)) for model in (author, reader)]
+        distance_M2 = sides[0].compare(sides[1], _kl_and_agreement, torch.arange(layout.n_targets), temperature_M)
+        sums += [piece.sum(dim=0).numpy() for piece in distance_M2.double().cpu().split(layout.lengths)]
     return np.array(sums)
 
 

@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from offon.behavior.change.k_to_solve import KToSolve, importance_weights, k_to_solve
+from offon.behavior.change.k_to_solve import KToSolve, importance_weights, k_to_solve, rounded_down
 from offon.behavior.change.prefix_tree import Tree
 from offon.behavior.change.relative_support import Scored
 from offon.engines.native import evaluating
@@ -56,7 +56,10 @@ class Pooled:
         """Distinct responses with this verdict -> log pi, less what scorer and sampler differ by, so that sums bound
         from below; none where they disagree."""
         chosen = [index for index, verdict in enumerate(self.right) if verdict is right and self.gap <= AGREES]
-        return {self.responses[index]: float(self.total[index, policy]) - self.gap for index in chosen}
+        return {
+            (y := self.responses[index]): rounded_down(float(self.total[index, policy]), len(y)) - self.gap
+            for index in chosen
+        }
 
     def k_to_solve(self, policy: int) -> KToSolve:
         """From this checkpoint's counts, everything known of either's responses, and both checkpoints' samples weighted
@@ -106,18 +109,18 @@ def _pooled(responses, logp, sides, samples) -> Pooled:
         for member, at, right in zip(members, index, outcome, strict=True):
             verdicts[at].add(bool(right))
             gap = max(gap, abs(float(member.behavior_logp.sum(dtype=float)) - float(logp[at][:, policy].sum())))
-    right = [next(iter(said)) if len(said) == 1 else None for said in verdicts]
+    right = [next(iter(verdict)) if len(verdict) == 1 else None for verdict in verdicts]
     return Pooled(responses, logp, right, samples, success, gap)
 
 
 @torch.no_grad()
 def token_logp(model: Model, pairs: Sequence[tuple[Tokens, Tokens]], temperature: float) -> list[np.ndarray]:
     """[T] log-probs of each response under the sampler's temperature, prompt by prompt, some responses at a time."""
-    found: list[np.ndarray] = []
+    logps: list[np.ndarray] = []
     size = max(1, SCORED_TOKENS // max(len(prompt) + len(tokens) for prompt, tokens in pairs))
     with evaluating(model.hf):
         for first in range(0, len(pairs), size):
             layout = Layout.of(pairs[first : first + size])
             logp_M = model.logp(layout, temperature=torch.full((layout.n_targets,), temperature)).double().cpu()
-            found += [piece.numpy() for piece in logp_M.split(layout.lengths)]
-    return found
+            logps += [piece.numpy() for piece in logp_M.split(layout.lengths)]
+    return logps

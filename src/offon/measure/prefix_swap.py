@@ -39,18 +39,18 @@ def where(
     groups = [[side[prompt] for prompt in chosen] for side in (before, after)]
     lengths = [len(member) for side in groups for group in side for member in group.members]
     cut = max(1, int(np.median(lengths)) // 2)
-    own = [[_rate(group.members[1::2]) for group in side] for side in groups]
+    pure = [[_rate(group.members[1::2]) for group in side] for side in groups]
     rollouts = ROLLOUTS if groups[0][0].members[0].producer.sampling.temperature else 1
     mixed, generated = [], 0
     for begins, ends in ((0, 1), (1, 0)):
-        found, tokens = _finished(models[ends], task, groups[begins], cut, rollouts, (salt, begins), engine)
-        mixed.append(found)
+        successes, tokens = _finished(models[ends], task, groups[begins], cut, rollouts, (salt, begins), engine)
+        mixed.append(successes)
         generated += tokens
-    found = prefix_suffix(own[0], mixed[0], mixed[1], own[1])
+    split = prefix_suffix(pure[0], mixed[0], mixed[1], pure[1])
     return {
         "cut": f"first {cut} of about {np.median(lengths):.0f} tokens", "way": way, "prompts": len(chosen),
         "rollouts": 2 * rollouts * len(chosen), "tokens_generated": generated,
-        **{name: est._asdict() for name, est in dataclasses.asdict(found).items()},
+        **{name: est._asdict() for name, est in dataclasses.asdict(split).items()},
     }  # fmt: skip
 
 

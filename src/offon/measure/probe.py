@@ -14,7 +14,7 @@ from offon.errors import DataError
 from offon.models.model import Model
 from offon.parts.context import Prompted
 from offon.recipe.fields import Probe, sampling_of
-from offon.runs.artefacts import described, task_files
+from offon.runs.artefacts import described, task_files, without_places
 from offon.tasks.api import require_some
 from offon.train.context import trajectory
 from offon.types import RIGHT, Group, Item, Producer, Source
@@ -23,9 +23,10 @@ PLAIN = "prompt"  # the view of an item that deployment sees
 
 
 def probe_key(probe: Probe, model_hash: str, task: Any, seed: int, view: str = PLAIN) -> str:
-    """Names a probe by everything it depends on: the same model, task and settings are never sampled twice."""
+    """Names a probe by everything it depends on: the same model, task and settings are never sampled twice. Files count
+    by what they hold, not by where they lie: a project that is moved draws the same samples."""
     drawn = (probe.prompts, probe.samples, probe.temperature, probe.max_tokens)
-    named = task if isinstance(task, str | Mapping) else described(task)
+    named = without_places(task) if isinstance(task, str | Mapping) else described(task)
     seen = () if view == PLAIN else (view,)
     return hashlib.sha256(repr((model_hash, named, drawn, seed, *seen, *task_files(task))).encode()).hexdigest()[:16]
 
@@ -93,13 +94,37 @@ def outcomes(groups: Sequence[Group], signal: str = "reward") -> list[list[float
 
 
 def content_outcomes(groups: Sequence[Group]) -> list[list[float | None]] | None:
-    """Verdicts with format ignored, or None where the task has no such verdict."""
+    """Verdicts with format ignored (what is right in form is right), or None where the task has no such verdict."""
     rows = outcomes(groups, "content")
-    return rows if any(value is not None for row in rows for value in row) else None
+    if not any(value is not None for row in rows for value in row):
+        return None
+    pairs = (zip(*sides, strict=True) for sides in zip(outcomes(groups), rows, strict=True))
+    return [[1.0 if strict == 1 else content for strict, content in row] for row in pairs]
+
+
+def cut_off(groups: Sequence[Group]) -> list[list[float]]:
+    """[P][n]: 1 where a response reached the token limit without an end."""
+    return [[float("truncated" in member.tags) for member in group.members] for group in groups]
+
+
+def repeated(task: Any) -> list[str]:
+    """What to say of rows that ask the same: a task asks each prompt once."""
+    counts = getattr(task, "counts", {})
+    again = counts.get("loaded", 0) - counts.get("distinct", 0)
+    if not again:
+        return []
+    other = counts.get("conflicting", 0)
+    conflict = f", {other} of them with another answer than the one that is kept" if other else ""
+    return [f"{again} of {counts['loaded']} rows repeat a prompt and are asked once{conflict}"]
 
 
 def prompt_infos(groups: Sequence[Group]) -> list[Mapping[str, str]]:
     def words(prompt) -> str:
         return prompt if isinstance(prompt, str) else " ".join(str(message.get("content", "")) for message in prompt)
 
-    return [{"id": g.item.id, "family": g.item.family, "prompt": words(g.item.prompt)} for g in groups]
+    def info(group: Group) -> Mapping[str, str]:
+        named = group.item.columns.get("cluster")
+        known = {"id": group.item.id, "family": group.item.family, "prompt": words(group.item.prompt)}
+        return known if named is None else {**known, "cluster": str(named)}
+
+    return [info(group) for group in groups]

@@ -7,7 +7,8 @@ from types import MappingProxyType
 from typing import Any
 
 from offon import behavior
-from offon.measure.probe import content_outcomes, outcomes, prompt_infos
+from offon.behavior.change.k_to_solve import rounded_down
+from offon.measure.probe import content_outcomes, cut_off, outcomes, prompt_infos
 from offon.runs import RunDirectory
 from offon.types import RIGHT, Group
 
@@ -27,6 +28,7 @@ def diagnosis(
                 outcomes(groups),
                 content_outcomes(groups),
                 {label: outcomes(others[name]) for label, others in earlier.items() if name in others},
+                cut=cut_off(groups),
             ),
             prompt_infos(groups),
             k=k,
@@ -47,7 +49,7 @@ def known_successes(group: Group) -> dict[tuple[int, ...], float]:
     ]
     wrong = {tokens for tokens, score, _ in reward if score is not None and score < RIGHT}
     return {
-        tokens: float(member.behavior_logp.sum(dtype="float64"))
+        tokens: rounded_down(float(member.behavior_logp.sum(dtype="float64")), len(tokens))
         for tokens, score, member in reward
         if score is not None and score >= RIGHT and tokens not in wrong
     }

@@ -43,14 +43,14 @@ def by_trajectory(pooled: Sequence[Pooled], k: int, *, passage: bool = True) -> 
     n = 1 / support_threshold(k)
     early, late = ([one.scored(side) for one in pooled] for side in (0, 1))
     terms = decompose_trajectories(early, late, n=n)
-    found: dict[str, Any] = {"factor": n, "d1": {name: est._asdict() for name, est in terms.items()}}
-    found["scorer_gap"] = max(one.gap for one in pooled)
+    report: dict[str, Any] = {"factor": n, "d1": {name: est._asdict() for name, est in terms.items()}}
+    report["scorer_gap"] = max(one.gap for one in pooled)
     if any(scored.success.any() for scored in late):
-        found["new_successes"] = coverage_profile(late, n)._asdict()
+        report["new_successes"] = coverage_profile(late, n)._asdict()
     if passage and (starts := _starts(pooled, n)):
         first = np.array([np.mean(row == 1) for row in starts])
         low, middle, high = np.quantile(np.concatenate(starts), [0.25, 0.5, 0.75])
-        found["first_passage"] = {
+        report["first_passage"] = {
             "median_token": float(middle), "quartiles": [float(low), float(high)],
             "share_at_first_token": mean_over_prompts(first)[0]._asdict(),
             "responses": sum(map(len, starts)), "prompts": len(starts),
@@ -59,22 +59,22 @@ def by_trajectory(pooled: Sequence[Pooled], k: int, *, passage: bool = True) -> 
     if both:
         parts = [bits(float(p0), scored) for p0, scored in both]
         rows = np.array([[part[name] for name in parts[0]] for part in parts])
-        found["bits"] = {name: float(mean) for name, mean in zip(parts[0], rows.mean(axis=0), strict=True)}
-        found["bits"]["intervals"] = {
+        report["bits"] = {name: float(mean) for name, mean in zip(parts[0], rows.mean(axis=0), strict=True)}
+        report["bits"]["intervals"] = {
             name: est._asdict() for name, est in zip(parts[0], mean_over_prompts(rows), strict=True)
         }
-        found["bits"]["prompts"] = len(both)
-    return found
+        report["bits"]["prompts"] = len(both)
+    return report
 
 
 def _starts(pooled: Sequence[Pooled], n: float) -> list[np.ndarray]:
     """Of each prompt with new responses: the token, counted from 1, at which each of them became new."""
-    found = []
+    starts = []
     for one in pooled:
         ratios = [ratio for ratio in one.log_ratios(1) if ratio.sum() >= np.log(n)]
         if ratios:
-            found.append(np.array([1 + first_passage(ratio, n) for ratio in ratios]))
-    return found
+            starts.append(np.array([1 + first_passage(ratio, n) for ratio in ratios]))
+    return starts
 
 
 def by_class(task: Any, groups: Sequence[Sequence[Group]], pooled: Sequence[Pooled] | None, k: int) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def by_class(task: Any, groups: Sequence[Sequence[Group]], pooled: Sequence[Pool
     counts = ClassCounts.of(*sides)
     d1 = decompose_classes(counts, k=k)
     plain = {part: {term: est._asdict() for term, est in d1[part].items()} for part in ("certified", "soft")}
-    found = {
+    report = {
         "map": kind,
         "d1": plain | {"total": d1["total"]._asdict()},
         **class_calls(counts, k),
@@ -96,8 +96,8 @@ def by_class(task: Any, groups: Sequence[Sequence[Group]], pooled: Sequence[Pool
     if pooled is not None:
         limit = -np.log(support_threshold(k))
         new = [one.scored(1).log_ratio >= limit for one in pooled]
-        found["surface"] = surface_novelty(counts, sides[1], new, k)._asdict()
-    return found
+        report["surface"] = surface_novelty(counts, sides[1], new, k)._asdict()
+    return report
 
 
 def _classified(group: Group, name: Callable) -> list[tuple[str, bool]]:
@@ -126,12 +126,12 @@ def solving(groups: Sequence[Sequence[Group]], pooled: Sequence[Pooled] | None, 
     eps = support_threshold(k)
     rows = []
     for index in range(len(groups[0])):
-        found = [
+        intervals = [
             pooled[index].k_to_solve(side) if pooled else _from_counts(groups[side][index])
             for side in range(len(SIDES))
         ]
-        tries = [[float(one.tries[0]), float(one.tries[1]) if np.isfinite(one.tries[1]) else None] for one in found]
-        calls = [IN if one.low >= eps else OUT if one.high < eps else UNDECIDED for one in found]
+        tries = [[float(one.tries[0]), float(one.tries[1]) if np.isfinite(one.tries[1]) else None] for one in intervals]
+        calls = [IN if one.low >= eps else OUT if one.high < eps else UNDECIDED for one in intervals]
         rows.append({
             "k_to_solve": dict(zip(SIDES, tries, strict=True)), "support": dict(zip(SIDES, calls, strict=True))
         })  # fmt: skip
@@ -160,8 +160,8 @@ def tree_of(
     group = groups[0][index]
     if exact:
         sampling = group.members[0].producer.sampling
-        [found] = expand(models, [group.prompt], sampling, eps=eps / DEEPER, horizon=sampling.max_tokens)
-        tree, right = found.tree, verdicts(models[0], task, group, found.tree)
+        [enumeration] = expand(models, [group.prompt], sampling, eps=eps / DEEPER, horizon=sampling.max_tokens)
+        tree, right = enumeration.tree, verdicts(models[0], task, group, enumeration.tree)
     else:
         tree, right = pooled[index].tree(), pooled[index].verdicts
     drawn = branches(tree, eps, text=models[0].tokenizer.decode, right=right)

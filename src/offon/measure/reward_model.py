@@ -24,18 +24,18 @@ def reward_probe(
     if not by_step and not any(group.comparisons for group in groups):
         return not_measured(label, "reward model", f"{source} hold no pair and no labelled step to measure on")
     numbers = dict(zip(map(id, members), _numbers(model, members, micro_batch_tokens), strict=True))
-    found = (_of_steps if by_step else _of_pairs)(groups, numbers, seed)
-    found["heldout"]["from"] = source
-    return found | {"sentence": sentence(label, found)}
+    report = (_of_steps if by_step else _of_pairs)(groups, numbers, seed)
+    report["heldout"]["from"] = source
+    return report | {"sentence": sentence(label, report)}
 
 
 def not_measured(label: str, kind: str, why: str) -> dict[str, Any]:
     return {"artefact": kind, "heldout": None, "sentence": f"{label}: not measured, since {why}"}
 
 
-def metrics(found: Mapping[str, Any]) -> dict[tuple[str, str | None], dict[str, float] | None]:
-    values = {(name, None): found.get(name) for name in ("accuracy", "ece", "brier")}
-    return values | {("first_error", None): (found.get("first_error") or {}).get("found")}
+def metrics(report: Mapping[str, Any]) -> dict[tuple[str, str | None], dict[str, float] | None]:
+    values = {(name, None): report.get(name) for name in ("accuracy", "ece", "brier")}
+    return values | {("first_error", None): (report.get("first_error") or {}).get("found")}
 
 
 @torch.no_grad()
@@ -75,8 +75,8 @@ def _of_steps(groups: Sequence[Group], numbers: Mapping[int, np.ndarray], seed: 
             owners.append(group.item.id)
     rows = [
         (score, label, position, owner)
-        for own, told, owner in zip(scores, labels, owners, strict=True)
-        for position, (score, label) in enumerate(zip(own, told, strict=True))
+        for step_scores, step_labels, owner in zip(scores, labels, owners, strict=True)
+        for position, (score, label) in enumerate(zip(step_scores, step_labels, strict=True))
         if label is not None
     ]
     heldout = {"steps": len(rows), "solutions": len(scores), "prompts": len(set(owners))}
@@ -85,17 +85,17 @@ def _of_steps(groups: Sequence[Group], numbers: Mapping[int, np.ndarray], seed: 
     return {"artefact": "process model", "heldout": heldout, **measured, "first_error": where}
 
 
-def sentence(label: str, found: Mapping[str, Any]) -> str:
-    said, heldout = found["accuracy"], found["heldout"]
+def sentence(label: str, report: Mapping[str, Any]) -> str:
+    accuracy, heldout = report["accuracy"], report["heldout"]
     unit = "steps" if "steps" in heldout else "pairs"
     parts = [
-        f"{label}: {said['estimate']:.1%} [{said['low']:.1%}, {said['high']:.1%}] of {heldout[unit]} held-out {unit} "
-        + ("judged rightly" if unit == "steps" else "ranked as the data have them")
+        f"{label}: {accuracy['estimate']:.1%} [{accuracy['low']:.1%}, {accuracy['high']:.1%}] of {heldout[unit]} "
+        f"held-out {unit} " + ("judged rightly" if unit == "steps" else "ranked as the data have them")
     ]
-    if "majority" in found:
-        parts.append(f"always the same answer would give {found['majority']:.1%}")
-    parts.append(f"ECE {found['ece']['estimate']:.3f}, {found['ece_of_perfect']:.3f} if it were calibrated")
-    where = found.get("first_error") or {}
+    if "majority" in report:
+        parts.append(f"always the same answer would give {report['majority']:.1%}")
+    parts.append(f"ECE {report['ece']['estimate']:.3f}, {report['ece_of_perfect']:.3f} if it were calibrated")
+    where = report.get("first_error") or {}
     if where.get("found"):
         parts.append(f"finds the first wrong step in {where['found']['estimate']:.1%} of {where['n_found']} solutions")
     return "; ".join(parts)

@@ -14,6 +14,7 @@ CONTROLS = {  # what is near nothing where the calls can be believed, and what i
         ("finished", "after the model's own first steps"),
     ),
     "leaks": (("share", "first steps that give the answer away, not used"),),
+    "others": (("accepted", "responses to other prompts that the checker accepts"),),
 }
 CONTROL = "control"  # how a note about one of them begins
 

@@ -49,7 +49,7 @@ def _legend(budgets: str) -> str:
         f"Points of success, with 95% intervals. Within reach: {budgets} rollouts show a success with 95% probability. "
         "Expanded: gained on prompts out of reach before; reshaped: gained or given up on prompts within reach both "
         "times; lost: given up on prompts out of reach now; diffuse: on prompts out of reach both times. They add up "
-        "to the change."
+        "to the change. One interval in twenty misses, and none covers training again with another seed."
     )
 
 

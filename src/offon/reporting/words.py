@@ -24,6 +24,7 @@ SOURCES = {  # of a token
 }
 CLASSES = {  # of a prompt, of one model
     "solved": "solved",
+    "truncated": "cut off",
     "format": "wrong format",
     "fragile": "only with help",
     "ranking": "within reach",

@@ -81,9 +81,24 @@ def described(value: Any) -> str:
 def task_files(task: Any) -> tuple[str, ...]:
     """Content hashes of the files that a task's description names: an edited file is another task."""
     spec = parsed_spec(task) if isinstance(task, str) else task if isinstance(task, Mapping) else {}
-    words = [value for value in spec.values() if isinstance(value, str)]
-    paths = [Path(word.partition(".py:")[0] + ".py" if ".py:" in word else word) for word in words]
-    return tuple(content_hash(path) for path in paths if path.is_file())
+    return tuple(content_hash(named[1]) for value in spec.values() if (named := _file_in(value)) is not None)
+
+
+def without_places(task: str | Mapping[str, Any]) -> str | dict[str, Any]:
+    """A task's description with every file by its name alone; as it is where it names none."""
+    spec = parsed_spec(task) if isinstance(task, str) else dict(task)
+    named = {key: place for key, value in spec.items() if (place := _file_in(value)) is not None}
+    if not named:
+        return task
+    return spec | {key: path.name + spec[key][len(written) :] for key, (written, path) in named.items()}
+
+
+def _file_in(value: Any) -> tuple[str, Path] | None:
+    """The file that a value names, and how it is written there: all of it, or as far as a function's name."""
+    if not isinstance(value, str):
+        return None
+    written = value.partition(".py:")[0] + ".py" if ".py:" in value else value
+    return (written, Path(written)) if Path(written).is_file() else None
 
 
 def digest(value: Any) -> str:

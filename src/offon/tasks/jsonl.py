@@ -20,6 +20,7 @@ from offon.tasks.verifiers import VERIFIERS, Verifier
 from offon.types import Item, Verdict
 from offon.types.trajectory import Prompt
 
+WHOLE = ("completion", "solution")  # columns that hold a whole response
 CHECK_LIMIT_S = 5.0
 CHECK_MEMORY_BYTES = 4 << 30
 
@@ -117,13 +118,9 @@ def asked(row: Columns, prompt: Prompt) -> Prompt:
 
 
 def reference_of(columns: Mapping[str, Any]) -> str | None:
-    """A response known to be good: the row's completion where it has one, else its answer."""
-    if columns.get("completion") is not None:
-        return str(columns["completion"])
-    try:
-        return next(iter(accepted(columns.get("answer"))), None)
-    except BadRow:  # a column of this name that only a function of the user's reads
-        return str(columns["answer"])
+    """A whole response known to be good, where the row has one. A final answer is none: it only checks."""
+    known = next((columns[name] for name in WHOLE if columns.get(name) is not None), None)
+    return None if known is None else str(known)
 
 
 def missing(value: Any) -> bool:

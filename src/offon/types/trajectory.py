@@ -81,6 +81,13 @@ class Verdict:
     content: float | None = None
     reason: str = ""
 
+    @property
+    def right_content(self) -> bool | None:
+        """Whether the content is right, by the more lenient of the two verdicts; None where nothing tells."""
+        if self.score is not None and self.score >= RIGHT:
+            return True
+        return None if self.score is None or self.content is None else self.content >= RIGHT
+
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
@@ -88,7 +95,8 @@ class Item:
 
     `views` are further prompts for the same item by name ("hint": the prompt with a hint, "privileged": with
     the solution). `columns` are the extra fields of its row, passed to checkers by name. `group` is the family or
-    topic that reports break results down by. `reference` is a known good response, if there is one.
+    topic that reports break results down by. `reference` is a known good response, whole: an answer alone
+    is none.
     """
 
     id: str
@@ -97,6 +105,19 @@ class Item:
     columns: Mapping[str, Any] = field(default_factory=dict)
     family: str = ""
     reference: str | None = None
+
+    @property
+    def whole_reference(self) -> str | None:
+        """The reference, unless it is the answer that responses are checked against and nothing more."""
+        answer = str(self.columns.get("answer", "")).strip()
+        return None if self.reference is None or self.reference.strip() == answer else self.reference
+
+    @property
+    def solution(self) -> str | None:
+        """What is known to be right, for texts that show it: the reference, else the answer alone (of several, one)."""
+        answer = self.columns.get("reference", self.columns.get("answer"))
+        answer = answer[0] if isinstance(answer, list | tuple) and answer else answer
+        return self.reference if self.reference is not None else None if answer is None else str(answer)
 
     @staticmethod
     def content_id(prompt: Prompt, options: Mapping[str, Any] = MappingProxyType({})) -> str:

@@ -100,7 +100,7 @@ def choose(facts: Facts) -> list[Instrument]:
     return chosen
 
 
-def said(instruments: Sequence[Mapping[str, Any]]) -> str:
+def in_words(instruments: Sequence[Mapping[str, Any]]) -> str:
     """Which instruments (as dicts) are used, and why the others are not; several for one reason are told together."""
     used = ", ".join(one["name"] for one in instruments if one["applies"])
     reasons: dict[str, list[str]] = {}

@@ -50,10 +50,11 @@ def branches(
         else:
             rest[place[above]] = rest[place[above]] - reach[edge]
         path, ends = tree.path(edge), bool(tree.ends[edge])
-        own = path[int(tree.depth[first]) - 1 :]
+        tokens = path[int(tree.depth[first]) - 1 :]
         nodes.append({
-            "token": text(own), "tokens": len(own), "parent": place.get(above, -1), "depth": int(tree.depth[first]),
-            "ends": ends, "before": float(reach[edge, 0]), "after": float(reach[edge, 1]), "cell": str(cell[edge]),
+            "token": text(tokens), "tokens": len(tokens), "parent": place.get(above, -1),
+            "depth": int(tree.depth[first]), "ends": ends, "before": float(reach[edge, 0]),
+            "after": float(reach[edge, 1]), "cell": str(cell[edge]),
             "right": right.get(path) if ends else None,
         })  # fmt: skip
     for node, left in zip(nodes, rest, strict=True):

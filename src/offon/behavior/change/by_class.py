@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from offon.behavior.change.success_decomposition import prompt_terms
+from offon.behavior.change.success_decomposition import prompt_bounds, prompt_terms, term_intervals
 from offon.behavior.change.support import IN, prompt_changes, support_calls
 from offon.behavior.statistics.counts import Counts
 from offon.behavior.statistics.intervals import Est, mean_over_prompts
@@ -66,12 +66,17 @@ def decompose_classes(counts: ClassCounts, *, k: int) -> dict[str, dict[str, Est
         right / np.maximum(side.successes, 1)
         for right, side in zip(counts.right, (counts.before, counts.after), strict=True)
     )
-    found = {}
-    for weighting, terms in prompt_terms(counts.before, counts.after, k, parts=parts).items():
-        rows = np.stack([counts.per_prompt(term) for term in terms.values()], axis=1)
-        found[weighting] = dict(zip(terms, mean_over_prompts(rows), strict=True))
+    sides = (counts.before, counts.after)
+    terms = {
+        weighting: {name: counts.per_prompt(term) for name, term in named.items()}
+        for weighting, named in prompt_terms(*sides, k, parts=parts).items()
+    }
+    bounds = {
+        name: tuple(counts.per_prompt(end) for end in ends)
+        for name, ends in prompt_bounds(*sides, k, parts=parts).items()
+    }
     rates = [counts.per_prompt(r / s.scored) for r, s in zip(counts.right, (counts.before, counts.after), strict=True)]
-    return found | {"total": mean_over_prompts(rates[1] - rates[0])[0]}
+    return term_intervals(terms, bounds) | {"total": mean_over_prompts(rates[1] - rates[0])[0]}
 
 
 def class_calls(counts: ClassCounts, k: int) -> dict[str, int]:
@@ -87,15 +92,15 @@ def distinct(counts: ClassCounts) -> dict[str, dict[str, Est]]:
 
     a heuristic, itself a lower bound on average (Chao 1984, bias-corrected form; doi:10.2307/4615964).
     """
-    found = {}
+    numbers = {}
     for when, side in (("before", counts.before), ("after", counts.after)):
         seen, once, twice = (
             counts.per_prompt(chosen.astype(float))
             for chosen in (side.successes > 0, side.successes == 1, side.successes == 2)
         )
         rows = np.stack([seen, once * (once - 1) / (2 * (twice + 1))], axis=1)
-        found[when] = dict(zip(("seen", "unseen_heuristic"), mean_over_prompts(rows), strict=True))
-    return found
+        numbers[when] = dict(zip(("seen", "unseen_heuristic"), mean_over_prompts(rows), strict=True))
+    return numbers
 
 
 def surface_novelty(counts: ClassCounts, after: Sequence[Classified], new: Sequence[Sequence[bool]], k: int) -> Est:
@@ -112,14 +117,14 @@ def surface_novelty(counts: ClassCounts, after: Sequence[Classified], new: Seque
 
 def largest_changes(counts: ClassCounts, labels: Sequence[str], *, most: int = 8) -> list[dict]:
     """The labels whose mass moved most, averaged over all prompts. labels: one for each pair, what it is told as."""
-    found = []
+    rows = []
     masses = [side.successes / side.scored for side in (counts.before, counts.after)]
     for label in sorted(set(labels)):
         chosen = np.array([one == label for one in labels])
         before, after = (counts.per_prompt(np.where(chosen, mass, 0.0)) for mass in masses)
         change = mean_over_prompts(after - before)[0]
-        found.append({
+        rows.append({
             "class": label, "prompts": len(set(counts.prompt[chosen].tolist())), "before": float(before.mean()),
             "after": float(after.mean()), "change": change._asdict(),
         })  # fmt: skip
-    return sorted(found, key=lambda row: (-abs(row["change"]["estimate"]), row["class"]))[:most]
+    return sorted(rows, key=lambda row: (-abs(row["change"]["estimate"]), row["class"]))[:most]

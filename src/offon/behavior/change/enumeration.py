@@ -76,12 +76,12 @@ def enumerate_support(
     exist at once. Prompts that would make a level wider wait for another pass; one that is wider by itself goes on.
     """
     walk = _Walk(policies, eps, tuple(stop), horizon, follow or [()] * len(policies[0]), rows, logits)
-    waiting, size, found = list(range(len(policies[0]))), rows, {}
+    waiting, size, trees = list(range(len(policies[0]))), rows, {}
     while waiting:
         done = walk.expand(waiting[:size])
         waiting, size = [prompt for prompt in waiting if prompt not in done], min(rows, 2 * len(done))
-        found |= done
-    return [found[prompt] for prompt in sorted(found)]
+        trees |= done
+    return [trees[prompt] for prompt in sorted(trees)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +190,7 @@ def _trees(levels: Sequence[_Edges], prompts: Sequence[int]) -> Iterator[tuple[i
     begin, end = (np.searchsorted(prompt[order], prompts, side=side) for side in ("left", "right"))
     place = np.empty(len(prompt), int)
     for each, first, last in zip(prompts, begin, end, strict=True):
-        own = order[first:last]
-        place[own] = np.arange(len(own))
-        above = np.where(parent[own] < 0, -1, place[parent[own]])
-        yield each, Tree.from_edges(above, *(column[own] for column in others))
+        edges = order[first:last]
+        place[edges] = np.arange(len(edges))
+        above = np.where(parent[edges] < 0, -1, place[parent[edges]])
+        yield each, Tree.from_edges(above, *(column[edges] for column in others))

@@ -21,6 +21,7 @@ from offon.behavior.statistics.intervals import clopper_pearson_lower, clopper_p
 from offon.errors import DataError
 
 ALPHA = 0.05
+PER_TOKEN, PER_NAT = 1e-6, 2e-6  # what a log-prob in float32 may be off by, in nats (docs/validation.md)
 ROUNDING = 1e-3  # of a sum of probabilities from float32 log-probs, thousands of tokens long
 BETS = np.linspace(0.02, 0.98, 25)  # the stakes that are mixed
 
@@ -45,6 +46,11 @@ def known_mass(successes: dict[tuple[int, ...], float]) -> float:
     if total > 1 + ROUNDING:
         raise DataError(f"distinct responses have probability {total:.6f} together", why="scorer and sampler disagree")
     return min(total, 1.0)
+
+
+def rounded_down(logp: float, tokens: int) -> float:
+    """A model's log-prob of a response, less what rounding may have added: sums of such bound from below."""
+    return logp - PER_TOKEN * tokens - PER_NAT * abs(logp)
 
 
 def importance_weights(logp_own_n, logp_by_policy_nG, shares_G) -> np.ndarray:

@@ -116,8 +116,8 @@ def occupancy(tree: Tree, horizon: int) -> np.ndarray:
 
 def mass_by_cell(tree: Tree, eps: float, horizon: int, *, before: int = 0, after: int = 1) -> dict[str, tuple]:
     """Occupancy (before, after) in each cell. Over a whole tree the changes sum to 0."""
-    found, mass = cells(tree, eps, before=before, after=after), occupancy(tree, horizon)
-    return {cell: tuple(mass[found == cell][:, [before, after]].sum(axis=0).tolist()) for cell in CELLS}
+    cell_of, mass = cells(tree, eps, before=before, after=after), occupancy(tree, horizon)
+    return {cell: tuple(mass[cell_of == cell][:, [before, after]].sum(axis=0).tolist()) for cell in CELLS}
 
 
 def _by_depth(tree: Tree, chosen_N: np.ndarray, policy: int, horizon: int) -> np.ndarray:

@@ -55,9 +55,9 @@ def decompose_states(
     root_value0 = float((p0 * value0)[above < 0].sum())
     advantage = value0 - np.where(above >= 0, value0[above], root_value0)
     term = state_reach1 * (p1 - p0) * advantage
-    found = cells(tree, eps, before=before, after=after)
-    parts = {cell: float(term[found == cell].sum()) for cell in CELLS if cell != "attrition"}
-    left = found == "attrition"
+    cell_of = cells(tree, eps, before=before, after=after)
+    parts = {cell: float(term[cell_of == cell].sum()) for cell in CELLS if cell != "attrition"}
+    left = cell_of == "attrition"
     return parts | {
         "harmful": float(term[left & (term < 0)].sum()),
         "pruning": float(term[left & (term >= 0)].sum()),

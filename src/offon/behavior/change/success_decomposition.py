@@ -24,11 +24,13 @@ from offon.behavior.change.support import (
     support_calls,
 )
 from offon.behavior.statistics.counts import Counts
-from offon.behavior.statistics.intervals import Est, mean_over_prompts, newcombe
+from offon.behavior.statistics.intervals import Clusters, Est, mean_over_prompts, newcombe
 from offon.errors import DataError
 
 _WEIGHTINGS = ("certified", "soft")
 
+# state before and after of each term: 0 within reach, 1 out of it; 2 is neither for certain
+CELLS = {"expansion": (1, 0), "reshaping": (0, 0), "attrition": (0, 1), "diffuse": (1, 1)}
 # attrition is printed as a loss: it enters the sum with a minus
 SIGNS = {"expansion": 1, "reshaping": 1, "attrition": -1, "diffuse": 1, "ambiguous": 1}
 
@@ -37,9 +39,10 @@ SIGNS = {"expansion": 1, "reshaping": 1, "attrition": -1, "diffuse": 1, "ambiguo
 class Decomposition:
     """total = expansion + reshaping - attrition + diffuse (+ ambiguous), exactly, under either weighting.
 
-    certified   cells from Clopper-Pearson calls; what cannot be called is `ambiguous`
-    soft        cells weighed by their Jeffreys posterior probability: nothing is left over, a little leaks between
-                cells near the threshold
+    certified   cells from Clopper-Pearson calls; what cannot be called is `ambiguous`. Its estimate is what is certain,
+                a lower bound of what is gained or lost; its interval reaches to all that fits (`prompt_bounds`)
+    soft        cells weighed by their Jeffreys posterior probability: nothing is left over, but prompts near the
+                threshold leak into neighbouring cells. Its interval covers that bias: it holds the certified one
     n_half      samples per half (before, after) of the median prompt: certification has only these
     note        which terms the certified weighting could not have shown, and what would
     """
@@ -59,7 +62,15 @@ class Decomposition:
         return asdict(self) | plain | {"n_half": list(self.n_half), "total": self.total._asdict()}
 
 
-def decompose(before: Counts, after: Counts, *, k: int, zeta: float = ZETA, alpha: float = ALPHA) -> Decomposition:
+def decompose(
+    before: Counts,
+    after: Counts,
+    *,
+    k: int,
+    zeta: float = ZETA,
+    alpha: float = ALPHA,
+    clusters: Clusters = None,
+) -> Decomposition:
     """Split the change of mean success over prompts into what support at budget k did.
 
     Each prompt lies in a cell by its success probability before and after, against eps_k:
@@ -79,8 +90,9 @@ def decompose(before: Counts, after: Counts, *, k: int, zeta: float = ZETA, alph
     result is a function of the counts alone.
 
     The null mean is exactly 0 when a half holds the same share of the samples before and after (equal n, or even n);
-    otherwise off by less than 1 / n. Intervals: 95% over prompts; coverage: docs/validation.md. A term of width 0 had
-    no prompt in its cell.
+    otherwise off by less than 1 / n. Intervals: 95% over prompts (over clusters of them), from the low end of what the
+    calls leave open to its high end; coverage of the exact cells' change: docs/validation.md. A term of width 0 has no
+    prompt that may lie in its cell.
     Reference: arXiv:2604.07941, secs 2.3 and 3 (expansion, reshaping, attrition), here at prompt level.
     """
     for name, counts in (("before", before), ("after", after)):
@@ -93,17 +105,13 @@ def decompose(before: Counts, after: Counts, *, k: int, zeta: float = ZETA, alph
     if len(before.scored) != len(after.scored):
         raise DataError(f"{len(before.scored)} prompts before, {len(after.scored)} after", why="prompts are compared")
 
-    named = prompt_terms(before, after, k, zeta=zeta, alpha=alpha)
     change_P = after.rate - before.rate
-
-    total = mean_over_prompts(change_P)[0]
+    total = mean_over_prompts(change_P, clusters=clusters)[0]
     if np.ptp(change_P) == 0:  # no spread to resample: as sure as the pooled samples make us
         sums = (before.successes.sum(), before.scored.sum(), after.successes.sum(), after.scored.sum())
         total = Est(total.estimate, *newcombe(*sums))
-    weightings = {
-        name: dict(zip(terms, mean_over_prompts(np.stack([*terms.values()], axis=1)), strict=True))
-        for name, terms in named.items()
-    }
+    terms = prompt_terms(before, after, k, zeta=zeta, alpha=alpha)
+    bounds = prompt_bounds(before, after, k, zeta=zeta, alpha=alpha)
 
     n_half = (int(np.median(before.scored)) // 2, int(np.median(after.scored)) // 2)
     possible = [can_certify(n, k, zeta=zeta, alpha=alpha) for n in n_half]
@@ -112,7 +120,7 @@ def decompose(before: Counts, after: Counts, *, k: int, zeta: float = ZETA, alph
         n_prompts=len(change_P),
         n_half=n_half,
         total=total,
-        **weightings,
+        **term_intervals(terms, bounds, clusters=clusters),
         can_certify_out=all(OUT in calls for calls in possible),
         note=_what_cannot_be_certified(n_half, possible, k, zeta=zeta, alpha=alpha),
     )
@@ -124,8 +132,7 @@ def prompt_terms(
     """Each prompt's terms, weighting -> term -> [P]; their means are the decomposition. parts: `cross_fitted_cells`."""
 
     def certified(half: Counts) -> np.ndarray:
-        calls = support_calls(half, k, zeta=zeta, alpha=alpha)
-        return np.stack([calls == state for state in (IN, OUT, UNDECIDED)], axis=1).astype(float)
+        return _call_states(half, k, zeta=zeta, alpha=alpha)
 
     return {
         "certified": _named_terms(cross_fitted_cells(before, after, certified, parts=parts)),
@@ -133,6 +140,55 @@ def prompt_terms(
             cross_fitted_cells(before, after, lambda half: jeffreys_states(half, k, zeta=zeta), parts=parts)
         ),
     }
+
+
+def prompt_bounds(
+    before: Counts, after: Counts, k: int, *, zeta: float = ZETA, alpha: float = ALPHA, parts: tuple = (1.0, 1.0)
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Between what each prompt's part of a term lies, term -> ([P], [P]), whatever the calls leave undecided.
+
+        low  = certified + min(compatible, 0)        high = certified + max(compatible, 0)
+
+    compatible: its change in the cells whose calls do not contradict the term's (undecided on one side or both). What
+    is gained by coming into reach, or given up by leaving it, has one sign: there low = certified. A prompt lies in one
+    cell, whose term holds all of its change; so the mean of the exact cells' change lies between the two means, but for
+    wrong calls (2.5% each at most).
+    """
+
+    def certified(half: Counts) -> np.ndarray:
+        return _call_states(half, k, zeta=zeta, alpha=alpha)
+
+    cells_PSS, bounds = cross_fitted_cells(before, after, certified, parts=parts), {}
+    for term, (was, now) in CELLS.items():
+        sure_P = SIGNS[term] * cells_PSS[:, was, now]
+        compatible = [(a, b) for a in (was, 2) for b in (now, 2) if (a, b) != (was, now)]
+        open_P = SIGNS[term] * sum(cells_PSS[:, a, b] for a, b in compatible)
+        below_P = 0.0 if was != now else np.minimum(open_P, 0)
+        bounds[term] = (sure_P + below_P, sure_P + np.maximum(open_P, 0))
+    return bounds
+
+
+def term_intervals(
+    terms: dict[str, dict[str, np.ndarray]],
+    bounds: dict[str, tuple[np.ndarray, np.ndarray]],
+    *,
+    clusters: Clusters = None,
+) -> dict[str, dict[str, Est]]:
+    """weighting -> term -> its mean over prompts, with an interval that holds what the calls leave open."""
+    lowest, highest = (
+        dict(zip(bounds, mean_over_prompts(np.stack(ends, axis=1), clusters=clusters), strict=True))
+        for ends in zip(*bounds.values(), strict=True)
+    )
+    weightings = {}
+    for weighting, named in terms.items():
+        means = mean_over_prompts(np.stack([*named.values()], axis=1), clusters=clusters)
+        weightings[weighting] = {
+            term: Est(est.estimate, min(est.low, lowest[term].low), max(est.high, highest[term].high))
+            if term in bounds
+            else est
+            for term, est in zip(named, means, strict=True)
+        }
+    return weightings
 
 
 def cross_fitted_cells(
@@ -158,6 +214,12 @@ def cross_fitted_cells(
             - (part0_P1 * product0_PS)[:, :, None] * weight1_PS[:, None, :]
         )
     return cells_PSS
+
+
+def _call_states(half: Counts, k: int, *, zeta: float, alpha: float) -> np.ndarray:
+    """[H, 3] 1 where a half is called IN, OUT or neither."""
+    calls = support_calls(half, k, zeta=zeta, alpha=alpha)
+    return np.stack([calls == state for state in (IN, OUT, UNDECIDED)], axis=1).astype(float)
 
 
 def _over_halvings(counts: Counts, states, *, smaller: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -186,12 +248,7 @@ def half_successes(c: int, n: int, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _named_terms(cells_PSS: np.ndarray) -> dict[str, np.ndarray]:
     """Name the cells of (IN, OUT[, undecided]) x (IN, OUT[, undecided]); each term [P]."""
-    signed = {
-        "expansion": cells_PSS[:, 1, 0],
-        "reshaping": cells_PSS[:, 0, 0],
-        "attrition": cells_PSS[:, 0, 1],
-        "diffuse": cells_PSS[:, 1, 1],
-    }
+    signed = {term: cells_PSS[:, was, now] for term, (was, now) in CELLS.items()}
     if cells_PSS.shape[1] == 3:
         signed["ambiguous"] = cells_PSS[:, 2, :].sum(axis=1) + cells_PSS[:, :2, 2].sum(axis=1)
     return {term: SIGNS[term] * values_P for term, values_P in signed.items()}

@@ -19,6 +19,7 @@ from offon.behavior.diagnosis.bottleneck import (
     BELOW_SUPPORT,
     CALLS,
     CLASSES,
+    UNDECIDED,
     UNSUPPORTED,
     Measured,
     Posterior,
@@ -29,10 +30,12 @@ from offon.behavior.diagnosis.bottleneck import (
 from offon.behavior.diagnosis.controls import Controls
 from offon.behavior.diagnosis.information_gain import most_telling, samples_to_call_unsupported
 from offon.behavior.diagnosis.remedies import sentence, suggestions, tally
+from offon.behavior.diagnosis.rl_start import starts
 from offon.behavior.diagnosis.subtypes import kinds
+from offon.behavior.stage.task_entry import clusters_of
 from offon.behavior.statistics.checker_errors import FEWEST_LABELS, Checker
 from offon.behavior.statistics.counts import Counts, count
-from offon.behavior.statistics.intervals import mean_over_prompts
+from offon.behavior.statistics.intervals import Est, mean_over_prompts, ratio, wilson
 from offon.behavior.statistics.posterior import FEWEST_TO_POOL
 from offon.errors import DataError
 
@@ -41,14 +44,20 @@ Known = Mapping[tuple[int, ...], float]  # right responses -> log-prob under the
 
 
 def measured_outcomes(
-    strict: Outcomes, content: Outcomes | None, previous: Mapping[str, Outcomes] | None = None
+    strict: Outcomes,
+    content: Outcomes | None,
+    previous: Mapping[str, Outcomes] | None = None,
+    *,
+    cut: Outcomes | None = None,
 ) -> Measured:
     """Counts from outcomes [P][n] of the same samples: 1, 0, None = unscored.
 
     `content` is None where the checker has no such verdict; a prompt with a gap in it is judged on strict alone.
-    previous: strict outcomes of earlier checkpoints on the same prompts, by name.
+    previous: strict outcomes of earlier checkpoints on the same prompts, by name. cut: 1 where a response did not end
+    by itself.
     """
     return Measured(
+        cut=None if cut is None else _failures_cut(strict, cut),
         strict=count(strict),
         content=None if content is None else _content_counts(strict, content),
         previous={name: count(rows) for name, rows in (previous or {}).items()},
@@ -83,25 +92,31 @@ def diagnose(
         raise DataError(f"{len(prompts)} prompts, {len(measured)} rows of outcomes", where=task)
     if known is not None:
         measured = replace(measured, at_least=np.array([known_mass(responses) for responses in known]))
-    found = posterior(measured, k, rule, checker=checker)
-    judged = controls.entry(rule)
+    posteriors = posterior(measured, k, rule, checker=checker)
+    judged = controls.entry(k, rule)
     blind = checker is not None and not checker.usable
     withheld = [call for call in CALLS if call != "format"] if blind else control.withheld(judged)
-    calls = class_calls(found, rule, withheld=withheld)
-    told = kinds(
-        found, calls, measured, rule, proper=proper, reference_rejected=reference_rejected,
+    calls, lucky = class_calls(posteriors, rule, withheld=withheld), 0
+    if checker is None:
+        calls, lucky = _without_luck(calls, control.rests_on_luck(judged, posteriors, k, rule))
+    call_kinds = kinds(
+        posteriors, calls, measured, k, rule, proper=proper, reference_rejected=reference_rejected,
         teacher_goes_on=not control.withheld(judged),
     )  # fmt: skip
-    following = most_telling(found, calls)
-    tries = _tries(measured, found, known, checker)
+    following = most_telling(posteriors, calls)
+    tries = _tries(measured, posteriors, known, checker)
     families = [prompt.get("family", "") for prompt in prompts]
-    shares_PC, summary = found.probabilities, []
+    clusters = clusters_of(prompts)
+    cut = _share_cut(measured.cut, clusters)
+    doubt = control.doubt(judged, k, lucky) if checker is None else ""
+    start = starts(measured.strict, calls, families, k, checker=checker)
+    shares_PC, summary = posteriors.probabilities, []
     for family in sorted(set(families)):
         rows = [index for index, name in enumerate(families) if name == family]
         summary.append(
             {"family": family, "n": len(rows)}
             | tally([calls[index] for index in rows])
-            | {"prevalence": _prevalence(shares_PC[rows])}
+            | {"prevalence": _prevalence(shares_PC[rows], None if clusters is None else clusters[rows])}
         )
     return {
         "model": model,
@@ -109,16 +124,16 @@ def diagnose(
         "k": k,
         "n_samples": int(np.median(measured.strict.scored)),
         "summary": summary,
-        "prevalence": _prevalence(shares_PC),
+        "prevalence": _prevalence(shares_PC, clusters),
         "prompts": [
             {
                 "id": prompt["id"],
                 "family": prompt.get("family", ""),
                 "prompt": prompt["prompt"],
-                **_counts(measured, index, told[index].since),
+                **_counts(measured, index, call_kinds[index].since),
                 "call": calls[index],
-                "sub": told[index].sub,
-                "since": told[index].since,
+                "sub": call_kinds[index].sub,
+                "since": call_kinds[index].since,
                 "next": following[index],
                 "k_to_solve": tries[index],
                 "probabilities": dict(zip(CLASSES, shares_PC[index].tolist(), strict=True)),
@@ -127,10 +142,45 @@ def diagnose(
         ],
         "verifier": None if checker is None else _verifier(checker),
         "controls": judged,
-        "sentence": sentence(calls, k, told, checker),
-        "suggestions": [] if blind else suggestions(calls, measured.strict, k, told, group_size=group_size),
+        "truncated": cut and cut._asdict(),
+        "rl_start": {family: one.entry() for family, one in start.items()},
+        "sentence": sentence(calls, k, call_kinds, checker, starts=start, cut=cut, doubt=doubt),
+        "suggestions": []
+        if blind
+        else suggestions(
+            calls,
+            measured.strict,
+            k,
+            call_kinds,
+            families=families,
+            starts={} if doubt else start,
+            checker=checker,
+            group_size=group_size,
+        ),
         "notes": [*_notes(measured, calls, k, rule, checker), *control.sentences(judged), *notes],
     }
+
+
+def _without_luck(calls: Sequence[str], rests: Mapping[str, np.ndarray]) -> tuple[list[str], int]:
+    """The calls without those that rest on what a checker may accept of anything, and how many those were."""
+    kept = [UNDECIDED if call in rests and rests[call][index] else call for index, call in enumerate(calls)]
+    return kept, sum(one != other for one, other in zip(kept, calls, strict=True))
+
+
+def _failures_cut(strict: Outcomes, cut: Outcomes) -> Counts:
+    """Of each prompt's failures, those that were cut off."""
+    return count(
+        [[off for right, off in zip(*rows, strict=True) if right == 0] for rows in zip(strict, cut, strict=True)]
+    )
+
+
+def _share_cut(cut: Counts | None, clusters: np.ndarray | None) -> Est | None:
+    """Of all failures, those that were cut off; the interval over prompts, and no shorter than that of one rate."""
+    if cut is None or not cut.scored.any():
+        return None
+    share = ratio(cut.successes, cut.scored, clusters=clusters)
+    low, high = wilson(cut.successes.sum(), cut.scored.sum())
+    return Est(share.estimate, max(0.0, min(share.low, float(low))), min(1.0, max(share.high, float(high))))
 
 
 def _content_counts(strict: Outcomes, content: Outcomes) -> Counts:
@@ -162,23 +212,27 @@ def _counts(measured: Measured, index: int, since: str | None) -> dict:
         known = counts is not None and counts.scored[index]
         return [int(counts.successes[index]), int(counts.scored[index])] if known else None
 
-    found = {"strict": [int(measured.strict.successes[index]), int(measured.strict.scored[index])]}
-    found["content"] = pair(measured.content)
+    pairs = {"strict": [int(measured.strict.successes[index]), int(measured.strict.scored[index])]}
+    pairs["content"] = pair(measured.content)
     earlier = {name: pair(counts) for name, counts in measured.previous.items() if counts.scored[index]}
     best = since or max(earlier, key=lambda name: earlier[name][0] / earlier[name][1], default=None)
-    others = {name: pair(getattr(measured, name)) for name in ("scaffold", "placed", "finished", "placebo")}
-    return found | {name: value for name, value in {**others, "previous": earlier.get(best)}.items() if value}
+    others = {
+        name: pair(getattr(measured, name)) for name in ("cut", "scaffold", "begun", "placed", "finished", "placebo")
+    }
+    if measured.cut is not None and not measured.cut.successes[index]:
+        del others["cut"]
+    return pairs | {name: value for name, value in {**others, "previous": earlier.get(best)}.items() if value}
 
 
 def _tries(
-    measured: Measured, found: Posterior, known: Sequence[Known] | None, checker: Checker | None
+    measured: Measured, posteriors: Posterior, known: Sequence[Known] | None, checker: Checker | None
 ) -> list[list[float | None]]:
     """[P] of [fewest, most] expected tries to a strict success, most None where it has no bound. What a checker with
     errors accepts is no success yet: then the interval is the posterior's."""
 
     def interval(index: int) -> KToSolve:
         if checker is not None:
-            return KToSolve(*np.quantile(found.rates["strict"][:, index], (0.025, 0.975)), 0.0)
+            return KToSolve(*np.quantile(posteriors.rates["strict"][:, index], (0.025, 0.975)), 0.0)
         counts = (int(column[index]) for column in measured.strict)
         return k_to_solve(*counts, known=known[index] if known else None)
 
@@ -192,9 +246,9 @@ def _verifier(checker: Checker) -> dict:
     return {name: est._asdict() for name, est in parts.items()} | {"labels": labels, "usable": checker.usable}
 
 
-def _prevalence(probabilities_PC: np.ndarray) -> dict[str, dict]:
+def _prevalence(probabilities_PC: np.ndarray, clusters: np.ndarray | None) -> dict[str, dict]:
     """Mean class probability over prompts, undecided prompts included, with its interval."""
-    shares = mean_over_prompts(probabilities_PC)
+    shares = mean_over_prompts(probabilities_PC, clusters=clusters)
     return {name: share._asdict() for name, share in zip(CLASSES, shares, strict=True)}
 
 
@@ -212,7 +266,11 @@ def _notes(measured: Measured, calls: Sequence[str], k: int, rule: Rule, checker
     if unscored := int((strict.scored == 0).sum()):
         notes.append(f"{unscored} prompt{'s' * (unscored > 1)} without any scored sample: undecided")
     if measured.placed is None and UNSUPPORTED in calls:
-        notes.append(f"without a teacher {', '.join(BELOW_SUPPORT[:-1])} and {BELOW_SUPPORT[-1]} are not told apart")
+        notes.append(
+            f"without a right response to place the model on {', '.join(BELOW_SUPPORT[:-1])} and {BELOW_SUPPORT[-1]} "
+            "are not told apart: bring a teacher (--teacher), or rows with a whole response (column completion or "
+            "solution); a final answer only checks"
+        )
     elif measured.finished is None and UNSUPPORTED in calls:
         notes.append("without a teacher local and unreachable are not told apart")
     if int((strict.scored > 0).sum()) >= FEWEST_TO_POOL:

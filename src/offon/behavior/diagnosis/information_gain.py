@@ -18,7 +18,7 @@ SAMPLES = 8  # of one further measurement
 MEASUREMENTS = {"content": "rollouts", "ratio": "rollouts"}  # other rates have the name of their measurement
 
 
-def entropy_drop(found: Posterior, rate: str, samples: int = SAMPLES) -> np.ndarray:
+def entropy_drop(posteriors: Posterior, rate: str, samples: int = SAMPLES) -> np.ndarray:
     """[P] expected fall of the class entropy, in nats, if `samples` more outcomes of one rate were seen.
 
     Each draw of the posterior predicts them: outcome c has probability mean_d Binomial(c; samples, p_d), and seen,
@@ -27,33 +27,33 @@ def entropy_drop(found: Posterior, rate: str, samples: int = SAMPLES) -> np.ndar
     """
     from scipy.stats import entropy  # half a second to import: who only checks a recipe does not measure
 
-    p_DP, n = found.rates[rate], samples
+    p_DP, n = posteriors.rates[rate], samples
     outcomes = np.arange(n + 1)[:, None, None]
     log_weight = special.xlogy(outcomes, p_DP) + special.xlog1py(n - outcomes, -p_DP)
     weight_ODP = np.exp(log_weight + np.log(special.comb(n, outcomes)))
     predicted_OP = weight_ODP.mean(axis=1)
-    one_hot_PDC = (found.classes.T[:, :, None] == np.arange(len(CLASSES))).astype(float)
+    one_hot_PDC = (posteriors.classes.T[:, :, None] == np.arange(len(CLASSES))).astype(float)
     joint_OPC = (weight_ODP.transpose(2, 0, 1) @ one_hot_PDC).transpose(1, 0, 2) / len(p_DP)
     given_OPC = joint_OPC / np.maximum(predicted_OP, 1e-300)[:, :, None]
     after_P = (predicted_OP * entropy(given_OPC, axis=2)).sum(axis=0)
-    return np.nan_to_num(entropy(found.probabilities, axis=1) - after_P)
+    return np.nan_to_num(entropy(posteriors.probabilities, axis=1) - after_P)
 
 
-def most_telling(found: Posterior, calls: Sequence[str]) -> list[str | None]:
+def most_telling(posteriors: Posterior, calls: Sequence[str]) -> list[str | None]:
     """[P] for prompts that are not called: the measurement, possible here or not, with the largest expected fall.
 
     rollouts, scaffold, previous NAME, placed, finished, placebo, as in `Measured`. Another condition that was not tried
     yet counts as no better and promises nothing.
     """
     open_P = [index for index, call in enumerate(calls) if call in (UNDECIDED, UNSUPPORTED)]
-    told: list[str | None] = [None] * len(calls)
+    measurements: list[str | None] = [None] * len(calls)
     if open_P:
-        part = found.at(open_P)
-        drops = {rate: entropy_drop(part, rate) for rate in found.rates if rate != "strict"}
+        part = posteriors.at(open_P)
+        drops = {rate: entropy_drop(part, rate) for rate in posteriors.rates if rate != "strict"}
         for row, index in enumerate(open_P):
             best = max(drops, key=lambda rate: drops[rate][row])
-            told[index] = MEASUREMENTS.get(best, best)
-    return told
+            measurements[index] = MEASUREMENTS.get(best, best)
+    return measurements
 
 
 def samples_to_call_unsupported(k: int, rule: Rule = Rule()) -> int:

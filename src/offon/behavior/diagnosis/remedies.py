@@ -5,29 +5,41 @@ signature that would show it was right, and never a promise.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
 from offon.behavior.diagnosis.bottleneck import CALLS, UNDECIDED, UNSUPPORTED
-from offon.behavior.diagnosis.subtypes import CHECKER_REJECTS, LIVE, LOST, MODELS_FORMAT, ROUTE, STEPS, Kind
+from offon.behavior.diagnosis.rl_start import Start
+from offon.behavior.diagnosis.subtypes import (
+    CHECKER_REJECTS,
+    CONTENT_ONLY,
+    LIVE,
+    LOST,
+    MODELS_FORMAT,
+    ROUTE,
+    STEPS,
+    Kind,
+)
 from offon.behavior.statistics.checker_errors import Checker
 from offon.behavior.statistics.counts import Counts
-from offon.behavior.statistics.intervals import mean_over_prompts
+from offon.behavior.statistics.intervals import Est, mean_over_prompts
 from offon.behavior.statistics.pass_at_k import mixed_group_probability
 
 
 @dataclass(frozen=True, kw_only=True)
 class Remedy:
     """words: the call in a sentence. methods: offon's names. signature: what the stage must show if the call was right.
-    avoid: what the call speaks against."""
+    avoid: what the call speaks against; without_start: what it does where RL has no success to start from."""
 
     words: str
     methods: tuple[str, ...] = ()
     reason: str = ""
     signature: str = ""
     avoid: str = ""
+    without_start: str = ""
 
 
 REMEDIES = {
@@ -36,6 +48,15 @@ REMEDIES = {
         reason="nothing to train; keep them in the probe to see whether a later stage loses them",
         avoid="keep training on them",
     ),
+    "truncated": Remedy(
+        words="cut off before the end",
+        methods=("sft",),
+        reason="responses are cut off before they end, so nothing can be said of what else is missing: raise the limit "
+        "(--max-tokens); if they still do not end, show whole responses with their end, and check that what ends them "
+        "is among the stop tokens",
+        signature="the share of responses that end by themselves rises; then diagnose again",
+        avoid="reading these failures as a missing skill",
+    ),
     "format": Remedy(
         words="right but in the wrong format",
         methods=("sft",),
@@ -43,7 +64,7 @@ REMEDIES = {
         "responses, a few demonstrations or the model's own put right; trained alone, its tokens are written where "
         "they do not belong",
         signature="strict success rises to content success, which stays; the change is reshaping",
-        avoid="RL on a checker that rejects right answers",
+        avoid="long demonstrations of the content, which is right already",
     ),
     "fragile": Remedy(
         words="right only with help",
@@ -67,7 +88,7 @@ REMEDIES = {
         "or step rewards on its own states, or the teacher's traces; the reverse KL starts slowly where the model "
         "hardly ever takes the right step",
         signature="the gain lies in the suffix; the step's probability rises; its own states stay as alive as before",
-        avoid="rewards for the outcome alone",
+        without_start="rewards for the outcome alone",
     ),
     "unreachable": Remedy(
         words="seldom on the right route",
@@ -75,7 +96,8 @@ REMEDIES = {
         reason="placed on the route the model finishes, but it does not take it: demonstrations of the beginning, or "
         "prefixes that fade and are learned; a prefix that is only shown does not teach its first step",
         signature="expansion at the first steps; the gain lies in the prefix",
-        avoid="plain RL, which has few successes or none to reinforce, and a teacher on its own dead states",
+        avoid="a teacher on its own dead states",
+        without_start="plain RL",
     ),
     "missing": Remedy(
         words="missing the skill",
@@ -83,16 +105,16 @@ REMEDIES = {
         reason="even placed on the route the model does not finish: full demonstrations or a teacher's traces, then "
         "on-policy training",
         signature="large expansion; afterwards the prompts are reachable",
-        avoid="RL alone: it would have to discover the skill",
+        without_start="RL alone: it would have to discover the skill",
     ),
     UNSUPPORTED: Remedy(
         words="not reached at {k} rollouts",
         methods=("sft", "sequence_kd", "uft"),
-        reason="{k} rollouts rarely hold a success, so rewards have nothing to reinforce: demonstrations, teacher "
-        "traces or prefixes first; a teacher (--teacher) tells a missing skill from a route not taken or a blocked "
-        "step",
+        reason="{k} rollouts of one of them rarely hold a success: demonstrations, teacher traces or prefixes; a "
+        "teacher (--teacher), or rows with whole responses, tell a missing skill from a route not taken or a "
+        "blocked step",
         signature="expansion",
-        avoid="plain RL",
+        without_start="plain RL",
     ),
     UNDECIDED: Remedy(words="undecided", reason="their samples fit more than one class; more samples decide"),
 }
@@ -120,6 +142,14 @@ KINDS = {
         signature="success returns to that of {since}; what the later stage gained stays",
         avoid="the stage that taught it once more",
     ),
+    ("ranking", CONTENT_ONLY): Remedy(
+        words="right in content within {k} rollouts, hardly ever in form",
+        methods=("sft",),
+        reason="the content is right now and then, and what is rewarded hardly ever: show the form in whole responses, "
+        "or mend a checker that rejects it, and the successes within {k} rollouts can be rewarded",
+        signature="strict success rises to content success; then rewards find them",
+        without_start="plain RL",
+    ),
     ("ranking", ROUTE): Remedy(
         words="reachable at {k} rollouts, lost by the route",
         methods=("dpo", "grpo", "raft"),
@@ -142,9 +172,12 @@ KINDS = {
         reason="the model does not finish even when placed, but a teacher finishes what it begins: a teacher on the "
         "model's own states, or full demonstrations",
         signature="large expansion; afterwards the prompts are reachable",
-        avoid="RL alone: it would have to discover the skill",
+        without_start="RL alone: it would have to discover the skill",
     ),
 }
+RL, STARTS_AS_WELL = "grpo", ("format", UNSUPPORTED)  # where RL is tried, too, if it has successes to start from
+OTHERWISE = ("ranking", "fragile", "truncated")  # calls whose advice does not hang on where RL could start
+OFTEN_CUT = 0.25  # of all failures: from there on it is what fails, and is said first
 NEEDS_DEMONSTRATIONS = ("missing", "unreachable", UNSUPPORTED)
 
 
@@ -152,18 +185,40 @@ def remedy(call: str, kind: Kind = Kind()) -> Remedy:
     return KINDS.get((call, kind.sub), REMEDIES[call])
 
 
-def sentence(calls: Sequence[str], k: int, kinds: Sequence[Kind] | None = None, checker: Checker | None = None) -> str:
-    """The diagnosis in plain words: how many prompts of each call that occurs, and what can use them."""
+def sentence(
+    calls: Sequence[str],
+    k: int,
+    kinds: Sequence[Kind] | None = None,
+    checker: Checker | None = None,
+    *,
+    starts: Mapping[str, Start] = MappingProxyType({}),
+    cut: Est | None = None,
+    doubt: str = "",
+) -> str:
+    """The diagnosis in plain words, what has to be mended first before all: a checker, responses that do not end. Then
+    how many prompts of each call that occurs, whether RL has successes to start from, and what else they need.
+
+    starts: by family. cut: the share of failures that were cut off. doubt: why the checker cannot be believed.
+    """
     kinds = kinds or [Kind()] * len(calls)
     n, lost = tally(calls), sum(kind.sub == LOST for kind in kinds)
     order = sorted(zip(calls, kinds, strict=True), key=lambda pair: CALLS.index(pair[0]))
     words = Counter(remedy(*pair).words.format(k=k, since=pair[1].since) for pair in order)
-    clauses = [f"of {_number(len(calls), 'prompt')}: {', '.join(f'{number} {told}' for told, number in words.items())}"]
+    counted = ", ".join(f"{number} {described}" for described, number in words.items())
+    clauses = [doubt] * bool(doubt)
     if checker is not None and not checker.usable:
-        return "; ".join([_mend(checker), *clauses])
-    if n["solved"] < len(calls):
-        clauses.append(f"on-policy RL can use {n['ranking'] or 'none'} of them")
+        clauses.append(_mend(checker))
+    if n["truncated"] and cut is not None and cut.estimate >= OFTEN_CUT:
+        clauses.append(
+            f"{cut.estimate:.0%} of all failures [{cut.low:.0%}, {cut.high:.0%}] were cut off before the response ended"
+        )
+    clauses.append(f"of {_number(len(calls), 'prompt')}: {counted}")
+    if checker is not None and not checker.usable:
+        return "; ".join(clauses)
+    if starts and not doubt:
+        clauses += start_clauses(starts)
     needs = {
+        "a higher limit, or to learn to end": n["truncated"],
         "the format taught or the checker fixed": n["format"],
         "what they do with help made their own": n["fragile"] - lost,
         "what was lost replayed or distilled back": lost,
@@ -172,6 +227,23 @@ def sentence(calls: Sequence[str], k: int, kinds: Sequence[Kind] | None = None, 
     }
     clauses += [f"{number} {'needs' if number == 1 else 'need'} {what}" for what, number in needs.items() if number]
     return "; ".join(clauses)
+
+
+def start_clauses(starts: Mapping[str, Start]) -> list[str]:
+    """On which families RL has successes to start from, and what is known of the others."""
+    can = [name for name, start in starts.items() if start.sure]
+    if len(starts) == 1:
+        [start] = starts.values()
+        return [f"RL {start.verb} to start from: {start.words}"]
+    clauses = []
+    if can:
+        every = len(can) == len(starts)
+        where = "every family" if every else " and ".join([", ".join(can[:-1])] * (len(can) > 1) + can[-1:])
+        expected, rollouts = (sum(getattr(starts[name], part) for name in can) for part in ("expected", "rollouts"))
+        clauses.append(
+            f"RL has successes to start from on {where}: about {expected:,.0f} in the {rollouts:,} rollouts of a stage"
+        )
+    return clauses + [f"on {name} it {start.verb}: {start.words}" for name, start in starts.items() if not start.sure]
 
 
 def _mend(checker: Checker) -> str:
@@ -188,20 +260,35 @@ def suggestions(
     k: int,
     kinds: Sequence[Kind] | None = None,
     *,
+    families: Sequence[str] = (),
+    starts: Mapping[str, Start] = MappingProxyType({}),
+    checker: Checker | None = None,
     group_size: int = 8,
 ) -> list[dict]:
     """[{"call", "sub", "since", "prompts", "methods", "reason", "signature", "avoid"}] for the calls and kinds that
-    occur, largest first."""
-    found = []
-    for (call, kind), number in Counter(zip(calls, kinds or [Kind()] * len(calls), strict=True)).most_common():
+    occur, largest first. RL is spoken against only where a stage may meet no success."""
+    kinds, rows = kinds or [Kind()] * len(calls), []
+    families = families or [""] * len(calls)
+    for (call, kind), number in Counter(zip(calls, kinds, strict=True)).most_common():
         one = remedy(call, kind)
         reason, signature = (text.format(k=k, since=kind.since) for text in (one.reason, one.signature))
-        reason += _useful_groups(calls, strict, group_size) if call == "ranking" else ""
-        found.append(
-            {"call": call, "sub": kind.sub, "since": kind.since, "prompts": number, "methods": list(one.methods)}
-            | {"reason": reason, "signature": signature, "avoid": one.avoid}
+        methods, against = list(one.methods), [one.avoid] * bool(one.avoid)
+        reason += _useful_groups(calls, strict, group_size) if call == "ranking" and kind.sub != CONTENT_ONLY else ""
+        mine = {f for c, s, f in zip(calls, kinds, families, strict=True) if (c, s) == (call, kind) and f in starts}
+        if mine and methods and (call not in OTHERWISE or kind.sub == CONTENT_ONLY) and kind.sub != CHECKER_REJECTS:
+            together = np.isin(families, list(mine)) & (np.array(calls) != "solved")
+            start = Start.of(strict.at(together), k, checker=checker)
+            share = "" if together.sum() == number else f" over all {int(together.sum())} unsolved prompts like them"
+            reason += f"; RL {start.verb} to start from: {start.words}{share}"
+            methods += [RL] * (start.sure and RL not in methods and call in STARTS_AS_WELL)
+            against += [one.without_start] * (bool(one.without_start) and start.unlikely)
+        elif one.without_start:
+            against.append(one.without_start)
+        rows.append(
+            {"call": call, "sub": kind.sub, "since": kind.since, "prompts": number, "methods": methods}
+            | {"reason": reason, "signature": signature, "avoid": "; ".join(against)}
         )
-    return found
+    return rows
 
 
 def tally(calls: Sequence[str]) -> dict[str, int]:

@@ -34,6 +34,7 @@ class Sides:
     scaffolded      counts before and after under the scaffold; None without such a probe
     groups          the probed responses before and after, [P] each: tokens, text, signals, tags; None where only
                     counts are known
+    clusters        what prompts have in common (a template, a document), [P]: intervals are then over clusters
     """
 
     before: Counts
@@ -42,6 +43,7 @@ class Sides:
     seed: int = 0
     scaffolded: tuple[Counts, Counts] | None = None
     groups: tuple[Groups, Groups] | None = None
+    clusters: np.ndarray | None = None
 
     def at(self, chosen: np.ndarray) -> Sides:
         """Of the prompts that a mask [P] chooses."""
@@ -53,6 +55,7 @@ class Sides:
             seed=self.seed,
             scaffolded=self.scaffolded and (self.scaffolded[0].at(kept), self.scaffolded[1].at(kept)),
             groups=self.groups and ([self.groups[0][p] for p in kept], [self.groups[1][p] for p in kept]),
+            clusters=None if self.clusters is None else self.clusters[kept],
         )
 
 

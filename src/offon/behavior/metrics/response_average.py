@@ -30,8 +30,10 @@ def response_average(number: Callable[[Trajectory], float | None]) -> Callable[[
         known = np.isfinite(before_P) & np.isfinite(after_P)
         if not known.any():
             return None
-        [before], [after] = (mean_over_prompts(side_P[known]) for side_P in (before_P, after_P))
-        return {"before": before, "after": after, "change": paired_change(before_P[known], after_P[known])}
+        before_P, after_P, clusters = before_P[known], after_P[known], sides.clusters
+        clusters = None if clusters is None else clusters[known]
+        [before], [after] = (mean_over_prompts(side_P, clusters=clusters) for side_P in (before_P, after_P))
+        return {"before": before, "after": after, "change": paired_change(before_P, after_P, clusters=clusters)}
 
     return compute
 

@@ -9,7 +9,9 @@ from offon.behavior.statistics.intervals import Est
 
 def compute(sides: Sides) -> Est | None:
     """None without any success before: nothing was there to keep."""
-    return retention(sides.before, sides.after) if sides.before.successes.any() else None
+    if not sides.before.successes.any():
+        return None
+    return retention(sides.before, sides.after, clusters=sides.clusters)
 
 
 METRIC = Metric(

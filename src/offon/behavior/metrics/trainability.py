@@ -14,7 +14,7 @@ GROUP_SIZE = 8  # rollouts of one prompt in a later stage, for which the share o
 def compute(sides: Sides) -> dict[str, dict[str, Est]]:
     """By side, where every prompt has the samples that one group, or k rollouts, needs."""
     return {
-        when: trainability(counts, sides.k, GROUP_SIZE)
+        when: trainability(counts, sides.k, GROUP_SIZE, clusters=sides.clusters)
         for when, counts in (("before", sides.before), ("after", sides.after))
         if (counts.scored >= max(sides.k, GROUP_SIZE)).all()
     }

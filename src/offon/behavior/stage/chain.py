@@ -16,23 +16,48 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from offon.behavior.change.success_decomposition import Decomposition, decompose
-from offon.behavior.change.support import IN, OUT, support_calls
+from offon.behavior.change.success_decomposition import decompose, prompt_bounds, prompt_terms, term_intervals
+from offon.behavior.change.support import IN, OUT, jeffreys_states, support_calls
 from offon.behavior.statistics.counts import Counts
-from offon.behavior.statistics.intervals import Est
+from offon.behavior.statistics.intervals import Clusters, Est
 from offon.errors import DataError
 
 SOLVED, SOLVED_AT = "solved", 0.8
 
 
-def path_table(checkpoints: Mapping[str, Counts], *, k: int) -> list[dict]:
+def path_table(checkpoints: Mapping[str, Counts], *, k: int, clusters: Clusters = None) -> list[dict]:
     """One row per stage: name and D1 of its step along the path, whose totals sum to the whole change.
 
     checkpoints: the start and every stage's result, in order, measured on the same prompts.
+
+    From the second stage on a prompt may come into reach that was in reach at the root and lost on the way: that is no
+    new behaviour. Of a step's expansion that part is `recovered`,
+
+        recovered = mean over prompts of  w_IN(root) term_expansion,        expansion = the rest
+
+    with the root's state judged from its own samples, which no step but the first measures anything with.
     """
-    names = list(checkpoints)
-    steps: list[Decomposition] = [decompose(checkpoints[a], checkpoints[b], k=k) for a, b in pairwise(names)]
-    return [{"stage": name, "d1": step.as_dict()} for name, step in zip(names[1:], steps, strict=True)]
+    names, rows = list(checkpoints), []
+    root = checkpoints[names[0]]
+    for step, (a, b) in enumerate(pairwise(names)):
+        sides = checkpoints[a], checkpoints[b]
+        d1 = decompose(*sides, k=k, clusters=clusters).as_dict()
+        if step:
+            terms, bounds = prompt_terms(*sides, k), prompt_bounds(*sides, k)
+            within = {"certified": (support_calls(root, k) == IN).astype(float), "soft": jeffreys_states(root, k)[:, 0]}
+            possible = (support_calls(root, k) != OUT).astype(float)
+            low, high = bounds["expansion"]
+            split = {"recovered": (within["certified"], possible), "expansion": (1 - possible, 1 - within["certified"])}
+            for name, (surely, perhaps) in split.items():
+                ends = {name: (surely * low, perhaps * high)}
+                shares = {
+                    weighting: {name: (w if name == "recovered" else 1 - w) * terms[weighting]["expansion"]}
+                    for weighting, w in within.items()
+                }
+                for weighting, part in term_intervals(shares, ends, clusters=clusters).items():
+                    d1[weighting][name] = part[name]._asdict()
+        rows.append({"stage": b, "d1": d1})
+    return rows
 
 
 def lineage(checkpoints: Sequence[Counts], k: int) -> list[list[str]]:
@@ -45,8 +70,8 @@ def lineage(checkpoints: Sequence[Counts], k: int) -> list[list[str]]:
 
 
 def lineage_summary(checkpoints: Mapping[str, Counts], k: int) -> dict:
-    """How many prompts were first within reach, and first solved, at each checkpoint; and how many that were within
-    reach at some are out of it at the end."""
+    """How many prompts were first within reach, and first solved, at each checkpoint; how many that were within
+    reach at some are out of it at the end; and how many were within reach at the root, out later, and are back."""
     names, states = list(checkpoints), lineage(list(checkpoints.values()), k)
 
     def first(wanted: tuple[str, ...]) -> dict[str, int]:
@@ -55,18 +80,25 @@ def lineage_summary(checkpoints: Mapping[str, Counts], k: int) -> dict:
 
     within = (IN, SOLVED)
     lost = sum(path[-1] == OUT and any(state in within for state in path) for path in states)
-    return {"first_in": first(within), "first_solved": first((SOLVED,)), "lost_again": lost}
+    back = sum(path[0] in within and OUT in path and path[-1] in within for path in states)
+    return {"first_in": first(within), "first_solved": first((SOLVED,)), "lost_again": lost, "recovered": back}
 
 
 def surviving_expansion(checkpoints: Sequence[Counts], k: int) -> list[float]:
-    """[K] by stage: sum over prompts it brought from OUT to IN of (p_end - p_before), over P: what is left of it."""
+    """[K] by stage: sum over prompts it brought from OUT to IN, and that were not IN at the root, of
+    (p_end - p_before), over P: what is left of it."""
     states, end = lineage(checkpoints, k), checkpoints[-1].rate
-    found = []
+    remaining = []
     for stage in range(1, len(checkpoints)):
         before = checkpoints[stage - 1].rate
-        brought = [p for p, path in enumerate(states) if path[stage - 1] == OUT and path[stage] in (IN, SOLVED)]
-        found.append(float(sum(end[p] - before[p] for p in brought) / len(states)))
-    return found
+        within = (IN, SOLVED)
+        brought = [
+            p
+            for p, path in enumerate(states)
+            if path[stage - 1] == OUT and path[stage] in within and path[0] not in within
+        ]
+        remaining.append(float(sum(end[p] - before[p] for p in brought) / len(states)))
+    return remaining
 
 
 def shapley(

@@ -87,12 +87,12 @@ def near_duplicates(texts: Sequence[str]) -> int:
     sets = [shingles(text) for text in texts]
     hashes = np.zeros((len(sets), HASHES), dtype=np.uint32)
     kept: list[int] = []
-    for index, own in enumerate(sets):
-        least = minimum_hashes(own)
+    for index, shingled in enumerate(sets):
+        least = minimum_hashes(shingled)
         agreeing = np.count_nonzero(hashes[: len(kept)] == least, axis=1)
         (candidates,) = np.nonzero(agreeing >= AGREE * HASHES)
         near = candidates[np.argsort(-agreeing[candidates], kind="stable")[:LOOKED_AT]]
-        if not any(similarity(own, sets[kept[k]]) >= SIMILAR for k in near):
+        if not any(similarity(shingled, sets[kept[k]]) >= SIMILAR for k in near):
             hashes[len(kept)] = least
             kept.append(index)
     return len(sets) - len(kept)
@@ -113,7 +113,7 @@ _RANDOM = np.random.default_rng(0)
 _FACTORS, _OFFSETS = _RANDOM.integers(1, 2**31, (2, HASHES, 1), dtype=np.uint64)
 
 
-def minimum_hashes(own: frozenset[int]) -> np.ndarray:
+def minimum_hashes(shingled: frozenset[int]) -> np.ndarray:
     """[64] the minimum over the set of each hash (a x + b) mod p; two sets agree in each with probability J."""
-    values = np.fromiter(own, dtype=np.uint64)
+    values = np.fromiter(shingled, dtype=np.uint64)
     return ((_FACTORS * values + _OFFSETS) % _PRIME).min(axis=1).astype(np.uint32)

@@ -131,8 +131,8 @@ def sentence(candidate: str, verdicts: Sequence[Mapping[str, Any]], on_fail: str
     """What the gate decided, and on what: "rl does not pass: ... ; sft goes on"."""
     failed = [verdict for verdict in verdicts if not verdict["met"]]
     if not failed:
-        told = "; ".join(map(in_words, verdicts))
-        return f"{candidate} passes: {told}"
+        reasons = "; ".join(map(in_words, verdicts))
+        return f"{candidate} passes: {reasons}"
     end = {"stop": "the run stops here", "warn": f"{took} goes on nevertheless", "rollback": f"{took} goes on instead"}
     return f"{candidate} does not pass: {'; '.join(map(in_words, failed))}; {end[on_fail]}"
 

@@ -17,6 +17,7 @@ from offon.behavior.change.success_decomposition import half_successes
 from offon.behavior.change.support import IN, OUT, support_calls
 from offon.behavior.statistics.counts import Counts
 from offon.behavior.statistics.intervals import (
+    Clusters,
     Est,
     bootstrap_means,
     clopper_pearson_lower,
@@ -36,7 +37,7 @@ def split_product(
 
     w sees one half (A) of each checkpoint's counts; s0 and s1 are success before and after in the other half (B).
     """
-    found = np.zeros((3, len(before.scored)))
+    expectations = np.zeros((3, len(before.scored)))
     for n0, n1 in set(zip(before.scored.tolist(), after.scored.tolist(), strict=True)):
         same = (before.scored == n0) & (after.scored == n1)
         for larger in (0, 1):
@@ -47,12 +48,12 @@ def split_product(
             seen = weight(Counts(first, np.full_like(first, m0)), Counts(second, np.full_like(second, m1)))
             left_PI = law0_PH @ seen.reshape(m0 + 1, m1 + 1)
             left_before_PI = (law0_PH * rest0_PH) @ seen.reshape(m0 + 1, m1 + 1)
-            found[:, same] += [
+            expectations[:, same] += [
                 (left_PI * law1_PI).sum(axis=1) / 2,
                 (left_before_PI * law1_PI).sum(axis=1) / 2,
                 (left_PI * law1_PI * rest1_PI).sum(axis=1) / 2,
             ]
-    return tuple(found)
+    return tuple(expectations)
 
 
 def _halves(successes_P: np.ndarray, n: int, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -64,7 +65,7 @@ def _halves(successes_P: np.ndarray, n: int, size: int) -> tuple[np.ndarray, np.
     return law_PH, (successes_P[:, None] - np.arange(size + 1)) / (n - size)
 
 
-def attrition_rate(before: Counts, after: Counts) -> Est:
+def attrition_rate(before: Counts, after: Counts, *, clusters: Clusters = None) -> Est:
     """ATT = sum_x (p_before - p_after)_+ / sum_x p_before: the share of earlier success that was lost somewhere, gains
     elsewhere not set off against it. Retention is 1 - ATT. Which prompts fell is judged on the other half, so the
     estimate may be a little below 0; the interval stays within -1 and 1."""
@@ -73,12 +74,12 @@ def attrition_rate(before: Counts, after: Counts) -> Est:
         return (b.rate < a.rate).astype(float)
 
     _, before_P, after_P = split_product(before, after, fell)
-    lost = ratio(before_P - after_P, before.rate)
+    lost = ratio(before_P - after_P, before.rate, clusters=clusters)
     return Est(lost.estimate, max(lost.low, min(lost.estimate, -1.0)), min(lost.high, max(lost.estimate, 1.0)))
 
 
-def retention(before: Counts, after: Counts) -> Est:
-    lost = attrition_rate(before, after)
+def retention(before: Counts, after: Counts, *, clusters: Clusters = None) -> Est:
+    lost = attrition_rate(before, after, clusters=clusters)
     return Est(1 - lost.estimate, 1 - lost.high, 1 - lost.low)
 
 
@@ -136,12 +137,12 @@ def support_sets(before: Counts, after: Counts, k: int) -> dict[str, float]:
     }
 
 
-def trainability(counts: Counts, k: int, group_size: int) -> dict[str, Est]:
+def trainability(counts: Counts, k: int, group_size: int, *, clusters: Clusters = None) -> dict[str, Est]:
     """What a later on-policy stage would find: effective rewardable support ERS_k = mean 1 - (1 - p)^k, and the share
     of groups with both outcomes v_G = mean 1 - p^G - (1 - p)^G. Not implied by retention."""
     return {
-        "ers": mean_over_prompts(pass_at_k(counts, k))[0],
-        "mixed_groups": mean_over_prompts(mixed_group_probability(counts, group_size))[0],
+        "ers": mean_over_prompts(pass_at_k(counts, k), clusters=clusters)[0],
+        "mixed_groups": mean_over_prompts(mixed_group_probability(counts, group_size), clusters=clusters)[0],
     }
 
 

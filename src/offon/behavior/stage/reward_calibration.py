@@ -72,8 +72,8 @@ def calibration(
 def _ece(gaps_PK: np.ndarray, n_P: np.ndarray, seed: int) -> Est:
     estimate = float(np.abs(gaps_PK.sum(0)).sum() / n_P.sum())
     drawn = bootstrap_means(np.column_stack([gaps_PK, n_P]), seed=seed)
-    found_B = np.abs(drawn[:, :-1]).sum(1) / drawn[:, -1]
-    low, high = np.quantile(found_B, [0.025, 0.975])
+    ece_B = np.abs(drawn[:, :-1]).sum(1) / drawn[:, -1]
+    low, high = np.quantile(ece_B, [0.025, 0.975])
     return Est(estimate, float(min(low, estimate)), float(max(high, estimate)))
 
 
@@ -147,8 +147,8 @@ def first_errors(
         for name, side in sides.items()
     }
     both = None not in rates.values()
-    found, clean = (rate.estimate if rate else 0.0 for rate in rates.values())
-    f1 = 2 * found * clean / (found + clean) if both and found + clean else 0.0 if both else None
+    erring, clean = (rate.estimate if rate else 0.0 for rate in rates.values())
+    f1 = 2 * erring * clean / (erring + clean) if both and erring + clean else 0.0 if both else None
     counts = {f"n_{name}": len(side) for name, side in sides.items()}
     return {name: rate and rate._asdict() for name, rate in rates.items()} | counts | {"f1": f1}
 

@@ -21,11 +21,18 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from offon.behavior.change.success_decomposition import prompt_terms
+from offon.behavior.change.success_decomposition import prompt_bounds, prompt_terms, term_intervals
 from offon.behavior.change.support import prompt_changes
 from offon.behavior.stage.retention import amortisation, scaffold_dependence
 from offon.behavior.statistics.counts import Counts
-from offon.behavior.statistics.intervals import Est, bootstrap_means, mean_over_prompts, paired_change
+from offon.behavior.statistics.intervals import (
+    Clusters,
+    Est,
+    bootstrap_means,
+    by_cluster,
+    mean_over_prompts,
+    paired_change,
+)
 
 SURE = 0.9
 SMALL = 0.1  # of success under the scaffold: a change that stays within is none of what the stage was for
@@ -54,16 +61,18 @@ def stage_role(
     scaffolded: tuple[Counts, Counts] | None = None,
     replicates: int = 1000,
     seed: int = 0,
+    clusters: Clusters = None,
 ) -> Role:
     """The role of what lies between two checkpoints on the same prompts, from D1's soft terms.
 
     scaffolded: counts of both under the scaffold, on the same prompts; without them nothing is called consolidation.
     """
-    terms = prompt_terms(before, after, k)["soft"]
-    soft = np.column_stack([terms[name] for name in ("expansion", "reshaping", "attrition")])
-    change = after.rate - before.rate
-    estimates, [total] = mean_over_prompts(soft), mean_over_prompts(change, level=CHANGED)
-    expansion_B, reshaping_B, _ = bootstrap_means(soft, replicates=replicates, seed=seed).T
+    terms = {"soft": prompt_terms(before, after, k)["soft"]}
+    intervals = term_intervals(terms, prompt_bounds(before, after, k), clusters=clusters)["soft"]
+    estimates = [intervals[name] for name in ("expansion", "reshaping", "attrition")]
+    [total] = mean_over_prompts(after.rate - before.rate, level=CHANGED, clusters=clusters)
+    gains, sizes = by_cluster(np.column_stack([terms["soft"][name] for name in ("expansion", "reshaping")]), clusters)
+    expansion_B, reshaping_B, _ = bootstrap_means(np.hstack([gains, sizes]), replicates=replicates, seed=seed).T
     carries = float((expansion_B >= (expansion_B + np.maximum(reshaping_B, 0)) / 2).mean())
     calls = prompt_changes(before, after, k)
     if total.low <= 0 <= total.high and not {"gained", "lost"} & set(calls):

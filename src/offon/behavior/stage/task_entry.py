@@ -35,7 +35,8 @@ def task_handoff(
 ) -> dict:
     """Compare the outcomes [P][n] of two checkpoints on the same prompts: 1, 0, None = unscored.
 
-    prompts: {"id", "family", "prompt"} each. k: the rollouts per prompt the next on-policy stage can spend, declared
+    prompts: {"id", "family", "prompt"} each, and "cluster" where prompts have one in common (a template, a document):
+    intervals are then over clusters. k: the rollouts per prompt the next on-policy stage can spend, declared
     beforehand. sampler: how before and after were drawn, kept beside the numbers they explain. scaffolded: outcomes of
     both on the same prompts under the scaffold, an empty row where a prompt has none; the role may be consolidation
     then. groups: the responses that these are the outcomes of, for the metrics that look at them.
@@ -60,7 +61,10 @@ def task_handoff(
         raise DataError("no prompt has two scored samples before and after", fix="look at why the checker scored none")
 
     helped = None if scaffolded is None else (count(scaffolded[0]), count(scaffolded[1]))
-    sides = Sides(before=counts[0], after=counts[1], k=k, seed=seed, scaffolded=helped, groups=groups)
+    clusters = clusters_of(prompts)
+    sides = Sides(
+        before=counts[0], after=counts[1], k=k, seed=seed, scaffolded=helped, groups=groups, clusters=clusters
+    )
     calls = np.array(prompt_changes(*counts, k))
     families = np.array([prompt.get("family", "") for prompt in prompts])
     entry = {
@@ -74,6 +78,7 @@ def task_handoff(
                 "id": prompt["id"],
                 "family": prompt.get("family", ""),
                 "prompt": prompt["prompt"],
+                **({} if prompt.get("cluster") is None else {"cluster": prompt["cluster"]}),
                 "before": [int(counts[0].successes[index]), int(counts[0].scored[index])],
                 "after": [int(counts[1].successes[index]), int(counts[1].scored[index])],
                 "call": str(calls[index]),
@@ -93,19 +98,29 @@ def _measure(sides: Sides, calls: Sequence[str]) -> dict[str, Any]:
     """Success, pass@k, calls, D1 and role on some prompts, and every metric of behaviour under its key."""
     before, after, k = sides.before, sides.after, sides.k
     return {
-        "before": _performance(before, k),
-        "after": _performance(after, k),
+        "before": _performance(before, k, sides.clusters),
+        "after": _performance(after, k, sides.clusters),
         "calls": {change: calls.count(change) for change in CHANGES},
-        "d1": decompose(before, after, k=k).as_dict(),
-        "role": stage_role(before, after, k, scaffolded=sides.scaffolded, seed=sides.seed).as_dict(),
+        "d1": decompose(before, after, k=k, clusters=sides.clusters).as_dict(),
+        "role": stage_role(
+            before, after, k, scaffolded=sides.scaffolded, seed=sides.seed, clusters=sides.clusters
+        ).as_dict(),
         **{metric.key: metric.measure(sides) for metric in registry.METRICS},
     }
 
 
-def _performance(counts: Counts, k: int) -> dict:
+def clusters_of(prompts: Sequence[Mapping]) -> np.ndarray | None:
+    """[P] the cluster of each prompt, its own where it names none; None where none does."""
+    if all(prompt.get("cluster") is None for prompt in prompts):
+        return None
+    alone = [f"prompt {prompt['id']}" for prompt in prompts]
+    return np.array([str(prompt.get("cluster") or single) for prompt, single in zip(prompts, alone, strict=True)])
+
+
+def _performance(counts: Counts, k: int, clusters: np.ndarray | None) -> dict:
     return {
-        "success": mean_pass_at_k(counts, 1)._asdict(),
-        "pass_at_k": curve(counts, declared=(k,)),
+        "success": mean_pass_at_k(counts, 1, clusters=clusters)._asdict(),
+        "pass_at_k": curve(counts, declared=(k,), clusters=clusters),
     }
 
 

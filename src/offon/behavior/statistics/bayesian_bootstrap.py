@@ -32,9 +32,9 @@ def mean_bounds(rows_PQ: np.ndarray, *, level: float = 0.95) -> np.ndarray:
     a search, and one search over s finds the wanted probability.
     """
     center_Q, spread_Q = rows_PQ.mean(axis=0), np.ptp(rows_PQ, axis=0) > ROUNDING * np.abs(rows_PQ).max(axis=0)
-    found_2Q = np.stack([center_Q, center_Q])
+    ends_2Q = np.stack([center_Q, center_Q])
     if not spread_Q.any():
-        return found_2Q
+        return ends_2Q
     x_MQ = np.concatenate([rows_PQ, unseen(rows_PQ, _reach(rows_PQ))])[:, spread_Q] - center_Q[spread_Q]
     prompts_M1 = _prompts(len(rows_PQ))
 
@@ -47,8 +47,8 @@ def mean_bounds(rows_PQ: np.ndarray, *, level: float = 0.95) -> np.ndarray:
     for end, outermost_Q in enumerate((x_MQ.min(axis=0), x_MQ.max(axis=0))):
         far_Q = np.full(len(outermost_Q), 20.0)
         y_Q = _crossing(lambda y_Q, edge_Q: mean_and_tail(y_Q, edge_Q)[1], level, outermost_Q, far_Q)
-        found_2Q[end, spread_Q] += mean_and_tail(y_Q, outermost_Q)[0]
-    return found_2Q
+        ends_2Q[end, spread_Q] += mean_and_tail(y_Q, outermost_Q)[0]
+    return ends_2Q
 
 
 def ratio_bounds(top_PQ: np.ndarray, bottom_PQ: np.ndarray, *, level: float = 0.95) -> np.ndarray:
@@ -68,11 +68,11 @@ def ratio_bounds(top_PQ: np.ndarray, bottom_PQ: np.ndarray, *, level: float = 0.
         rest_MQ = np.concatenate([rest_PQ, unseen(rest_PQ, reach_Q)])
         return tail(rest_MQ, prompts_M1, _tilt(rest_MQ, prompts_M1))
 
-    found_2Q = np.stack([estimate_Q, estimate_Q])
+    ends_2Q = np.stack([estimate_Q, estimate_Q])
     for end, side in enumerate((-1, 1)):
         y_Q = _crossing(at, level, side, 4.0 * (step_Q > 0), farther=True)
-        found_2Q[end] += side * step_Q * np.where(step_Q > 0, y_Q, 0)
-    return found_2Q
+        ends_2Q[end] += side * step_Q * np.where(step_Q > 0, y_Q, 0)
+    return ends_2Q
 
 
 def unseen(rows_PQ: np.ndarray, reach_Q: np.ndarray) -> np.ndarray:

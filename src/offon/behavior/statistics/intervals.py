@@ -9,6 +9,7 @@ Axes: P prompts, Q quantities measured on each prompt, B bootstrap replicates.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from offon.errors import DataError
 # Below this many prompts the ordinary bootstrap often resamples only a handful of distinct prompts; Dirichlet
 # weights keep all of them in every replicate.
 FEW_PROMPTS = 100
+Clusters = Sequence[object] | np.ndarray | None
 
 
 class Est(NamedTuple):
@@ -112,21 +114,42 @@ def bootstrap_means(rows_PQ: np.ndarray, *, replicates: int = 1000, seed: int = 
     return weights_BP @ rows_PQ
 
 
-def mean_over_prompts(rows_PQ, *, level: float = 0.95) -> list[Est]:
+def mean_over_prompts(rows_PQ, *, level: float = 0.95, clusters: Clusters = None) -> list[Est]:
     """Mean of each column with its interval over prompts (`mean_bounds`): rates, changes of either sign, and terms that
     few prompts carry alike. Shares stay shares. Where every prompt shows the same value the interval has no width:
     nothing that was seen tells how far others may lie.
+
+    clusters: [P] what prompts have in common (a template, a document). Prompts of a cluster come together, so that the
+    interval is over clusters: of sum of sums over sum of sizes (`ratio_bounds`), the mean of their means where all have
+    one size.
     """
-    rows_PQ = _ordered(rows_PQ)
-    low_Q, high_Q = mean_bounds(rows_PQ, level=level)
+    rows_PQ = _two_axes(rows_PQ)
+    sums_CQ, sizes_C1 = by_cluster(rows_PQ, clusters)
+    if (sizes_C1 == sizes_C1[0]).all():
+        low_Q, high_Q = mean_bounds(_ordered(sums_CQ / sizes_C1), level=level)
+    else:
+        low_Q, high_Q = ratio_bounds(*_ordered_pair(sums_CQ, sizes_C1), level=level)
     shares_Q = (rows_PQ >= 0).all(axis=0) & (rows_PQ <= 1).all(axis=0)
     low_Q, high_Q = np.where(shares_Q, np.maximum(low_Q, 0), low_Q), np.where(shares_Q, np.minimum(high_Q, 1), high_Q)
-    return [Est(*map(float, found)) for found in zip(rows_PQ.mean(axis=0), low_Q, high_Q, strict=True)]
+    return [Est(*map(float, bounds)) for bounds in zip(_ordered(rows_PQ).mean(axis=0), low_Q, high_Q, strict=True)]
 
 
-def ratio(top_P, bottom_P, *, level: float = 0.95) -> Est:
-    """Sum of tops over sum of bottoms, paired by prompt (`ratio_bounds`); NaN where nothing is below."""
-    rows_PQ = _ordered(np.column_stack([np.asarray(top_P, float), np.asarray(bottom_P, float)]))
+def by_cluster(rows_PQ: np.ndarray, clusters: Clusters) -> tuple[np.ndarray, np.ndarray]:
+    """[C, Q] sums and [C, 1] numbers of prompts of each cluster; every prompt its own where none are named, or all are
+    of one, which tells nothing of others."""
+    names = None if clusters is None else [repr(name) for name in clusters]
+    if names is None or len(set(names)) < 2:
+        return rows_PQ, np.ones((len(rows_PQ), 1))
+    _, where_P = np.unique(names, return_inverse=True)
+    sums_CQ = np.zeros((where_P.max() + 1, rows_PQ.shape[1]))
+    np.add.at(sums_CQ, where_P, rows_PQ)
+    return sums_CQ, np.bincount(where_P)[:, None].astype(float)
+
+
+def ratio(top_P, bottom_P, *, level: float = 0.95, clusters: Clusters = None) -> Est:
+    """Sum of tops over sum of bottoms, paired by prompt (`ratio_bounds`), or by cluster; NaN where nothing is below."""
+    rows_PQ = np.column_stack([np.asarray(top_P, float), np.asarray(bottom_P, float)])
+    rows_PQ = _ordered(by_cluster(rows_PQ, clusters)[0])
     top_PQ, bottom_PQ = rows_PQ[:, :1], rows_PQ[:, 1:]
     if bottom_PQ.sum() == 0:
         return Est(*[float("nan")] * 3)
@@ -134,18 +157,30 @@ def ratio(top_P, bottom_P, *, level: float = 0.95) -> Est:
     return Est(float(top_PQ.sum() / bottom_PQ.sum()), float(low), float(high))
 
 
-def paired_change(before_P, after_P, *, level: float = 0.95) -> Est:
+def paired_change(before_P, after_P, *, level: float = 0.95, clusters: Clusters = None) -> Est:
     """Mean of after - before over the same prompts, prompts kept as pairs."""
     before_P, after_P = np.asarray(before_P, float), np.asarray(after_P, float)
     if before_P.shape != after_P.shape:
         raise DataError(f"{len(before_P)} prompts before, {len(after_P)} after", why="a paired change needs the same")
-    return mean_over_prompts(after_P - before_P, level=level)[0]
+    return mean_over_prompts(after_P - before_P, level=level, clusters=clusters)[0]
 
 
 def _ordered(rows_PQ) -> np.ndarray:
-    """Rows as a [P, Q] float array, sorted; one column may come as [P]."""
+    """Rows as a [P, Q] float array, sorted."""
+    rows_PQ = _two_axes(rows_PQ)
+    return rows_PQ[np.lexsort(rows_PQ.T)]
+
+
+def _ordered_pair(rows_CQ: np.ndarray, sizes_C1: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sums and, for each of their columns, sizes, in one order."""
+    rows = _ordered(np.column_stack([rows_CQ, sizes_C1]))
+    return rows[:, :-1], np.repeat(rows[:, -1:], rows_CQ.shape[1], axis=1)
+
+
+def _two_axes(rows_PQ) -> np.ndarray:
+    """[P, Q] float; one column may come as [P]."""
     rows_PQ = np.asarray(rows_PQ, dtype=float)
     rows_PQ = rows_PQ[:, None] if rows_PQ.ndim == 1 else rows_PQ
     if not len(rows_PQ):
         raise DataError("no prompt to average over", why="no prompt has a scored sample")
-    return rows_PQ[np.lexsort(rows_PQ.T)]
+    return rows_PQ

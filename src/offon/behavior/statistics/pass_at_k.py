@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from offon.behavior.statistics.counts import Counts
-from offon.behavior.statistics.intervals import Est, mean_over_prompts, wilson
+from offon.behavior.statistics.intervals import Clusters, Est, mean_over_prompts, wilson
 from offon.errors import DataError
 
 
@@ -39,19 +39,20 @@ def mixed_group_probability(counts: Counts, group_size: int) -> np.ndarray:
     return pass_at_k(counts, group_size) + pass_at_k(failures, group_size) - 1
 
 
-def mean_pass_at_k(counts: Counts, k: int) -> Est:
+def mean_pass_at_k(counts: Counts, k: int, *, clusters: Clusters = None) -> Est:
     """Mean pass@k over prompts with at least k scored samples, interval over prompts. k = 1: success.
 
     If all prompts show the same rate (0 of 128 everywhere), resampling them shows no spread although the rate is
     known only as well as all samples together tell: the interval is then Wilson's on the pooled counts, taken
     through 1 - (1 - p)^k.
     """
-    counts = counts.at(counts.scored >= k)
+    enough = counts.scored >= k
+    counts, clusters = counts.at(enough), None if clusters is None else np.asarray(clusters, object)[enough]
     if not len(counts.scored):
         raise DataError(f"no prompt has {k} scored samples", why=f"pass@{k} needs at least {k}")
     values_P = pass_at_k(counts, k)
     if np.ptp(counts.rate) > 0:
-        return mean_over_prompts(values_P)[0]
+        return mean_over_prompts(values_P, clusters=clusters)[0]
     mean = float(values_P.mean())
     low, high = (1 - (1 - float(bound)) ** k for bound in wilson(counts.successes.sum(), counts.scored.sum()))
     return Est(mean, min(low, mean), max(high, mean))
@@ -67,9 +68,9 @@ def budgets(counts: Counts, declared: Iterable[int] = ()) -> list[int]:
     return sorted(k for k in powers | set(declared) if 1 <= k <= largest)
 
 
-def curve(counts: Counts, *, declared: Iterable[int] = ()) -> list[dict]:
+def curve(counts: Counts, *, declared: Iterable[int] = (), clusters: Clusters = None) -> list[dict]:
     """[{"k", "prompts", "estimate", "low", "high"}, ...] over `budgets`; `prompts` had k scored samples or more."""
     return [
-        {"k": k, "prompts": int((counts.scored >= k).sum()), **mean_pass_at_k(counts, k)._asdict()}
+        {"k": k, "prompts": int((counts.scored >= k).sum()), **mean_pass_at_k(counts, k, clusters=clusters)._asdict()}
         for k in budgets(counts, declared)
     ]

@@ -21,11 +21,11 @@ NO_TOKENS = "its sibling's text cannot be shown in a prompt"
 
 def around(template: str, item: Item, **texts: str) -> Prompt:
     """The item's prompt (of messages: the last one's text) written into a template, whose places are {prompt},
-    {reference}, the item's columns and `texts`.
+    {reference} (the item's known good response, else its answer), the item's columns and `texts`.
 
     around("{prompt} It is {answer}.", Item(id="a", prompt="1 + 1?", columns={"answer": 2}))      # "1 + 1? It is 2."
     """
-    known = {**item.columns, **({} if item.reference is None else {"reference": item.reference}), **texts}
+    known = {**item.columns, **({} if item.solution is None else {"reference": item.solution}), **texts}
     if isinstance(item.prompt, str):
         return template.format(**{**known, "prompt": item.prompt})
     *before, last = item.prompt
@@ -38,7 +38,7 @@ def check_template(template: str | None, view: str, prompts: Sequence[Group], re
     for group in prompts:
         if view in group.views:
             continue
-        known = ", ".join(("prompt", *(["reference"] if group.item.reference else []), *group.item.columns, *texts))
+        known = ", ".join(("prompt", *(["reference"] if group.item.solution else []), *group.item.columns, *texts))
         what = f"the view {view!r} of item {group.item.id} cannot be written"
         try:
             written = around(template or "{template}", group.item, **texts)

@@ -75,7 +75,7 @@ class Conversing(Collector):
 
     def _asked(self, context: Context, group: Group, member: Trajectory, so_far: Trajectory, ask: str) -> Trajectory:
         verdict = "correct" if (member.signals.get("reward") or 0) >= RIGHT else "incorrect"
-        text = ask.replace("{verdict}", verdict).replace("{reference}", group.item.reference or "")
+        text = ask.replace("{verdict}", verdict).replace("{reference}", group.item.solution or "")
         options = template_options(group.item.columns)
         tokens = context.step.render.turn(group.item.prompt, so_far.last_turn.tolist(), text, **options)
         return so_far.then(tokens, Source.ENVIRONMENT)

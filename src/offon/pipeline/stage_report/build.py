@@ -213,7 +213,7 @@ class StageReport:
         if self.probe.temperature == 0:
             self.unknown(what, "greedy sampling (temperature 0) has no distributions to compare")
         elif not pair.same_tokens:
-            self.unknown(what, f"{pair.own.label} and {pair.other.label} have different vocabularies")
+            self.unknown(what, f"{pair.author.label} and {pair.reader.label} have different vocabularies")
         else:
             return True
         return False

@@ -10,6 +10,7 @@ import numpy as np
 
 from offon.behavior.stage.chain import lineage_summary, path_table, surviving_expansion
 from offon.behavior.stage.retention import cost_per_point
+from offon.behavior.stage.task_entry import clusters_of
 from offon.behavior.statistics.counts import Counts
 from offon.behavior.statistics.intervals import paired_change
 from offon.pipeline.session import Session
@@ -82,11 +83,12 @@ def _task(names: Sequence[str], entries: Sequence[Mapping[str, Any]], cost: Coun
         return None
     checkpoints = {name: counts.at(measured) for name, counts in zip(names, counts_by_checkpoint, strict=True)}
     k, ends = recipe.probe.k, (checkpoints[names[0]].rate, checkpoints[names[-1]].rate)
-    total = paired_change(*ends)
+    clusters = clusters_of(entries[0]["prompts"])
+    total = paired_change(*ends, clusters=None if clusters is None else clusters[measured])
     per_gain = {what: cost_per_point(total, cost[what]) for what in ("seconds", "tokens")}
     return {
         "n_prompts": int(measured.sum()),
-        "rows": path_table(checkpoints, k=k),
+        "rows": path_table(checkpoints, k=k, clusters=None if clusters is None else clusters[measured]),
         "total": total._asdict(),
         "lineage": lineage_summary(checkpoints, k),
         "surviving_expansion": surviving_expansion(list(checkpoints.values()), k),

@@ -8,9 +8,10 @@ from typing import Any
 from offon.reporting import words
 from offon.reporting.drawing import across
 
-SIGNED = {"expansion": 1, "reshaping": 1, "ambiguous": 1, "diffuse": 1, "attrition": -1}
+SIGNED = {"expansion": 1, "recovered": 1, "reshaping": 1, "ambiguous": 1, "diffuse": 1, "attrition": -1}
 NAMES = {
     "expansion": "expanded",
+    "recovered": "recovered",
     "reshaping": "reshaped",
     "attrition": "lost",
     "ambiguous": "uncertain",

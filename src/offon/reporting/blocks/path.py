@@ -9,7 +9,7 @@ from offon.reporting import words
 from offon.reporting.blocks.decomposition import NAMES, SIGNED, signed_sums, stacked_terms
 from offon.reporting.drawing import across
 
-COLUMNS = ("expansion", "reshaping", "attrition", "diffuse", "ambiguous")
+COLUMNS = ("expansion", "recovered", "reshaping", "attrition", "diffuse", "ambiguous")
 
 
 def path_tables(path: Mapping[str, Any] | None) -> list[dict[str, Any]]:
@@ -83,6 +83,8 @@ def _lineage(lineage: Mapping[str, Any] | None) -> str:
         clauses += [f"{what}: {stages}"] if stages else []
     again = lineage.get("lost_again")
     clauses += [f"out of reach again later: {again}"] if again else []
+    back = lineage.get("recovered")
+    clauses += [f"within reach at the start, lost and back: {back}"] if back else []
     return "Prompts, " + "; ".join(clauses) + "." if clauses else ""
 
 

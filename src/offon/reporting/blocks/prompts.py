@@ -15,6 +15,7 @@ from offon.reporting.drawing import stacked
 
 CHANGES = ("lost", "gained", "undecided", "kept", "never")
 CLASSES = (
+    "truncated",
     "format",
     "fragile",
     "ranking",
@@ -28,9 +29,11 @@ CLASSES = (
 MEASURED = {  # of one model, on one prompt: the column's head, and what it is
     "strict": ("alone", "rollouts that the checker accepts"),
     "content": ("content", "the same rollouts, format ignored"),
+    "cut": ("cut off", "failures that reached the token limit without an end"),
     "scaffold": ("with its hint", "rollouts of the prompt with its scaffold"),
     "previous": ("earlier", "rollouts of an earlier checkpoint"),
-    "placed": ("placed", "rollouts that go on from a right answer's first steps"),
+    "begun": ("begun", "rollouts that go on from a right response's first step"),
+    "placed": ("placed", "rollouts that go on from as much of it as does not hold the answer"),
     "finished": ("finished", "a teacher goes on from the model's first step"),
     "placebo": ("control", "a teacher goes on from a wrong response to another prompt"),
 }
@@ -40,6 +43,7 @@ SUBS = {
     "scaffold": "with its hint",
     "lost": "lost since an earlier checkpoint",
     "live": "a teacher can finish what it begins",
+    "content only": "right in content only",
     "route": "the route is seldom taken",
     "steps": "lost along the way",
 }
