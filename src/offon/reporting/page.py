@@ -10,7 +10,7 @@ from offon.reporting import shell, words
 from offon.reporting.blocks.artefacts import artefacts
 from offon.reporting.blocks.curves import curves
 from offon.reporting.blocks.diagnosis import classes_that_occur, diagnosis
-from offon.reporting.blocks.effects import attribution, told
+from offon.reporting.blocks.effects import attribution, study_words
 from offon.reporting.blocks.gates import gates
 from offon.reporting.blocks.graph import graph
 from offon.reporting.blocks.handed_on import handed_on
@@ -45,7 +45,7 @@ def render(run: RunDirectory) -> str:
         "gates": gates(summary["gates"]),
         "artefacts": artefacts(summary["artefacts"]),
         "attribution": attribution(summary["attribution"]) if summary["attribution"] else [],
-        "study": told(summary["attribution"]),
+        "study": study_words(summary["attribution"]),
         "diagnosis": diagnosis(summary["diagnosis"]),
         "class_names": classes_that_occur(summary["diagnosis"]),
         "tokens": [tokens(stage) for stage in summary["stages"] if stage["tokens_by_source"]],

@@ -8,7 +8,7 @@ from typing import Any
 
 from offon.reporting import shell, words
 from offon.reporting.blocks.diagnosis import classes_that_occur, diagnosis
-from offon.reporting.blocks.effects import attribution, told
+from offon.reporting.blocks.effects import attribution, study_words
 from offon.reporting.blocks.exact import instruments
 from offon.reporting.blocks.handed_on import ROLE_MEANING, handed_on
 from offon.reporting.blocks.headline import headline
@@ -74,7 +74,7 @@ def diagnoses(entries: Sequence[Mapping[str, Any]]) -> str:
 
 
 def attributed(study: Mapping[str, Any]) -> str:
-    page = {"title": " → ".join(study["stages"]), "attribution": attribution(study), "study": told(study)}
+    page = {"title": " → ".join(study["stages"]), "attribution": attribution(study), "study": study_words(study)}
     return shell.document("attribution_page.html", page, study)
 
 

@@ -47,8 +47,8 @@ def summarise(run_dir: str | Path) -> dict[str, Any]:
 
 def _written(run: RunDirectory, nodes: Sequence[Mapping[str, Any]], file: str) -> list[dict[str, Any]]:
     """What nodes left in a file of this name, in order, each with the node's name."""
-    found = ((node["name"], run.node(node["name"]).read_json(file)) for node in nodes if node.get("kind") != "model")
-    return [{"name": name, **content} for name, content in found if content]
+    entries = ((node["name"], run.node(node["name"]).read_json(file)) for node in nodes if node.get("kind") != "model")
+    return [{"name": name, **content} for name, content in entries if content]
 
 
 def _stage(run: RunDirectory, node: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,16 +138,16 @@ def _measured(numbers: Mapping[str, Any]) -> dict[str, Any]:
 
 def _warnings(summary: Mapping[str, Any]) -> list[dict[str, str]]:
     """{"node", "text"} each: what a reader must know before believing anything else, most serious first."""
-    found = [("", text) for text in _about_ending(summary["status"])]
+    entries = [("", text) for text in _about_ending(summary["status"])]
     probed = {made["name"] for made in summary["artefacts"] if made.get("heldout")}
     for stage in summary["stages"]:
-        found += [(stage["name"], text) for text in stage["warnings"]]
-        found += [(stage["name"], text) for text in _about_measurement(stage)]
+        entries += [(stage["name"], text) for text in stage["warnings"]]
+        entries += [(stage["name"], text) for text in _about_measurement(stage)]
         if stage["state"] == "done" and not (stage["measured"] or stage["name"] in probed):
-            found.append((stage["name"], "Nothing was measured before and after this stage."))
-    found += [(gate["name"], f"{gate['sentence']}.") for gate in summary["gates"] if not gate["passed"]]
-    found += [(made["name"], f"{text}.") for made in summary["artefacts"] for text in made.get("warnings", [])]
-    return [{"node": node, "text": text} for node, text in found]
+            entries.append((stage["name"], "Nothing was measured before and after this stage."))
+    entries += [(gate["name"], f"{gate['sentence']}.") for gate in summary["gates"] if not gate["passed"]]
+    entries += [(made["name"], f"{text}.") for made in summary["artefacts"] for text in made.get("warnings", [])]
+    return [{"node": node, "text": text} for node, text in entries]
 
 
 def _about_ending(status: Mapping[str, Any]) -> list[str]:

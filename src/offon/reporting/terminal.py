@@ -106,11 +106,11 @@ def handed_on(stage: Mapping[str, Any]) -> list[str]:
         share = f", {_share(entry['ratio'])} of the change on {entry['of']}" if entry["ratio"] else ""
         lines.append(f"{name}: {change}{share}")
     if transfer := stage["transfer"]:
-        for task, found in transfer["tasks"].items():
-            told = [f"answers alike {_share(found['answer'])}"]
-            told += [f"next token alike {_share(found['agreement'])}"] if found["agreement"] else []
-            told += [f"right traces far from its own {_share(found['trace'])}"] if found["trace"] else []
-            lines.append(f"from {transfer['teacher']} on {task}: {', '.join(told)}")
+        for task, numbers in transfer["tasks"].items():
+            parts = [f"answers alike {_share(numbers['answer'])}"]
+            parts += [f"next token alike {_share(numbers['agreement'])}"] if numbers["agreement"] else []
+            parts += [f"right traces far from its own {_share(numbers['trace'])}"] if numbers["trace"] else []
+            lines.append(f"from {transfer['teacher']} on {task}: {', '.join(parts)}")
     return lines
 
 
@@ -129,10 +129,10 @@ def _path(chain: Mapping[str, Any]) -> Table:
         table.add_column(escape(name), justify="right")
     for task, entry in chain["tasks"].items():
         cost = entry["per_retained_gain"]
-        told = f"{words.duration(cost['seconds']['estimate'])}\n" if cost["seconds"] else "–"
-        told += f"{words.compact(cost['tokens']['estimate'])} tokens" if cost["tokens"] else ""
+        parts = f"{words.duration(cost['seconds']['estimate'])}\n" if cost["seconds"] else "–"
+        parts += f"{words.compact(cost['tokens']['estimate'])} tokens" if cost["tokens"] else ""
         table.add_row(
-            escape(task), *(_cell(row["d1"]["total"]) for row in entry["rows"]), _cell(entry["total"]), Text(told)
+            escape(task), *(_cell(row["d1"]["total"]) for row in entry["rows"]), _cell(entry["total"]), Text(parts)
         )
     return table
 

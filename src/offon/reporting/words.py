@@ -203,8 +203,8 @@ def direction(change: Est | None) -> str:
 def tally(results: Sequence[Mapping[str, Any]]) -> str:
     """rose on 3, fell on 1: the outcome where there is no room for names."""
     ways = [direction(row["success"]["change"]) for row in results]
-    said = [f"{way} on {ways.count(way)}" for way in ("rose", "fell") if way in ways]
-    return ", ".join(said) or "no clear change"
+    counted = [f"{way} on {ways.count(way)}" for way in ("rose", "fell") if way in ways]
+    return ", ".join(counted) or "no clear change"
 
 
 def outcome(results: Sequence[Mapping[str, Any]]) -> str:

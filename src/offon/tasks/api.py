@@ -105,9 +105,9 @@ def _scalar(text: str) -> Any:
 def _open(spec: dict[str, Any]) -> Task:
     kinds = [key for key in spec if key in KINDS]
     if len(kinds) != 1:
-        found = f"names {' and '.join(kinds)}" if kinds else f"has only {', '.join(map(str, spec)) or 'nothing'}"
+        has = f"names {' and '.join(kinds)}" if kinds else f"has only {', '.join(map(str, spec)) or 'nothing'}"
         guess = "" if kinds else nearest(spec, KINDS)
-        raise ConfigError(f"a task needs one kind, this one {found}", fix=f"one of {_or(KINDS)}{guess}")
+        raise ConfigError(f"a task needs one kind, this one {has}", fix=f"one of {_or(KINDS)}{guess}")
     target, parameter = KINDS[kinds[0]]
     module, _, name = target.partition(":")
     function = getattr(importlib.import_module(module), name)

@@ -39,14 +39,14 @@ def math_checker() -> Callable[[str, str], Verdict]:
     reference = lru_cache(maxsize=4096)(reference_expressions)
 
     def check(text: str, answer: str) -> Verdict:
-        wanted, (found, marked) = reference(answer), given_expressions(text)
+        wanted, (given, marked) = reference(answer), given_expressions(text)
         if not wanted:
             return Verdict(None, reason=f"the reference answer {answer!r:.60} does not parse")
-        right = bool(found) and _bases(answer) == _bases(marked.text if marked.kind != "none" else answer)
-        right = right and verify(wanted, found, timeout_seconds=None)
-        readable = found and marked.kind != "none"
+        right = bool(given) and _bases(answer) == _bases(marked.text if marked.kind != "none" else answer)
+        right = right and verify(wanted, given, timeout_seconds=None)
+        readable = given and marked.kind != "none"
         content = right or (not readable and mentioned(text, answer))
-        return Verdict(float(right), content=float(content), reason="" if found else "no expression")
+        return Verdict(float(right), content=float(content), reason="" if given else "no expression")
 
     return check
 
@@ -55,15 +55,15 @@ def math_answer() -> Callable[[str], str | None]:
     """The expression in sympy's spelling: 2/4 and 1/2 are one answer, 0.5 is another."""
 
     def answer(text: str) -> str | None:
-        found, _ = given_expressions(text)
-        return str(found[0]) if found else None
+        given, _ = given_expressions(text)
+        return str(given[0]) if given else None
 
     return answer
 
 
 def given_expressions(text: str) -> tuple[list, Marked]:
     """What Math-Verify reads of a response's answer, and the mark it has."""
-    marked = marked_answer(text, lambda said: bool(MATHS.search(said) or SINGLE.match(said)))
+    marked = marked_answer(text, lambda piece: bool(MATHS.search(piece) or SINGLE.match(piece)))
     if marked.kind == "box":
         return _number(marked.text, strict=True) or _parsed(rf"\boxed{{{_tidy(marked.text)}}}"), marked
     if marked.kind == "sentence":
@@ -73,7 +73,7 @@ def given_expressions(text: str) -> tuple[list, Marked]:
 
 def reference_expressions(answer: str) -> list:
     """A reference answer's: bare LaTeX first; a worked solution by its mark."""
-    marked = marked_answer(answer, lambda said: False)
+    marked = marked_answer(answer, lambda piece: False)
     if marked.kind != "none":
         return given_expressions(answer)[0]
     return _read(answer, bare=not DELIMITED.search(answer) and len(answer) <= BARE_CHARS)

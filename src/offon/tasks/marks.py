@@ -47,7 +47,7 @@ class Marked:
     kind: Kind
 
 
-def said(response: str) -> str:
+def after_thoughts(response: str) -> str:
     """The response after its thoughts."""
     _, closed, rest = response.rpartition("</think>")
     return rest if closed and rest.strip() else response
@@ -56,13 +56,13 @@ def said(response: str) -> str:
 def marked_answer(response: str, counts: Callable[[str], bool] = lambda text: bool(MATHS.search(text))) -> Marked:
     """The last marked answer. A sentence or #### line counts as a mark only if `counts(its text)`: "the answer is
     correct" says no answer. An empty \\boxed{} is the instruction repeated, and none either."""
-    found = Marked(said(response), "none")
+    marked = Marked(after_thoughts(response), "none")
     while True:
-        spans = list(_outermost(_spans(found.text, counts)))
+        spans = list(_outermost(_spans(marked.text, counts)))
         if not spans:
-            return found
+            return marked
         _, text, kind = max(spans)
-        found = Marked(text, kind)
+        marked = Marked(text, kind)
 
 
 def _outermost(spans: Iterator[Span]) -> Iterator[Span]:

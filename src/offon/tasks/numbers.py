@@ -232,10 +232,10 @@ class Number:
         return scaled or (1 in (self.unit, other.unit) and close(self.value, other.value))
 
 
-def close(found: Fraction, wanted: Fraction) -> bool:
-    if found.denominator == wanted.denominator == 1:
-        return found == wanted
-    return abs(found - wanted) <= RELATIVE_TOLERANCE * abs(wanted)
+def close(given: Fraction, wanted: Fraction) -> bool:
+    if given.denominator == wanted.denominator == 1:
+        return given == wanted
+    return abs(given - wanted) <= RELATIVE_TOLERANCE * abs(wanted)
 
 
 @dataclass(frozen=True)
@@ -250,12 +250,12 @@ class Candidate:
 def candidates(text: str, *, strict: bool = False) -> list[Candidate]:
     """The numbers of a plain text, in order. strict: a letter after a number is a variable, as in formulas."""
     bullets = len(BULLET.findall(text)) > 1
-    found: list[Candidate] = []
+    given: list[Candidate] = []
     for match in NUMBER.finditer(text):
-        in_unit = found and match.start() < found[-1].end  # the 2 of cm^2
+        in_unit = given and match.start() < given[-1].end  # the 2 of cm^2
         if not in_unit and not _in_word(text, match):
-            found.append(_candidate(text, match, strict, bullets))
-    return found
+            given.append(_candidate(text, match, strict, bullets))
+    return given
 
 
 BULLET = re.compile(r"^[ \t]*[-+*][ \t]+(?=\S)", re.MULTILINE)
@@ -379,26 +379,26 @@ def whole_number(text: str, *, strict: bool = False) -> Number | None:
     """
     if len(text) > TAIL:
         return None
-    found = plain(text)
-    numbers = candidates(found, strict=strict)
+    given = plain(text)
+    numbers = candidates(given, strict=strict)
     if len(numbers) > MOST_NUMBERS:
         return None
-    last_sides = [one for one in numbers if "=" not in NEXT_ANSWER.split(found[one.end :], maxsplit=1)[0]]
+    last_sides = [one for one in numbers if "=" not in NEXT_ANSWER.split(given[one.end :], maxsplit=1)[0]]
     kept = last_sides or numbers
     values = [one.number for one in kept]
     if not values or None in values or any(not values[0].equals(value) for value in values):
         return None
-    rest = found[max(found.rfind("=", 0, kept[0].start), 0) :] if last_sides else found
-    several = len(kept) > 1 and NEXT_ANSWER.search(found, kept[0].end, kept[-1].start)  # (3, 3) is no 3
+    rest = given[max(given.rfind("=", 0, kept[0].start), 0) :] if last_sides else given
+    several = len(kept) > 1 and NEXT_ANSWER.search(given, kept[0].end, kept[-1].start)  # (3, 3) is no 3
     return None if several or SYMBOLS.search(rest) else values[0]
 
 
 def final_number(text: str) -> Number | None:
     """The last number of a text; None where there is none, or it is a piece of a longer expression."""
-    found = plain(text)
-    numbers = candidates(found[-TAIL:])
-    if len(found) > TAIL and (not numbers or numbers[-1].start < WINDOW):  # none, or perhaps cut
-        numbers = candidates(found)
+    given = plain(text)
+    numbers = candidates(given[-TAIL:])
+    if len(given) > TAIL and (not numbers or numbers[-1].start < WINDOW):  # none, or perhaps cut
+        numbers = candidates(given)
     return numbers[-1].number if numbers else None
 
 
@@ -413,14 +413,14 @@ ALSO = re.compile(r"\)?\s*(?:[A-Za-z]+\s+){0,2}(?:,|or|and|to|-)\s*$", re.IGNORE
 def stated_number(text: str) -> Number | None:
     """The number that a sentence states after "the answer is": the one that follows at once ("5, since 2 + 3 = 5"), the
     last side of an equation, else the sentence's last. None where it states several ("5 or 6") or an expression."""
-    found = plain(text)
-    numbers = candidates(found[:TAIL])
+    given = plain(text)
+    numbers = candidates(given[:TAIL])
     if not numbers:
         return None
-    if FILLERS.match(found).end() < numbers[0].start:
+    if FILLERS.match(given).end() < numbers[0].start:
         return numbers[-1].number
     for one, other in zip(numbers, [*numbers[1:], None], strict=True):
-        between = found[one.end : other.start][:WINDOW] if other else ""
+        between = given[one.end : other.start][:WINDOW] if other else ""
         if other and not NEXT_ANSWER.search(between) and re.fullmatch(r"[^A-Za-z]*[-+*/=][^A-Za-z]*", between):
             continue  # the same expression goes on
         several = other and ALSO.fullmatch(between) and not _same(one, other)

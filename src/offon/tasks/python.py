@@ -72,8 +72,8 @@ def function_check(function: str, limit_s: float = CALL_LIMIT_S) -> Callable[[Se
             return []
         [outcome] = pool.map([batch(pairs)])
         alone = outcome.failure and len(pairs) > 1
-        found = one_by_one(pool, pairs) if alone else verdicts(outcome)
-        return [with_content(pair, verdict) for pair, verdict in zip(pairs, found, strict=True)]
+        judged = one_by_one(pool, pairs) if alone else verdicts(outcome)
+        return [with_content(pair, verdict) for pair, verdict in zip(pairs, judged, strict=True)]
 
     return check
 

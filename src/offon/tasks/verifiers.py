@@ -68,12 +68,12 @@ def numeric(text: str, answer: str) -> Verdict:
     The number is the marked answer's (`offon.tasks.marks`), read as a whole, or the last one where nothing is marked;
     `offon.tasks.numbers` says how it may be written. A marked answer that is no plain number is "no number".
     """
-    wanted, (found, marked) = reference_number(answer), given_number(text)
+    wanted, (given, marked) = reference_number(answer), given_number(text)
     if wanted is None:
         return Verdict(None, reason=f"the reference answer {answer!r:.60} is not one plain number")
-    right = found is not None and found.equals(wanted)
-    content = right or (not (marked and found) and numbers.mentions(last_part(text), [wanted]))
-    return Verdict(float(right), content=float(content), reason="" if found else "no number")
+    right = given is not None and given.equals(wanted)
+    content = right or (not (marked and given) and numbers.mentions(last_part(text), [wanted]))
+    return Verdict(float(right), content=float(content), reason="" if given else "no number")
 
 
 def given_number(text: str) -> tuple[numbers.Number | None, bool]:
@@ -94,14 +94,14 @@ def numeric_answer(text: str) -> str | None:
 @lru_cache(maxsize=4096)
 def reference_number(answer: str) -> numbers.Number | None:
     """The number that a reference answer is, or that a worked solution marks as its answer."""
-    found, marked = given_number(answer)
-    return numbers.whole_number(answer) or (found if marked else None)
+    given, marked = given_number(answer)
+    return numbers.whole_number(answer) or (given if marked else None)
 
 
 def last_number(text: str) -> Fraction | None:
     """The value of a text's last number."""
-    found = numbers.final_number(text)
-    return found and found.value
+    given = numbers.final_number(text)
+    return given and given.value
 
 
 def regex(text: str, answer: str | None, pattern: str) -> Verdict:

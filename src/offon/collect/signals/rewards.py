@@ -36,10 +36,10 @@ class Checker(Source):
     task: Any
 
     def __call__(self, context: Context, groups: Sequence[Group]) -> Numbers:
-        found = self.task.verify([(group.item, member.text) for group in groups for member in group.members])
+        judged = self.task.verify([(group.item, member.text) for group in groups for member in group.members])
         if context.step.index == 0:
-            require_some(found, context.step.node)
-        verdicts = iter(found)
+            require_some(judged, context.step.node)
+        verdicts = iter(judged)
         return [[next(verdicts).score for _ in group.members] for group in groups]
 
 

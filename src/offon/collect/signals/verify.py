@@ -23,10 +23,10 @@ class Verify(Collector):
 
     def __call__(self, context: Context, groups: list[Group]) -> list[Group]:
         asked = [(group.item, m.text) for group in groups for m in group.members if "reward" not in m.signals]
-        found = self.task.verify(asked)
+        judged = self.task.verify(asked)
         if context.step.index == 0:
-            require_some(found, context.step.node)
-        verdicts = iter(found)
+            require_some(judged, context.step.node)
+        verdicts = iter(judged)
 
         def judged(member: Trajectory) -> Trajectory:
             if "reward" in member.signals:

@@ -115,13 +115,13 @@ def lengths_of(core: nn.Module) -> Lengths:
 
 def thresholds(core: nn.Module) -> dict[str, int]:
     """The settings of THRESHOLDS that the model has, each with its smallest number."""
-    found: dict[str, int] = {}
+    smallest: dict[str, int] = {}
     for config in configs(core):
         for name in THRESHOLDS:
             number = getattr(config, name, None)
             if isinstance(number, int) and not isinstance(number, bool) and number > 0:
-                found[name] = min(number, found.get(name, number))
-    return found
+                smallest[name] = min(number, smallest.get(name, number))
+    return smallest
 
 
 def configs(core: nn.Module) -> list[Any]:

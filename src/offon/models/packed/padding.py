@@ -34,9 +34,9 @@ def apart(
     """
     taken = ends(config, tokenizer)
     for name in ("pad_token_id", "unk_token_id", "bos_token_id"):
-        found = getattr(tokenizer, name, None)
-        if found is not None and found not in taken:
-            return _padding_with(tokenizer, tokenizer.convert_ids_to_tokens(found)), found
+        token_id = getattr(tokenizer, name, None)
+        if token_id is not None and token_id not in taken:
+            return _padding_with(tokenizer, tokenizer.convert_ids_to_tokens(token_id)), token_id
     if len(tokenizer) < rows:
         made = _padding_with(tokenizer, SPARE)
         return made, made.pad_token_id

@@ -59,8 +59,8 @@ def _placed(prompt: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, An
 
 def _notes(entry: Mapping[str, Any], several: bool) -> list[str]:
     """Without those about controls, where these have a table of their own."""
-    told = bool(entry.get("controls")) and not several
-    return [note for note in entry.get("notes", []) if not (told and note.startswith(rests_on.CONTROL))]
+    has_controls = bool(entry.get("controls")) and not several
+    return [note for note in entry.get("notes", []) if not (has_controls and note.startswith(rests_on.CONTROL))]
 
 
 def _shares(prevalence: Mapping[str, words.Est]) -> list[dict[str, Any]]:
@@ -71,15 +71,15 @@ def _shares(prevalence: Mapping[str, words.Est]) -> list[dict[str, Any]]:
 
 def _suggestions(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """What to try, said once where several tasks have the same reason."""
-    said: dict[tuple[str, str], dict[str, Any]] = {}
+    by_call: dict[tuple[str, str], dict[str, Any]] = {}
     for entry in entries:
         for one in entry.get("suggestions", []):
             if one["methods"]:
-                merged = said.setdefault((one["call"], one["reason"]), {**one, "prompts": 0, "tasks": []})
+                merged = by_call.setdefault((one["call"], one["reason"]), {**one, "prompts": 0, "tasks": []})
                 merged["prompts"] += one["prompts"]
                 merged["tasks"].append(entry["task"])
-    for merged in said.values():
+    for merged in by_call.values():
         where = f" on {words.listed(merged['tasks'])}" if len(entries) > 1 else ""
         kind = f" ({SUBS.get(merged['sub'], merged['sub'])})" if merged.get("sub") else ""
         merged["what"] = f"{merged['prompts']} {words.CLASSES.get(merged['call'], merged['call'])}{kind}{where}"
-    return list(said.values())
+    return list(by_call.values())

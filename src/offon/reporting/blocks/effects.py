@@ -89,7 +89,7 @@ def attribution(study: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [_attributed(task, values, study) for task, values in study["shapley"].items()]
 
 
-def told(study: Mapping[str, Any]) -> dict[str, Any]:
+def study_words(study: Mapping[str, Any]) -> dict[str, Any]:
     """What a study says of itself: notes, and subsets that could not run."""
     return {name: study.get(name) or [] for name in ("notes", "infeasible")}
 

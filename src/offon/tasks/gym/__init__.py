@@ -179,8 +179,8 @@ def _judged(pair: Pair, outcome: Outcome) -> Verdict:
         return Verdict(None, reason=outcome.failure)
     if not isinstance(answer, str):
         return Verdict(float(outcome.value))
-    said = verifiers.opens_or_closes(text, answer) or mentioned(text, answer)
-    return Verdict(float(outcome.value), content=float(outcome.value or said))
+    stands_there = verifiers.opens_or_closes(text, answer) or mentioned(text, answer)
+    return Verdict(float(outcome.value), content=float(outcome.value or stands_there))
 
 
 def sound_scorer(dataset: str, config: Mapping[str, Any]) -> Callable[[str, dict], bool]:

@@ -49,16 +49,16 @@ def rounded(text: str, answer: str, metadata: Mapping[str, Any]) -> bool:
 
 def solutions(text: str, answer: str, metadata: Mapping[str, Any]) -> bool:
     """The same numbers in any order."""
-    found, wanted = (sorted(_pieces(part), key=lambda piece: _value(piece) or 0) for part in (text, answer))
-    return len(found) == len(wanted) and all(map(_near, found, wanted))
+    given, wanted = (sorted(_pieces(part), key=lambda piece: _value(piece) or 0) for part in (text, answer))
+    return len(given) == len(wanted) and all(map(_near, given, wanted))
 
 
 def three_figures(text: str, answer: str, metadata: Mapping[str, Any]) -> bool:
     try:
-        found, wanted = Decimal(f"{float(_value(text)):.2e}"), Decimal(f"{float(answer):.2e}")
+        given, wanted = Decimal(f"{float(_value(text)):.2e}"), Decimal(f"{float(answer):.2e}")
     except (TypeError, ValueError, OverflowError, InvalidOperation):
         return False
-    return found == wanted
+    return given == wanted
 
 
 def _pieces(text: str) -> list[str]:
@@ -71,10 +71,10 @@ def _value(text: str) -> Fraction | None:
     return number and number.value
 
 
-def _near(found: str, wanted: str) -> bool:
-    one, other = _value(found), _value(wanted)
+def _near(given: str, wanted: str) -> bool:
+    one, other = _value(given), _value(wanted)
     if one is None or other is None:
-        return found == wanted
+        return given == wanted
     places = re.search(r"\.(\d+)(?:[eE]([-+]?\d+))?", wanted)
     last = Fraction(10) ** (int(places[2] or 0) - len(places[1])) if places else 0
     return one == other or abs(one - other) <= last / 2
@@ -89,8 +89,8 @@ def reduced(text: str, answer: str, metadata: Mapping[str, Any]) -> bool:
 
 
 def complex_number(text: str, answer: str, metadata: Mapping[str, Any]) -> bool:
-    found = _complex(text)
-    return found is not None and abs(found - complex(*metadata["result"])) <= TOLERANCE * max(1.0, abs(found))
+    given = _complex(text)
+    return given is not None and abs(given - complex(*metadata["result"])) <= TOLERANCE * max(1.0, abs(given))
 
 
 def _complex(text: str) -> complex | None:
@@ -108,13 +108,13 @@ def _complex(text: str) -> complex | None:
 
 def factors(text: str, answer: str, metadata: Mapping[str, Any]) -> bool:
     text = re.sub(r"\\times|\\cdot|[x×·⋅*]", " × ", numbers.plain(text.replace("**", "^")).replace("*", " × "))
-    found: list[int] = []
+    given: list[int] = []
     for piece in text.split("×"):
         power = re.fullmatch(r"\s*(\d{1,12})\s*(?:\^\s*\(?\s*(\d{1,2})\s*\)?)?\s*", piece)
         if not power:
             return False
-        found += [int(power[1])] * int(power[2] or 1)
-    return sorted(found) == sorted(metadata["factors"])
+        given += [int(power[1])] * int(power[2] or 1)
+    return sorted(given) == sorted(metadata["factors"])
 
 
 # --- expressions ---
@@ -148,8 +148,8 @@ def polynomial(text: str, answer: str, metadata: Mapping[str, Any]) -> bool:
     import sympy
 
     names = {name: sympy.Symbol(name) for name in map(str, metadata["variables"])}
-    found, wanted = (_expression(part, names) for part in (text, answer))
-    return found is not None and wanted is not None and sympy.expand(found - wanted) == 0
+    given, wanted = (_expression(part, names) for part in (text, answer))
+    return given is not None and wanted is not None and sympy.expand(given - wanted) == 0
 
 
 def antiderivative(text: str, answer: str, metadata: Mapping[str, Any]) -> bool:
@@ -165,10 +165,10 @@ def antiderivative(text: str, answer: str, metadata: Mapping[str, Any]) -> bool:
         "e": sympy.E,
         "pi": sympy.pi,
     }
-    found, integrand = (_expression(part, names) for part in (text, metadata["integrand"]))
-    if found is None or integrand is None:
+    given, integrand = (_expression(part, names) for part in (text, metadata["integrand"]))
+    if given is None or integrand is None:
         return False
-    derivative, checked = sympy.diff(found, variable), 0
+    derivative, checked = sympy.diff(given, variable), 0
     if derivative.has(sympy.Symbol("C")):
         return False
     for k in range(1, 9):
@@ -251,8 +251,8 @@ def _tree(text: str) -> ast.AST | None:
 
 
 def data(text: str, answer: str, metadata: Mapping[str, Any]) -> bool:
-    found, wanted = _data(text), _data(answer)
-    return found is not None and found == wanted
+    given, wanted = _data(text), _data(answer)
+    return given is not None and given == wanted
 
 
 def _data(text: str) -> Any:
@@ -330,17 +330,17 @@ def _rows(text: str) -> list[list[str]]:
 def kinds_of_people(text: str, answer: str, metadata: Mapping[str, Any]) -> bool:
     """Every name once, each with its kind, and nothing else."""
     terms = metadata["knight_knave_terms"]
-    rest, said = text.casefold(), {}
+    rest, roles = text.casefold(), {}
     for name in map(str, metadata["names"]):
         claim = rf"\b{re.escape(name.casefold())}\s+is\s+(?:an?\s+)?({{}}|{{}})\b".format(
             *(re.escape(str(terms[kind]).casefold()) for kind in ("knight", "knave"))
         )
-        found = re.findall(claim, rest)
-        if len(found) != 1:
+        given = re.findall(claim, rest)
+        if len(given) != 1:
             return False
-        said[name], rest = found[0], re.sub(claim, "", rest)
+        roles[name], rest = given[0], re.sub(claim, "", rest)
     wanted = [str(terms["knight" if true else "knave"]).casefold() for true in metadata["solution"]]
-    return list(said.values()) == wanted and not re.search(r"\w", re.sub(r"\band\b", "", rest))
+    return list(roles.values()) == wanted and not re.search(r"\w", re.sub(r"\band\b", "", rest))
 
 
 RULES: dict[str, Rule] = {
