@@ -1,5 +1,6 @@
 # make demo         a model is diagnosed, post-trained in stages, and the report says what each stage did
 # make test         the tests; ARGS="tests/cli -k help" selects
+# make test-fast    layers, maths, parts, one path through each mechanism: under two minutes on one core
 # make test-oldest  the tests with the oldest transformers admitted
 # make parity       rows against TRL's losses on equal inputs: docs/parity.md
 # make learning     each mechanism on the bottleneck it is meant for: docs/learning.md; ARGS="grpo raft" selects
@@ -17,13 +18,16 @@ VENV := .venv
 OLDEST := .venv-oldest
 PARITY := .venv-parity
 
-.PHONY: demo test test-oldest parity learning validate lint clean
+.PHONY: demo test test-fast test-oldest parity learning validate lint clean
 
 demo: $(VENV)/.installed-demo
 	$(VENV)/bin/offon demo --overwrite
 
 test: $(VENV)/.installed-test
 	$(VENV)/bin/python -m pytest $(ARGS)
+
+test-fast: $(VENV)/.installed-test
+	$(VENV)/bin/python -m pytest -m "not slow" $(ARGS)
 
 test-oldest: $(OLDEST)/.installed-test
 	$(OLDEST)/bin/python -m pytest $(ARGS)

@@ -22,6 +22,8 @@ from tests.api import rewards
 from tests.api.rewards import wanted
 from tests.support import ParityTask, qwen3, tokenizer
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = [f"w{i} w{j}" for i in range(6) for j in range(6)]
 DEMOS = [{"prompt": prompt, "completion": " w3 w4"} for prompt in PROMPTS[:16]]
 ASKED = [{"prompt": prompt, "wanted": "w3"} for prompt in PROMPTS]

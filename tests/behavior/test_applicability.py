@@ -29,6 +29,7 @@ def test_every_instrument_is_named_whatever_applies():
         assert list(found) == names and all(one.why for one in found.values())
 
 
+@pytest.mark.slow
 def test_long_responses_have_relative_support_instead_of_absolute():
     """At 0.3 nats a token E_eps (eps .046 at k = 64) ends near ln(22) / 0.3 = 10 tokens."""
     assert end_of_support(0.0457, 0.3) == pytest.approx(10.3, abs=0.05)

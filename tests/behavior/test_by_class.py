@@ -42,6 +42,7 @@ def test_terms_sum_to_the_change_of_success(seed):
         )
 
 
+@pytest.mark.slow
 def test_identical_checkpoints_have_mean_0_in_every_term():
     """150 pairs of samples of one law, a class just at eps (.0894 at k = 32): each mean within 4 standard errors."""
     rng, rows = np.random.default_rng(0), []

@@ -1,9 +1,12 @@
 """Roles of planted changes, and of none."""
 
 import numpy as np
+import pytest
 
 from offon.behavior.stage.role import stage_role
 from offon.behavior.statistics.counts import Counts
+
+pytestmark = pytest.mark.slow
 
 N, K = 256, 64
 

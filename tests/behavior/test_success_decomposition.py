@@ -114,6 +114,7 @@ def test_identical_checkpoints_by_simulation_and_the_bias_of_reusing_samples():
     assert z(naive)[OUT, IN] > 4 and z(naive)[IN, OUT] < -4
 
 
+@pytest.mark.slow
 def test_null_intervals_contain_zero():
     """120 pairs of identical checkpoints, 80 prompts: every term covers 0 in .92 to .97 of them (docs/validation.md);
     below .86 with probability under .01 each.

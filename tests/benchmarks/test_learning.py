@@ -7,6 +7,8 @@ from offon.pipeline.check import check_recipe
 from offon.recipe import parse, resolve
 from offon.testbed.grammar import FAMILIES
 
+pytestmark = pytest.mark.slow
+
 CELLS = cells()
 
 

@@ -24,6 +24,8 @@ from tests.catalogue.cases import Case, ready_case
 from tests.rounding import FLOAT32, FLOAT32_SUM, STORED, close
 from tests.support import ParityTask, demonstrations, model, qwen3, tokenizer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

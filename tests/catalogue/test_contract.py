@@ -31,7 +31,14 @@ from tests.catalogue.cases import (  # noqa: F401  (context, gradient: used by o
 from tests.catalogue.variants import SURROGATES, surrogate_loss
 from tests.rounding import FLOAT32, FLOAT64, SLOPE, STORED, close
 
-every_case = pytest.mark.parametrize("index", range(len(CASES)), ids=map(str, CASES))
+FIRST = {case.row: index for index, case in reversed(list(enumerate(CASES)))}  # the fast tier has one case of each row
+every_case = pytest.mark.parametrize(
+    "index",
+    [
+        pytest.param(index, id=str(case), marks=() if FIRST[case.row] == index else pytest.mark.slow)
+        for index, case in enumerate(CASES)
+    ],
+)
 every_row = pytest.mark.parametrize("name", registry.names())
 
 

@@ -21,6 +21,8 @@ from offon.types import Group, Item, Source, Trajectory
 from tests.rounding import FLOAT32, FLOAT64
 from tests.support import WORDS, model, qwen3, tokenizer
 
+pytestmark = pytest.mark.slow
+
 EASY = """\
 def score(prompts, completions, **columns):
     return [float(len(c.split()) % 2) for c in completions]

@@ -13,6 +13,8 @@ from offon.pipeline.check import check_recipe
 from offon.recipe import parse, resolve
 from offon.testbed import TestbedTask
 
+pytestmark = pytest.mark.slow
+
 ROWS = [info.name for info in registry.catalogue()]
 WRITTEN = {  # what an argument that has to be given says, where its annotation does not tell
     "teachers": ["testbed:base"],

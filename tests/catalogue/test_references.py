@@ -32,6 +32,8 @@ from tests.catalogue.references import (
     per_token,
 )
 
+pytestmark = pytest.mark.slow
+
 EQUAL = 2e-5  # largest error of a tensor over its norm; float32
 
 # ---- rows

@@ -30,6 +30,8 @@ from tests.rounding import FLOAT32_SUM
 from tests.support import ParityTask, preference_pairs, prompt_group, tokenizer
 from tests.train.test_learners import run
 
+pytestmark = pytest.mark.slow
+
 SCORE = Need("score")
 
 

@@ -14,6 +14,8 @@ from offon.runs import ledger
 from tests.rounding import EPS64
 from tests.support import model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from offon.api.catalogue_entry import in_full
 from offon.catalogue import registry
 from offon.catalogue.page import section
 from offon.catalogue.surrogate import SAME_GRADIENT, SAME_VALUE
-from offon.cli.pages import in_full, page
+from offon.cli.pages import page
 from offon.parts.models import SELF, Need
 from offon.parts.terms import Clip, Kl, Mask, PolicyGradient, Ratio, Reading, behavior
 from offon.train.scoring import step_loss, weigh

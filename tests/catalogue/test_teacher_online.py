@@ -23,6 +23,8 @@ from tests.catalogue.taught import V, collected, context, gradient_of, learner, 
 from tests.rounding import FLOAT32, FLOAT32_SUM
 from tests.support import demonstrations
 
+pytestmark = pytest.mark.slow
+
 EOS, LOGP = 1, Need("logp", SELF, when="buffer")
 
 

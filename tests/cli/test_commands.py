@@ -72,6 +72,7 @@ def test_nothing_heavy_is_imported_before_a_command_runs(module):
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_a_check_imports_no_model_class_no_adapters_and_no_statistics():
     """A check opens tokenizers and data: what models, adapters and measurements are computed with takes seconds."""
     heavy = (
@@ -86,6 +87,7 @@ def test_a_check_imports_no_model_class_no_adapters_and_no_statistics():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_misspelt_keys_are_found_without_torch_those_of_a_method_too(recipe):
     recipe.write_text("modle: ./base\npipeline:\n  rl: {method: grpo, task: gym:lcm, group_sise: 4, steps: 1}\n")
     code = (
@@ -457,6 +459,7 @@ def test_report_writes_a_page_or_prints_its_numbers(tmp_path, monkeypatch, capsy
     assert json.loads(capsys.readouterr().out) == {"run": str(tmp_path)}
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_is_no_error():
     code = "import sys; from offon.cli.main import main; sys.exit(main(['methods', '--json']))"
     process = subprocess.Popen(

@@ -17,6 +17,8 @@ from tests.collect.support import Sampler
 from tests.rounding import FLOAT32_SUM, FLOAT64_SUM
 from tests.support import ParityTask, model, prompt_group, tokenizer
 
+pytestmark = pytest.mark.slow
+
 LIMIT = Sampling(max_tokens=3)
 
 

@@ -16,6 +16,8 @@ from tests.collect.support import Sampler
 from tests.collect.test_combinators import MODEL, TASK, prompts, short
 from tests.support import ParityTask
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def node(tmp_path):

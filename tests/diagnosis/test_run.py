@@ -21,6 +21,8 @@ from offon.testbed.oracle import exact
 from offon.types import Group, Item, Sampling, Source, Trajectory, Verdict
 from tests.rounding import FLOAT32_SUM
 
+pytestmark = pytest.mark.slow
+
 PLANTED = {"rare": "ranking", "absent": "missing", "format": "format", "scaffold": "fragile", "guard": "solved"}
 
 

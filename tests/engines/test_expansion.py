@@ -17,6 +17,8 @@ from offon.types import Sampling
 from tests.rounding import FLOAT32, FLOAT32_SUM
 from tests.support import model as tiny
 
+pytestmark = pytest.mark.slow
+
 PROMPT, HORIZON, EPS = (3, 5, 4), 3, 0.01
 
 

@@ -55,6 +55,7 @@ def same_greedy(hf, prefix, tokens, expected) -> bool:
 
 
 @pytest.mark.parametrize("name", CACHED + REPLAYED)
+@pytest.mark.slow
 def test_greedy_tokens_are_those_of_transformers_generate(name):
     """With fewer slots than requests, prompts of four lengths and two lengths of completion, on both decoders."""
     reference, model = build(name), wrapped(name)

@@ -22,6 +22,7 @@ def test_prompts_that_the_template_wrote_stop_at_the_end_of_a_turn_and_text_does
     assert stops_after(wrapped(tokenizer(template=None)), TURN) == (EOS,)
 
 
+@pytest.mark.slow
 def test_responses_end_where_their_own_prompt_says_whatever_stands_beside_them():
     """The weights are random: after text about 1 token in 80 is <end>, and nothing ends there."""
     model = wrapped(tokenizer())

@@ -23,6 +23,8 @@ from tests.rounding import FLOAT32, FLOAT32_SUM, FLOAT64, FLOAT64_SUM
 from tests.support import ParityTask
 from tests.support import model as tiny
 
+pytestmark = pytest.mark.slow
+
 TASK = {"testbed": ["rare", "guard"]}
 SMALL = {"prompts": 12, "samples": 48, "k": 8, "max_tokens": 8}
 ZERO = {"estimate": 0, "low": 0, "high": 0}

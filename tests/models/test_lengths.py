@@ -20,6 +20,8 @@ from offon.models.packed.lengths import forget_lengths
 from offon.types import Sampling
 from tests.models.architectures import COMMON, LATENT, VOCABULARY
 
+pytestmark = pytest.mark.slow
+
 TURN = 20
 FACTORS = dict(short_factor=[1.0, 1.1, 1.2, 1.5], long_factor=[2.0, 4.0, 8.0, 16.0])
 LONG = dict(rope_type="longrope", rope_theta=10000.0, original_max_position_embeddings=TURN, **FACTORS)

@@ -15,6 +15,8 @@ from offon.models.packed.layout import Layout
 from tests.models import architectures
 from tests.rounding import FLOAT32
 
+pytestmark = pytest.mark.slow
+
 SEQUENCES = architectures.sequences()
 TARGETS = sum(len(response) for _, response in SEQUENCES)
 LAYOUTS = {"tree": Layout.of(SEQUENCES), "packed": Layout.of(SEQUENCES, share=False)}

@@ -17,6 +17,8 @@ from tests.pipeline.test_run import folder, recipe  # noqa: F401  (folder is a f
 from tests.rounding import FLOAT64_SUM
 from tests.support import tokenizer
 
+pytestmark = pytest.mark.slow
+
 PROBE = "model: ./base\ntask: {jsonl: ./task.jsonl, verifier: exact}\n"
 PROBE += "probe: {prompts: 4, samples: 8, k: 2, max_tokens: 6}\npipeline:\n"
 REWARD = PROBE + (

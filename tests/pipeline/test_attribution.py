@@ -9,6 +9,8 @@ from offon.pipeline.leave_out import without_gates
 from tests.pipeline.brought import TWO_STAGES, bring, resolved
 from tests.rounding import FLOAT64
 
+pytestmark = pytest.mark.slow
+
 CHAIN = TWO_STAGES[: TWO_STAGES.index("  one:")] + "".join(
     f"  {name}: {{method: sft, init: {init}, data: ./demos.jsonl, steps: 1}}\n"
     for name, init in (("a", "./base"), ("b", "$a"), ("c", "$b"))

@@ -13,6 +13,8 @@ from offon.recipe import parse, resolve
 from offon.runs import ledger
 from tests.models.test_tokens import EOS, tokenizer, wrapped
 
+pytestmark = pytest.mark.slow
+
 TURNS_END = 7  # <end>
 RECIPE = """
 model: ./base

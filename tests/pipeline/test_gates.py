@@ -18,6 +18,8 @@ from offon.runs import RunDirectory
 from tests.pipeline.test_run import folder as user  # noqa: F401  (a fixture)
 from tests.pipeline.test_run import recipe as users_recipe
 
+pytestmark = pytest.mark.slow
+
 RECIPE = """
 model: testbed:base
 probe: {prompts: 8, samples: 16, k: 4, max_tokens: 8, tasks: {guard: testbed:guard}}

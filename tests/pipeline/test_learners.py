@@ -15,6 +15,8 @@ from offon.runs import ledger
 from offon.train import state
 from tests.pipeline.test_run import folder, recipe  # noqa: F401  (folder is a fixture)
 
+pytestmark = pytest.mark.slow
+
 RECIPE = """
 model: ./base
 task: {jsonl: ./task.jsonl, verifier: exact}

@@ -16,6 +16,8 @@ from offon.recipe import parse, resolve
 from offon.runs import ledger
 from tests.support import model, tokenizer
 
+pytestmark = pytest.mark.slow
+
 TASK = "task: {jsonl: ./task.jsonl, verifier: exact}\nprobe: false\n"
 BEST = (
     TASK

@@ -3,6 +3,7 @@
 import json
 import re
 
+import pytest
 from rich.console import Console
 
 from offon import reporting
@@ -12,6 +13,8 @@ from offon.pipeline.run import run_recipe
 from offon.reporting import terminal
 from offon.runs import ledger
 from tests.pipeline.brought import bring, resolved
+
+pytestmark = pytest.mark.slow
 
 FILE = """
 from offon.behavior.metrics.metric import Metric

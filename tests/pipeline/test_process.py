@@ -18,6 +18,8 @@ from offon.recipe import parse, resolve
 from offon.runs import ledger
 from tests.support import ParityTask, model
 
+pytestmark = pytest.mark.slow
+
 RECIPE = """
 task: {python: "FOLDER/odd.py:score", data: FOLDER/task.jsonl}
 probe: false

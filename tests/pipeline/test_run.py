@@ -58,6 +58,7 @@ def finished(folder, tmp_path_factory):
     return run_recipe(recipe(folder), tmp_path_factory.mktemp("runs") / "run")
 
 
+@pytest.mark.slow
 def test_the_lora_result_loads_in_transformers_and_peft_and_is_the_measured_model(folder, finished):
     final = finished / "nodes" / "rl" / "final"
     base = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32)
@@ -102,12 +103,14 @@ def test_every_generated_trajectory_has_one_fate(finished):
     assert twice.num_rows == 0
 
 
+@pytest.mark.slow
 def test_running_again_keeps_everything(folder, finished, monkeypatch):
     monkeypatch.setattr(pipeline, "run_stage", lambda *_: pytest.fail("a finished stage was trained again"))
     monkeypatch.setattr(probe_cache, "run_probe", lambda *_, **__: pytest.fail("a probe was sampled again"))
     run_recipe(recipe(folder), finished, resume=True)
 
 
+@pytest.mark.slow
 def test_a_changed_stage_runs_again_and_what_does_not_depend_on_it_is_kept(folder, tmp_path, monkeypatch):
     run_recipe(recipe(folder), tmp_path / "run")
     trained = []
@@ -117,6 +120,7 @@ def test_a_changed_stage_runs_again_and_what_does_not_depend_on_it_is_kept(folde
     assert trained == ["rl", "out"]
 
 
+@pytest.mark.slow
 def test_interrupted_in_the_middle_it_ends_with_the_same_weights(folder, finished, tmp_path, monkeypatch):
     original = pipeline.stopping
 
@@ -210,6 +214,7 @@ def test_a_checker_that_scores_nothing_stops_the_run_and_says_why(folder, tmp_pa
 
 
 @pytest.mark.parametrize("probe", ["false", "{prompts: 2, samples: 2, k: 1, max_tokens: 4}"])
+@pytest.mark.slow
 def test_a_checker_that_is_down_when_it_matters_stops_the_stage_with_exit_code_7(folder, tmp_path, probe):
     """It survives the check, which calls it once; the first buffer, or the probe before it, is scored by nobody."""
     code = (
@@ -272,6 +277,7 @@ def test_a_continued_adapter_has_an_adapters_learning_rate_and_memory(folder):
     assert own["size_bytes"] < 4 * own["parameters"] + 12 * own["parameters"]
 
 
+@pytest.mark.slow
 def test_changing_what_is_kept_on_the_way_keeps_what_is_done(folder, finished, monkeypatch):
     monkeypatch.setattr(pipeline, "run_stage", lambda *_: pytest.fail("a finished stage was trained again"))
     run_recipe(recipe(folder, **{"pipeline.sft.save_steps": 3}), finished, resume=True)

@@ -19,6 +19,8 @@ from offon.runs.artefacts import external
 from tests.pipeline.brought import TWO_STAGES, bring, resolved
 from tests.rounding import FLOAT64_SUM
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

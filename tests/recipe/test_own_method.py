@@ -13,6 +13,8 @@ from offon.errors import ConfigError
 from offon.recipe import resolve
 from offon.runs import ledger
 
+pytestmark = pytest.mark.slow
+
 PAGE = (Path(__file__).parents[2] / "docs" / "own-method.md").read_text()
 
 

@@ -11,6 +11,8 @@ from offon.pipeline.run import run_recipe
 from offon.recipe import resolve
 from offon.tasks import open_task
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("reasoning_gym")
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "chain_sum.yaml"

@@ -2,8 +2,12 @@
 
 from pathlib import Path
 
+import pytest
+
 from offon.pipeline.check import check_recipe
 from offon.recipe import resolve
+
+pytestmark = pytest.mark.slow
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "gate.yaml"
 

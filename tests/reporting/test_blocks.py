@@ -91,6 +91,7 @@ def test_a_reward_model_lies_on_the_diagonal_where_it_is_as_often_right_as_it_is
     assert reliability([]) is None
 
 
+@pytest.mark.slow
 def test_artefacts_repeat_their_numbers():
     data, judge, merged = artefacts(
         [{"name": n, **a} for n, a in zip("abc", (handed.DATA, handed.REWARD_MODEL, handed.merge()), strict=True)]

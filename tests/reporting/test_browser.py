@@ -15,6 +15,8 @@ from offon import reporting
 from tests.reporting import synthetic
 from tests.reporting.test_standalone import PAGES
 
+pytestmark = pytest.mark.slow
+
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = [
     "--headless",

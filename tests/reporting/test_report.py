@@ -21,6 +21,8 @@ from offon.types import Group, Item, Source, Trajectory
 from tests.reporting import synthetic
 from tests.rounding import FLOAT64_SUM
 
+pytestmark = pytest.mark.slow
+
 
 def page(run):
     return reporting.write(run).read_text(encoding="utf-8")

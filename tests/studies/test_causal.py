@@ -11,6 +11,8 @@ from offon.testbed import TestbedTask, model_path
 from offon.testbed.grammar import RESPONSE_TOKENS
 from offon.testbed.oracle import exact
 
+pytestmark = pytest.mark.slow
+
 
 def cell(success, routes=None, rest=None):
     after = {"success": list(success), "routes": routes, "rest": rest}

@@ -15,6 +15,8 @@ from offon.testbed.oracle import exact
 from offon.types import Sampling, Verdict
 from tests.rounding import FLOAT32
 
+pytestmark = pytest.mark.slow
+
 
 def missed(findings):
     return [finding.row() for finding in findings if not finding.met]

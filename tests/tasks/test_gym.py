@@ -117,6 +117,7 @@ def test_the_lists_of_scorers_name_datasets_and_do_not_overlap(gym):
     assert len(NATIVE) + len(EVALUATES) + len(FAULTY) == len(NATIVE | set(EVALUATES) | set(FAULTY))
 
 
+@pytest.mark.slow
 def test_a_native_scorer_accepts_another_right_answer(gym):
     """A palindrome's first half may come in any order; exact match knows one of them."""
     task = open_task({"gym": "palindrome_generation", "scorer": "native", "size": 5, "heldout": 0})

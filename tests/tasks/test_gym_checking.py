@@ -9,6 +9,8 @@ from offon.tasks import open_task
 from offon.tasks.gym import sound_scorer
 from offon.tasks.gym.checking import CHECKING, page
 
+pytestmark = pytest.mark.slow
+
 gym = pytest.importorskip("reasoning_gym")
 JUNK = ["", "zzz", "-", "[[2]]", "null", "1e999999", "9" * 5000]
 

@@ -45,6 +45,7 @@ def test_repetitions_are_dropped_and_contradictions_counted():
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.text(min_size=1, max_size=8), unique=True, max_size=40), st.randoms(), st.floats(0, 1))
+@pytest.mark.slow
 def test_which_side_an_item_is_on_depends_on_nothing_but_its_content(questions, random, share):
     sides = content_split(items(questions), share)
     shuffled = random.sample(questions, len(questions))

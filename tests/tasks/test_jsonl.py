@@ -79,6 +79,7 @@ def test_each_verifier_tells_right_from_wrong(options, right, wrong):
     assert [verdict.score for verdict in task.verify([(item, right), (item, wrong), (item, right)])] == [1, 0, 1]
 
 
+@pytest.mark.slow
 def test_an_expression_that_never_ends_and_a_pattern_that_backtracks_are_unscored():
     """`5^{5^{5^5}}` loops in C; (a+)+b on a's takes 2^n steps. Both are None with a reason, their neighbours scored."""
     rows = [{"prompt": "x", "answer": "aaab"}]

@@ -13,6 +13,8 @@ import pytest
 from offon.errors import ConfigError
 from offon.tasks.killable import KillablePool
 
+pytestmark = pytest.mark.slow
+
 CHECKER = """
 import os, time
 

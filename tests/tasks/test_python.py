@@ -9,6 +9,8 @@ from offon.tasks import open_task
 from offon.tasks.api import call_once, require_some
 from offon.types import Verdict
 
+pytestmark = pytest.mark.slow
+
 REWARDS = Path(__file__).with_name("rewards.py")
 ROWS = [{"prompt": "a?", "answer": "a"}, {"prompt": "b?", "answer": "b"}]
 

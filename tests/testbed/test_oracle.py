@@ -13,6 +13,8 @@ from offon.testbed.oracle import exact, family_table
 from offon.testbed.train import TOLERANCE, largest_difference
 from offon.types import Verdict
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():

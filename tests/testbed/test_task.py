@@ -14,6 +14,7 @@ def program(item):
     return Program(start, (o1, o2, o3))
 
 
+@pytest.mark.slow
 def test_splits_share_no_program_whatever_the_family():
     task = TestbedTask(train=10**6, heldout=10**6)
     train, heldout = ({(program(item)) for item in task.items(split)} for split in ("train", "heldout"))

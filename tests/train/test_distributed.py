@@ -26,6 +26,8 @@ from offon.types.batch import Batch
 from tests.rounding import FLOAT32, FLOAT32_SUM, close
 from tests.support import World, demonstrations, model, preference_pairs
 
+pytestmark = pytest.mark.slow
+
 LEARNERS = {
     "three denominators": policy(
         policy_gradient(advantage=one),

@@ -111,6 +111,7 @@ def weights(of: Model) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("lora", [None, LoraSpec(r=2)], ids=["all weights", "lora"])
+@pytest.mark.slow
 def test_two_learners_stopped_anywhere_are_the_same_two(tmp_path, init, lora):
     straight = run(tmp_path / "a", two_learners(), init, lora=lora)
     stopped = run(tmp_path / "b", two_learners(), init, lora=lora, stops=[1, 3])

@@ -8,6 +8,8 @@ import torch
 from offon.runs import ledger
 from tests.train.test_resume import everything, models, run  # noqa: F401  (models is a fixture)
 
+pytestmark = pytest.mark.slow
+
 ROW = """
 from offon.collect import refill, rollouts, verify
 from offon.parts import Stage, behavior, credit, group_mean_std, policy, policy_gradient

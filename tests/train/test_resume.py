@@ -25,6 +25,8 @@ from tests.support import (
     tokenizer,
 )
 
+pytestmark = pytest.mark.slow
+
 STEPS = 5
 VARIANTS = [
     ("sft", {}, {}),

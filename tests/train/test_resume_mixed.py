@@ -11,6 +11,8 @@ from offon.types import Verdict
 from tests.support import ParityTask
 from tests.train.test_resume import everything, models, run  # noqa: F401  (models is a fixture)
 
+pytestmark = pytest.mark.slow
+
 ROWS = """
 from offon.catalogue.methods.guided import expert_prefix
 from offon.catalogue.methods.mixed import exgrpo, hpt, relift, repo

@@ -67,6 +67,7 @@ def compare(
     temperature: float = 1.0,
     max_tokens: int = 512,
     prompt: str | None = None,
+    null: bool = False,
     seed: int = 0,
     progress: Progress = silent,
 ) -> ComparisonResult:
@@ -80,7 +81,7 @@ def compare(
     prompts: how many held-out prompts, at most. samples: of each prompt by each model, 2 or more; 2.5 k certify what is
     out of reach. k: the rollouts that "within reach" refers to. temperature: of sampling; 0 compares greedy responses.
     max_tokens: longest response. prompt: the id of the prompt whose branches are shown; the one with the largest
-    certain change unless given.
+    certain change unless given. null: sample two equal models, too: what differs is then the noise of sampling.
     """
     from offon.api.handed import handed_to_a_call
     from offon.measure.compare import compare_models
@@ -96,6 +97,7 @@ def compare(
             temperature=temperature,
             max_tokens=max_tokens,
             prompt=prompt,
+            null=null,
             seed=seed,
             progress=progress,
         )
