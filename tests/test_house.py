@@ -1,6 +1,7 @@
 """Rules about where things live in src/offon, held by reading the source and importing nothing."""
 
 import ast
+import re
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "src" / "offon"
@@ -57,3 +58,24 @@ def test_the_rule_sees_every_way_to_hide_a_module(tmp_path):
         "credits: int = 0\n"
     )
     assert shadowed(tmp_path) == {"resolve", "report", "page", "credit", "credits"}
+
+
+def test_every_name_that_moved_is_where_the_table_says():
+    """docs/decisions.md, "What moved where": modules exist, and what is named in them is bound there."""
+    page = (PACKAGE.parents[1] / "docs" / "decisions.md").read_text()
+    rows = re.findall(r"^\| `.*\| (`[^|]*`) \|$", page[page.index("### What moved where") :], re.MULTILINE)
+    assert len(rows) > 100
+    missing = []
+    for row in rows:
+        first, *others = re.findall(r"`([^`]+)`", row)
+        module, _, _ = first.rpartition(".") if others or not _file(first) else (first, "", "")
+        names = [first.rpartition(".")[2], *(name.lstrip(".") for name in others)] if module != first else []
+        file = _file(module)
+        missing += [f"{module}.{name}" for name in names if file is None or name not in bound_names(file.read_text())]
+        missing += [] if file else [module]
+    assert missing == []
+
+
+def _file(module: str) -> Path | None:
+    place = PACKAGE / module.replace(".", "/")
+    return next((path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()), None)
