@@ -27,7 +27,7 @@ from studies.validation.labels import limits, roles
 from studies.validation.populations import CHOSEN, HELD_OUT, RATIOS, SIDES, Rates, exact, measured
 
 LOW, HIGH = 0.93, 0.98
-TRUTH, REPEATS = 200_000, 600
+TRUTH, REPEATS = 200_000, 400
 PARTS = {top for top, _ in RATIOS.values()} | {bottom for _, bottom in RATIOS.values()} - {"success"}
 SIZES = [(64, 128), (200, 128)]  # prompts, samples: every population
 MORE = [(20, 128), (500, 128), (64, 16), (64, 256)]  # some of them

@@ -20,6 +20,7 @@ from offon.behavior.statistics.pass_at_k import mixed_group_probability, pass_at
 
 Rates = Callable[[int, np.random.Generator], tuple[np.ndarray, np.ndarray, np.ndarray]]  # start, one stage, the next
 CLASSES = 3
+MIXED = 20_000  # prompts whose mixture is computed; enough for a mean
 SIDES = ("lowest", "highest")  # of what the calls leave open
 GROUP_SIZE = 8
 
@@ -216,9 +217,7 @@ def exact(rates: Rates, prompts: int, n: int, rng) -> dict[str, np.ndarray]:
         whole = sum(cells[term] for cells in by_class)
         found |= {f"class {form} {term}": whole for form in ("certified", "soft")}
     before, after = _trajectory_rates(truth, n, rng)
-    names = ("gain weight", "gain before", "gain")
-    weight, gain_before, gain = (_mixture(_pairs(n)[name], p0, p1, n) for name in names)
-    found |= {"lost": np.maximum(p0 - p1, 0), "gain": gain, "gain kept": weight * p2 - gain_before}
+    found |= {"lost": np.maximum(p0 - p1, 0), **_gain_kept(p0, p1, p2, n)}
     return found | _trajectory_terms(after - before)
 
 
@@ -231,8 +230,14 @@ def _cells(p0: np.ndarray, p1: np.ndarray, eps: float) -> dict[str, np.ndarray]:
     }
 
 
-def _mixture(table: np.ndarray, p0: np.ndarray, p1: np.ndarray, n: int, *, size: int = 2000) -> np.ndarray:
-    """Mean of table[successes before, successes after] over both binomials, of each prompt."""
-    blocks = range(0, len(p0), size)
-    law = [[stats.binom.pmf(np.arange(n + 1), n, p[at : at + size, None]) for p in (p0, p1)] for at in blocks]
-    return np.concatenate([((before @ table) * after).sum(axis=1) for before, after in law])
+def _gain_kept(p0: np.ndarray, p1: np.ndarray, p2: np.ndarray, n: int, *, size: int = 2000) -> dict[str, np.ndarray]:
+    """Top and bottom of gain retention: means of the tables over both binomials, of the first prompts, which stand for
+    all."""
+    some = min(MIXED, len(p0))
+    parts = []
+    for at in range(0, some, size):
+        before, after = (stats.binom.pmf(np.arange(n + 1), n, p[at : min(at + size, some), None]) for p in (p0, p1))
+        names = ("gain weight", "gain before", "gain")
+        parts.append([((before @ _pairs(n)[name]) * after).sum(axis=1) for name in names])
+    weight, gain_before, gain = np.concatenate(parts, axis=1)
+    return {"gain": gain, "gain kept": weight * p2[:some] - gain_before}

@@ -107,7 +107,7 @@ class DiagnosisSampler:
 
     def candidates(self, prompt: int) -> dict[str, tuple[str, ...]]:
         """What could be measured next on a prompt, and the rates of the posterior that its outcomes inform."""
-        options = {"rollouts": ("content", "ratio")}
+        options = {"rollouts": ("content", "ratio", "cut")}
         if self.scaffolded[prompt]:
             options["scaffold"] = ("scaffold",)
         tried = [earlier(name) for name in self.earlier if self._of(self.scored, earlier(name))[prompt]]

@@ -15,7 +15,7 @@ from offon.behavior.diagnosis.bottleneck import CLASSES, UNDECIDED, UNSUPPORTED,
 from offon.behavior.statistics.intervals import jeffreys_above
 
 SAMPLES = 8  # of one further measurement
-MEASUREMENTS = {"content": "rollouts", "ratio": "rollouts"}  # other rates have the name of their measurement
+MEASUREMENTS = dict.fromkeys(("content", "ratio", "cut"), "rollouts")  # other rates have the name of their measurement
 
 
 def entropy_drop(posteriors: Posterior, rate: str, samples: int = SAMPLES) -> np.ndarray:
@@ -42,8 +42,8 @@ def entropy_drop(posteriors: Posterior, rate: str, samples: int = SAMPLES) -> np
 def most_telling(posteriors: Posterior, calls: Sequence[str]) -> list[str | None]:
     """[P] for prompts that are not called: the measurement, possible here or not, with the largest expected fall.
 
-    rollouts, scaffold, previous NAME, placed, finished, placebo, as in `Measured`. Another condition that was not tried
-    yet counts as no better and promises nothing.
+    rollouts, scaffold, previous NAME, begun, placed, finished, placebo, as in `Measured`. Another condition that was
+    not tried yet counts as no better and promises nothing.
     """
     open_P = [index for index, call in enumerate(calls) if call in (UNDECIDED, UNSUPPORTED)]
     measurements: list[str | None] = [None] * len(calls)

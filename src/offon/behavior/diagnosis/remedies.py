@@ -113,7 +113,7 @@ REMEDIES = {
         reason="{k} rollouts of one of them rarely hold a success: demonstrations, teacher traces or prefixes; a "
         "teacher (--teacher), or rows with whole responses, tell a missing skill from a route not taken or a "
         "blocked step",
-        signature="expansion",
+        signature="the change is expansion: prompts come into reach",
         without_start="plain RL",
     ),
     UNDECIDED: Remedy(words="undecided", reason="their samples fit more than one class; more samples decide"),

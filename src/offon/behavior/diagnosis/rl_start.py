@@ -48,7 +48,9 @@ class Start(NamedTuple):
     def verb(self) -> str:
         if self.sure:
             return "has successes"
-        return "probably has a success" if self.chance.estimate >= HALF else "may have nothing"
+        if self.chance.low >= HALF:
+            return "probably has a success"
+        return "may have nothing" if self.unlikely else "may or may not have a success"
 
     @staticmethod
     def of(strict: Counts, k: int, *, checker: Checker | None = None) -> Start:
