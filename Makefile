@@ -6,6 +6,8 @@
 # make learning     each mechanism on the bottleneck it is meant for: docs/learning.md; ARGS="grpo raft" selects
 # make validate     instruments and diagnosis against known truth: docs/validation.md; ARGS="exactness events" selects
 # make lint         style
+# make audit        known weaknesses of the packages in constraints.txt (asks a public database)
+# make secrets      whatever looks like a secret in the files that git tracks; what is none carries "# pragma: allowlist secret"
 # make clean        remove the environments
 #
 # Each sets up what it needs. Needed before: Python 3.11 or later with pip (make PYTHON=python3.12 chooses one), and for
@@ -17,8 +19,9 @@ comma := ,
 VENV := .venv
 OLDEST := .venv-oldest
 PARITY := .venv-parity
+AUDIT := .venv-audit
 
-.PHONY: demo test test-fast test-oldest parity learning validate lint clean
+.PHONY: demo test test-fast test-oldest parity learning validate lint audit secrets clean
 
 demo: $(VENV)/.installed-demo
 	$(VENV)/bin/offon demo --overwrite
@@ -46,8 +49,14 @@ lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
+audit: $(AUDIT)/.installed
+	$(AUDIT)/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict --progress-spinner off $(ARGS)
+
+secrets: $(AUDIT)/.installed
+	git ls-files -z | xargs -0 $(AUDIT)/bin/detect-secrets-hook --exclude-lines 'def test_|canary-' $(ARGS)
+
 clean:
-	rm -rf $(VENV) $(OLDEST) $(PARITY)
+	rm -rf $(VENV) $(OLDEST) $(PARITY) $(AUDIT)
 
 $(VENV)/.installed-demo: pyproject.toml constraints.txt
 	@$(call install,$(VENV),constraints.txt,.)
@@ -63,6 +72,11 @@ $(OLDEST)/.installed-test: pyproject.toml constraints-oldest.txt
 
 $(PARITY)/.installed-test: pyproject.toml constraints.txt
 	@$(call install,$(PARITY),constraints.txt,.[dev$(comma)parity])
+	@touch $@
+
+$(AUDIT)/.installed:
+	$(PYTHON) -m venv --without-pip $(AUDIT)
+	$(PYTHON) -m pip --python $(AUDIT)/bin/python install "pip-audit>=2.9" "detect-secrets>=1.5"
 	@touch $@
 
 # The environment is filled by the pip that is there: python3 -m venv alone would want ensurepip, which some lack.

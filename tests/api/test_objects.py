@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 import offon
+from offon.api import Estimate
 from offon.api.handed import handed_to_a_call
 from offon.catalogue import registry
 from offon.data.rows import read_rows
@@ -265,7 +266,10 @@ def test_objects_are_compared_and_diagnosed_under_their_names():
     compared = offon.compare(one, other, ParityTask(), samples=6, **options)
     assert compared["before_model"].startswith("object:Qwen3ForCausalLM-") and not compared.same_weights
     assert compared["before_model"] != compared["after_model"]
-    assert offon.compare(one, (qwen3(0), one[1]), ParityTask(), samples=6, **options).same_weights
+    again = offon.compare(one, (qwen3(0), one[1]), ParityTask(), samples=6, **options)
+    assert again.same_weights and not again.sampled and again.before is None and again.role == "no change"
+    assert again.change == again.reshaping == Estimate(0.0, 0.0, 0.0)
+    assert offon.compare(one, (qwen3(0), one[1]), ParityTask(), samples=6, null=True, **options).sampled
     task = {"jsonl": rows([{"prompt": prompt, "answer": "w3"} for prompt in PROMPTS])}
     diagnosed = offon.diagnose(one, task, teacher=other, budget=8, **options)
     assert diagnosed.model.startswith("object:Qwen3ForCausalLM-") and sum(diagnosed.calls.values()) == 3

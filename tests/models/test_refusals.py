@@ -10,8 +10,10 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from offon.errors import ModelError
 from offon.models.adapters import merged
+from offon.models.loading import last_saved
 from offon.models.model import Model
 from offon.models.packed.layout import Layout
+from tests import support
 from tests.models import architectures
 from tests.models.architectures import COMMON
 from tests.models.test_lengths import own_logp
@@ -149,3 +151,15 @@ def test_merging_an_adapter_on_tied_embeddings_gives_the_model_it_adapts(targets
         again = AutoModelForCausalLM.from_pretrained(tmp_path / "m")
         assert (again(input_ids=ids).logits - expected).abs().max() < 1e-4
     assert again.config.tie_word_embeddings == (targets == ("q_proj",))
+
+
+def test_a_token_that_the_tokenizers_class_adds_by_default_is_no_reason_to_refuse(tmp_path):
+    """transformers' class for qwen2 adds <|endoftext|> to whatever was saved; the weights need no row for it."""
+    saved_model, saved_tokenizer = support.qwen3(), support.tokenizer()
+    saved_model.save_pretrained(tmp_path)
+    saved_tokenizer.save_pretrained(tmp_path)
+    rows = saved_model.get_input_embeddings().weight.shape[0]
+    last = max(saved_tokenizer.get_vocab().values())
+    assert last < rows and last_saved(tmp_path, 10**6) == last
+    (tmp_path / "tokenizer.json").unlink()
+    assert last_saved(tmp_path, 10**6) == 10**6

@@ -6,6 +6,7 @@ import pytest
 
 from offon.errors import ConfigError
 from offon.tasks import open_task, parsed_spec
+from offon.tasks.sandbox.box import tried
 
 SMALL = "gym:chain_sum,min_terms=2,max_terms=2,min_digits=1,max_digits=2,size=300"
 JUNK = [
@@ -82,8 +83,6 @@ def test_a_composite_reports_by_the_dataset_each_item_comes_from(gym):
         ("gym:chain_sum,size=0", "size is 0"),
         ("gym:chain_sum,scorer=fuzzy", "sound, exact or native"),
         ("gym:graph_color,scorer=exact", "scorer: native"),
-        ("gym:countdown,scorer=native", "parse_expr, which can run code"),
-        ("gym:spiral_matrix,scorer=native", "eval, which can run code"),
         ("gym:prime_factorization,scorer=native", "raises ValueError on '2 x 3'"),
         ("gym:lcm,scorer=native", "credit for containing the answer"),
     ],
@@ -126,3 +125,27 @@ def test_a_native_scorer_accepts_another_right_answer(gym):
     other = half[::-1] + item.reference[len(half) : len(item.reference) - len(half)] + half
     assert other != item.reference
     assert [v.score for v in task.verify([(item, item.reference), (item, other)])] == [1, 1]
+
+
+def test_a_scorer_that_evaluates_responses_is_refused_where_nothing_contains_it(gym, monkeypatch):
+    monkeypatch.setattr("offon.tasks.gym.tried", lambda: {"namespaces": "closed"})
+    for dataset, evaluator in [("countdown", "parse_expr"), ("spiral_matrix", "eval")]:
+        with pytest.raises(ConfigError, match=f"{evaluator}, which can run code, and nothing contains it here"):
+            open_task(f"gym:{dataset},scorer=native")
+
+
+def test_a_scorer_that_evaluates_responses_does_so_in_a_box(gym, tmp_path):
+    """spiral_matrix's calls eval: the reference scores, an attack writes nothing outside and spoils no later call."""
+    if all(tried().values()):
+        pytest.skip(f"nothing contains code here: {tried()}")
+    task = open_task("gym:spiral_matrix,scorer=native,size=3,heldout=0,form=text")
+    item = task.items("train")[0]
+    outside = tmp_path / "outside"
+    tmp_path.chmod(0o777)
+    attack = f"open({str(outside)!r}, 'w')"
+    patch = "__import__('builtins').__dict__.update(float=None, eval=None)"
+    scores = [
+        one.score for text in (item.reference, attack, patch, item.reference) for one in task.verify([(item, text)])
+    ]
+    assert scores[0] == scores[3] == 1 and not outside.exists()
+    assert all(score is None or score < 1 for score in scores[1:3])

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from offon.errors import ConfigError
+from offon.tasks import killable
 from offon.tasks.killable import KillablePool
 
 pytestmark = pytest.mark.slow
@@ -31,6 +32,12 @@ def build(offset=0):
         if kind == "object": return object()
         if kind == "nan": return float("nan")
         if kind == "print": print("noise")
+        if kind == "where": return [os.getcwd(), os.listdir("."), sorted(os.environ)]
+        if kind == "forge":
+            for fd in range(3, 32):
+                try: os.write(fd, values[0].encode())
+                except OSError: pass
+            return 0
         return sum(values) + offset
     return check
 
@@ -159,3 +166,36 @@ def test_workers_die_with_their_parent_even_while_they_hang(factory, number):
     assert parent.wait(timeout=30) == -number
     parent.stdout.close()
     assert psutil.wait_procs([worker], timeout=30)[1] == []
+
+
+def test_a_worker_inherits_a_list_and_works_in_an_empty_folder_of_its_own(factory, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "canary")
+    monkeypatch.setenv("JUDGE_KEY", "given by name")
+    pool = KillablePool(factory, environment=["JUDGE_KEY"])
+    folder, files, names = pool.map([("where",)])[0].value
+    assert files == [] and folder != os.getcwd() and {"PATH", "PYTHONPATH", "JUDGE_KEY"} <= set(names)
+    assert "HF_TOKEN" not in names
+    pool.close()
+    assert not os.path.exists(folder)
+
+
+@pytest.mark.parametrize("line", ["7\n", '{"value": 1}\n', '{"token": "guess", "value": 1}\n', "[" * 100_000 + "\n"])
+def test_a_line_that_a_call_forges_is_no_result(pool, line):
+    [outcome] = pool.map([("forge", line)])
+    assert (outcome.value, outcome.failure) == (None, "unreadable result")
+    assert pool.map([("add", 1)])[0].value == 101
+
+
+def test_after_many_hangs_in_a_row_one_call_at_a_time_is_tried(factory, monkeypatch):
+    """Three in a row: the other two of the first five are not tried, nor what stands behind the fourth hang."""
+    monkeypatch.setattr(killable, "HANGS", 3)
+    pool = KillablePool(factory, workers=1, limit_s=0.1)
+    first, second = pool.map([("sleep",)] * 5), pool.map([("sleep",), ("add", 1)])
+    assert [outcome.failure for outcome in first[:3]] == ["killed after 0.1 s"] * 3
+    assert [outcome.failure for outcome in first[3:]] == [
+        "not checked: the last 3 calls were each killed after 0.1 s"
+    ] * 2
+    assert second[1].failure == "not checked: the last 4 calls were each killed after 0.1 s" and pool.killed == 4
+    pool.limit_s = 30.0
+    assert [outcome.value for outcome in pool.map([("add", 1), ("add", 2)])] == [1, 2] and not pool.down
+    pool.close()

@@ -125,3 +125,21 @@ def test_nothing_scored_at_all_stops_and_a_partial_failure_does_not():
     with pytest.raises(EngineError, match="scored none of 2 responses") as caught:
         require_some([Verdict(None, reason="TypeError: odd"), Verdict(None)], "rl")
     assert "TypeError: odd" in str(caught.value) and caught.value.exit_code == 7
+
+
+def test_a_function_gets_by_name_what_else_it_needs_of_the_environment(tmp_path, monkeypatch):
+    (tmp_path / "keyed.py").write_text(
+        "import os\ndef reward(prompts, completions): return [float('JUDGE_KEY' in os.environ)] * len(prompts)"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JUDGE_KEY", "secret")
+    spec = {"python": "./keyed.py:reward", "data": ROWS, "heldout": 0}
+    scores = []
+    for extra in ({}, {"environment": ["JUDGE_KEY"]}):
+        opened = open_task(spec | extra)
+        scores.append(opened.verify([(opened.items("train")[0], "x")])[0].score)
+    assert scores == [0, 1]
+    with pytest.raises(ConfigError, match="NOT_THERE not set"):
+        open_task(spec | {"environment": ["NOT_THERE"]})
+    with pytest.raises(ConfigError, match="a list of names"):
+        open_task(spec | {"environment": "JUDGE_KEY"})

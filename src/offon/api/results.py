@@ -57,8 +57,9 @@ class ComparisonResult(Result):
     """What changed between two checkpoints on one task (`offon.compare`).
 
     sentence         the comparison in plain words
-    before, after    success: the mean over prompts of the share of right responses
-    change           after - before, of the same prompts
+    sampled          whether rollouts were drawn: two equal models are not sampled unless null=True
+    before, after    success: the mean over prompts of the share of right responses; None where nothing was sampled
+    change           after - before, of the same prompts; exactly 0 between equal models, as are its parts
     expansion        the part of the change on prompts that came within reach of k rollouts
     reshaping        the part on prompts that were within reach both times
     attrition        the success that was lost on prompts that went out of reach: change is expansion + reshaping -
@@ -72,8 +73,9 @@ class ComparisonResult(Result):
     """
 
     sentence: str
-    before: Estimate
-    after: Estimate
+    sampled: bool
+    before: Estimate | None
+    after: Estimate | None
     change: Estimate
     expansion: Estimate
     reshaping: Estimate
@@ -87,9 +89,24 @@ class ComparisonResult(Result):
 
     @classmethod
     def of(cls, entry: Mapping[str, Any]) -> ComparisonResult:
+        if not entry.get("sampled", True):
+            return cls(
+                _entry=entry,
+                sentence=entry["sentence"],
+                sampled=False,
+                before=None,
+                after=None,
+                **dict.fromkeys(("change", "expansion", "reshaping", "attrition", "diffuse"), Estimate(0.0, 0.0, 0.0)),
+                calls=MappingProxyType({}),
+                role="no change",
+                k=entry["k"],
+                same_weights=entry["same_weights"],
+                prompts=(),
+            )
         d1 = entry["d1"]
         return cls(
             _entry=entry,
+            sampled=True,
             sentence=entry["sentence"],
             before=_estimate(entry["before"]["success"]),
             after=_estimate(entry["after"]["success"]),

@@ -327,9 +327,12 @@ def _require_plain_weights(config: transformers.PreTrainedConfig, source: str) -
 
 
 def require_all_tokens(tokenizer: transformers.PreTrainedTokenizerBase, model: nn.Module, path: str | Path) -> None:
-    """Refuse a tokenizer whose tokens the embedding has no rows for."""
+    """Refuse a tokenizer whose tokens the embedding has no rows for. A special token that transformers' class adds by
+    default, beside those that were saved, is no token of this model: no template and no text of its data has it."""
     rows = model.get_input_embeddings().weight.shape[0]
     last = max([len(tokenizer) - 1, *tokenizer.added_tokens_decoder])
+    if last >= rows:
+        last = last_saved(path, last)
     if last >= rows:
         raise ModelError(
             f"the tokenizer has token ids up to {last}, the embedding {rows} rows",
@@ -337,6 +340,18 @@ def require_all_tokens(tokenizer: transformers.PreTrainedTokenizerBase, model: n
             why="text with such a token could not be read",
             fix="the tokenizer that belongs to the weights, or model.resize_token_embeddings(len(tokenizer)) and save",
         )
+
+
+def last_saved(path: str | Path, otherwise: int) -> int:
+    """The highest id in a directory's tokenizer.json; `otherwise` without one."""
+    file = Path(path) / "tokenizer.json"
+    if not file.is_file():
+        return otherwise
+    saved = json.loads(file.read_text(encoding="utf-8"))
+    vocabulary = saved.get("model", {}).get("vocab", {})
+    if not isinstance(vocabulary, dict):  # unigram: a list of pieces, each at its place
+        vocabulary = {piece: index for index, (piece, _) in enumerate(vocabulary)}
+    return max([*vocabulary.values(), *(token["id"] for token in saved.get("added_tokens", []))], default=otherwise)
 
 
 def warn_of_early_score(tokenizer: transformers.PreTrainedTokenizerBase, model: nn.Module, path: str | Path) -> None:

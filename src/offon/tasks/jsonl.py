@@ -15,7 +15,7 @@ from offon.objects import OBJECT
 from offon.tasks.api import Name, Pair, nearest, scored
 from offon.tasks.items import HELDOUT_SHARE, PLACE, Form, ItemTask, PromptForm
 from offon.tasks.killable import KillablePool
-from offon.tasks.references import accepted, answers_of, best
+from offon.tasks.references import answers_of, best
 from offon.tasks.verifiers import VERIFIERS, Verifier
 from offon.types import Item, Verdict
 from offon.types.trajectory import Prompt
@@ -38,6 +38,7 @@ def jsonl_task(
     template: str = PLACE,
     system: str = "",
     limit_s: float = CHECK_LIMIT_S,
+    allow_unsandboxed: bool = False,
     name: str = "",
 ) -> ItemTask:
     """Rows with `prompt` (text or messages) and `answer`, from JSONL, Parquet, a `datasets` object or a list.
@@ -48,12 +49,15 @@ def jsonl_task(
 
     `columns` maps names: {prompt: question, answer: solution}. `heldout` is a share, split by content, or a second
     file. `form`, `template` and `system` shape prompts that are text; messages are taken as they are. A response is
-    checked by `verifier`; `pattern` is regex's, whose rows need no answer. `limit_s` bounds a check by math or regex.
+    checked by `verifier`; `pattern` is regex's, whose rows need no answer. `limit_s` bounds a check by math, regex or
+    unit_tests; `allow_unsandboxed` lets unit_tests run code where nothing on this machine can contain it.
     """
-    check = named_check(verifier, pattern=pattern, limit_s=limit_s)
+    check = named_check(verifier, pattern=pattern, limit_s=limit_s, allow_unsandboxed=allow_unsandboxed)
     needs = ("answer",) if VERIFIERS[verifier].needs_answer else ()
     prompt_form = PromptForm(form=form, template=template, system=system)
-    load = partial(read_items, columns=columns, prompt_form=prompt_form, needs=needs, checked=True, name=name)
+    load = partial(
+        read_items, columns=columns, prompt_form=prompt_form, needs=needs, verifier=VERIFIERS[verifier], name=name
+    )
     held = partial(load, heldout) if isinstance(heldout, str) else heldout
     answer = named_answer(verifier, pattern=pattern, limit_s=limit_s)
     return ItemTask(name or stem(data), partial(load, data), check, heldout=held, answer=answer)
@@ -69,18 +73,18 @@ def read_items(
     columns: Mapping[str, str] | None,
     prompt_form: PromptForm,
     needs: Sequence[str] = (),
-    checked: bool = False,
+    verifier: Verifier | None = None,
     name: str = "",
 ) -> list[Item]:
-    """Items of a file; every bad row is reported at once. checked: an answer has to be one that verifiers compare."""
+    """Items of a file; every bad row is reported at once, one whose answer the verifier cannot compare too."""
     family = name or stem(data)
 
     def item(row: Columns) -> Item:
         for column in needs:
             if missing(row.get(column)):
                 raise BadRow(f"no {column}")
-        if checked:
-            accepted(row.get("answer"))
+        if verifier:
+            verifier.row(row)
         require_no_media(row, refuse)
         raw, prompt = prompts_of(row.get("prompt"), prompt_form)
         views = {view: prompts_of(other, prompt_form)[1] for view, other in (row.get("views") or {}).items()}
@@ -143,9 +147,15 @@ def verifier_of(name: str, pattern: str | None) -> Verifier:
     return verifier
 
 
-def named_check(name: str, *, pattern: str | None = None, limit_s: float = CHECK_LIMIT_S) -> Check:
-    """The checker behind a verifier's name; what may hang runs in processes that can be killed."""
+def named_check(
+    name: str, *, pattern: str | None = None, limit_s: float = CHECK_LIMIT_S, allow_unsandboxed: bool = False
+) -> Check:
+    """The checker behind a verifier's name; what may hang runs in processes that can be killed, code in a box."""
     verifier = verifier_of(name, pattern)
+    if verifier.check:
+        return verifier.check(limit_s, allow_unsandboxed)
+    if allow_unsandboxed:
+        raise ConfigError(f"verifier {name} runs no code, so there is nothing to allow", fix="drop allow_unsandboxed")
     if verifier.worker:
         arguments = (pattern,) if verifier.takes_pattern else ()
         return pooled_check(f"offon.tasks.verifiers:{verifier.worker}", limit_s, *arguments)

@@ -14,12 +14,15 @@ pair is tried by itself, so that one bad completion costs only its own verdict.
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from offon.data.rows import BadRow
+from offon.errors import ConfigError
 from offon.objects import held, is_object
 from offon.tasks.api import ABSTAINED, Pair, scored
 from offon.tasks.expressions import mentioned
@@ -44,6 +47,7 @@ def python_task(
     template: str = PLACE,
     system: str = "",
     limit_s: float = CALL_LIMIT_S,
+    environment: Sequence[str] = (),
     name: str = "",
 ) -> ItemTask:
     """`function` is "module:function" or "file.py:function", or the name of one that was handed over in Python; `data`
@@ -51,29 +55,41 @@ def python_task(
 
     It gets messages where the prompt is messages, else strings; None in its list, a number that is not finite, a list
     of another length, an exception and a call over `limit_s` all give an unscored verdict with the reason.
+
+    It works in an empty folder and inherits the environment variables of `offon.tasks.killable.ENVIRONMENT`, no others:
+    `environment` names what else it needs (the key of a service).
     """
     prompt_form = PromptForm(form=form, template=template, system=system)
     load = partial(read_items, columns=columns, prompt_form=prompt_form, name=name)
     held = partial(load, heldout) if isinstance(heldout, str) else heldout
-    return ItemTask(name or stem(data), partial(load, data), function_check(function, limit_s), heldout=held)
+    check = function_check(function, limit_s, environment)
+    return ItemTask(name or stem(data), partial(load, data), check, heldout=held)
 
 
-def function_check(function: str, limit_s: float = CALL_LIMIT_S) -> Callable[[Sequence[Pair]], list[Verdict]]:
+def function_check(
+    function: str, limit_s: float = CALL_LIMIT_S, environment: Sequence[str] = ()
+) -> Callable[[Sequence[Pair]], list[Verdict]]:
     """Checks by the function; one that cannot be loaded is a ConfigError now."""
+    require_set(environment)
     pool: KillablePool | ThisProcess
     if is_object(function):
         pool = ThisProcess(adapted(held(function).value))
     else:
-        pool = KillablePool("offon.tasks.python:reward_function", (function,), workers=1, limit_s=limit_s)
+        arguments = (at_its_place(function),)
+        pool = KillablePool(
+            "offon.tasks.python:reward_function", arguments, workers=1, limit_s=limit_s, environment=environment
+        )
         pool.start()
 
     def check(pairs: Sequence[Pair]) -> list[Verdict]:
         if not pairs:
             return []
         [outcome] = pool.map([batch(pairs)])
-        alone = outcome.failure and len(pairs) > 1
-        judged = one_by_one(pool, pairs) if alone else verdicts(outcome)
-        return [with_content(pair, verdict) for pair, verdict in zip(pairs, judged, strict=True)]
+        if outcome.failure and len(pairs) > 1 and not pool.down:
+            answers = one_by_one(pool, pairs)
+        else:
+            answers = [Verdict(None, reason=outcome.failure)] * len(pairs) if outcome.failure else verdicts(outcome)
+        return [with_content(pair, verdict) for pair, verdict in zip(pairs, answers, strict=True)]
 
     return check
 
@@ -84,6 +100,8 @@ class ThisProcess:
     def __init__(self, call: Callable[..., Any]):
         self._call = call
 
+    down = False  # it has no worker that could be
+
     def map(self, calls: Sequence[tuple]) -> list[Outcome]:
         return [self._outcome(arguments) for arguments in calls]
 
@@ -93,6 +111,20 @@ class ThisProcess:
         except Exception as error:
             text = f"{type(error).__name__}: {error}".replace("\n", " ")
             return Outcome(failure=text[:REASON_CHARS])
+
+
+def require_set(environment: Sequence[str]) -> None:
+    if isinstance(environment, str) or not all(isinstance(name, str) for name in environment):
+        raise ConfigError(f"environment is {environment!r}", fix="a list of names: environment: [OPENAI_API_KEY]")
+    if unset := [name for name in environment if name not in os.environ]:
+        fix = "set them where offon is started, or drop them from environment (it lists names, not values)"
+        raise ConfigError(f"{', '.join(unset)} not set, which the reward function is to inherit", fix=fix)
+
+
+def at_its_place(function: str) -> str:
+    """ "./file.py:function" with the whole path of the file: the worker has a folder of its own."""
+    module, _, name = function.rpartition(":")
+    return f"{Path(module).expanduser().absolute()}:{name}" if module.endswith(".py") else function
 
 
 def one_by_one(pool: KillablePool | ThisProcess, pairs: Sequence[Pair]) -> list[Verdict]:

@@ -10,15 +10,18 @@ can be read. It grants several guesses, so it is never a reward.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache, partial
+from typing import Any
 
 from offon.tasks import numbers
+from offon.tasks.api import Pair
 from offon.tasks.expressions import math_answer, math_checker, mentioned
 from offon.tasks.marks import last_part, marked_answer
-from offon.tasks.references import best
+from offon.tasks.references import accepted, best
+from offon.tasks.sandbox.unit_tests import tests_of, unit_tests_check
 from offon.types import Verdict
 
 __all__ = ["VERIFIERS", "Verifier", "exact", "math_answer", "math_checker", "numeric", "regex"]
@@ -151,6 +154,9 @@ class Verifier:
     answer    response -> what it answers, spelled so that equal answers are equal, or None
     worker, worker_answer   in place of the two where a check may hang: the names of functions of this module that make
               them in a process that can be killed
+    check     in place of all of these where a check reads more of a row than its answers: (limit_s,
+              allow_unsandboxed) -> a checker of (item, response) pairs; the row's answer is then no response
+    row       a row's columns -> what the check reads of them, a BadRow where they have no such thing
     takes_pattern   the task's `pattern` is handed to the workers         needs_answer   rows have to have an answer
     """
 
@@ -158,6 +164,8 @@ class Verifier:
     answer: Callable[[str], str | None] | None = None
     worker: str = ""
     worker_answer: str = ""
+    check: Callable[[float, bool], Callable[[Sequence[Pair]], list[Verdict]]] | None = None
+    row: Callable[[Mapping[str, Any]], Any] = lambda row: accepted(row.get("answer"))
     takes_pattern: bool = False
     needs_answer: bool = True
 
@@ -167,4 +175,5 @@ VERIFIERS = {
     "numeric": Verifier(verdict=numeric, answer=numeric_answer),
     "regex": Verifier(worker="any_regex", worker_answer="regex_answer", takes_pattern=True, needs_answer=False),
     "math": Verifier(worker="any_math", worker_answer="math_answer"),
+    "unit_tests": Verifier(check=unit_tests_check, row=tests_of),
 }

@@ -1,7 +1,8 @@
 """The worker's side of a killable pool: build one checker, answer calls to it until end of file.
 
-Every message from the parent is a length and a pickle; every answer is one JSON line, {"value": ...} or
-{"failure": why}.
+Every message from the parent is a length and a pickle, which begins with a token; every answer is one JSON line with
+that token, {"token": ..., "value": ...} or {"token": ..., "failure": why}. A worker that `forks` answers each call in
+a child of its own, so that what one call does to its interpreter does not reach the next.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 def serve(descriptor: int) -> None:
     with socket.socket(fileno=descriptor) as connection, connection.makefile("rb") as stream:
-        parent, factory, arguments, memory_bytes = _read(stream)
-        _die_with(parent)
+        token, parent, factory, arguments, memory_bytes, forks = _read(stream)
+        if parent is not None:
+            _die_with(parent)
         if memory_bytes is not None:
             resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
         checker = None
@@ -39,9 +41,23 @@ def serve(descriptor: int) -> None:
             nonlocal checker
             checker = load_function(factory)(*arguments)
 
-        _write(connection, _answer(build))
+        _write(connection, _answer(token, build))
         while checker is not None and (call := _read(stream)) is not None:
-            _write(connection, _answer(checker, *call))
+            token, *values = call
+            if forks:
+                _in_a_child(connection, token, checker, values)
+            else:
+                _write(connection, _answer(token, checker, *values))
+
+
+def _in_a_child(connection: socket.socket, token: str, checker: Callable, values: list) -> None:
+    child = os.fork()
+    if not child:
+        _write(connection, _answer(token, checker, *values))
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    if status:
+        _write(connection, json.dumps({"token": token, "failure": f"its process died ({status})"}))
 
 
 def load_function(target: str) -> Callable:
@@ -76,13 +92,13 @@ def _die_with(parent: int) -> None:
         os._exit(1)
 
 
-def _answer(function: Callable, *arguments) -> str:
+def _answer(token: str, function: Callable, *arguments) -> str:
     """One JSON line. SystemExit is caught like the rest: checked code must not end a worker."""
     try:
-        return json.dumps({"value": function(*arguments)}, default=_plain)
+        return json.dumps({"token": token, "value": function(*arguments)}, default=_plain)
     except BaseException as error:
         text = error.what if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
-        return json.dumps({"failure": text.replace("\n", " ")[:REASON_CHARS]})
+        return json.dumps({"token": token, "failure": text.replace("\n", " ")[:REASON_CHARS]})
 
 
 def _plain(value):

@@ -22,6 +22,7 @@ from offon.tasks.gym.checkers import RULES
 from offon.tasks.gym.checking import CHECKING, EVALUATES, FAULTY, NATIVE, Checking
 from offon.tasks.items import HELDOUT_SHARE, PLACE, Form, ItemTask, PromptForm
 from offon.tasks.killable import KillablePool, Outcome
+from offon.tasks.sandbox.box import tried
 from offon.tasks.verifiers import exact_answer
 from offon.types import Item, Verdict
 
@@ -141,13 +142,17 @@ def check_exact(pairs: Sequence[Pair]) -> list[Verdict]:
 
 
 def native_checker(dataset: str, config: Mapping[str, Any]) -> Callable[[Sequence[Pair]], list[Verdict]]:
-    """Checks by the dataset's own scorer, in processes that can be killed."""
-    refuse_unsafe(dataset)
+    """Checks by the dataset's own scorer, in processes that can be killed; one that evaluates a response, in a box."""
+    evaluates = dataset in EVALUATES
+    ways = [how for how, problem in tried().items() if not problem] if evaluates else []
+    if not ways:
+        refuse_unsafe(dataset)
     pool = KillablePool(
         "offon.tasks.gym:native_scorer",
         (dataset, {"size": 1, "seed": 0, **config}),
         limit_s=NATIVE_LIMIT_S,
         memory_bytes=NATIVE_MEMORY_BYTES,
+        box=ways[0] if ways else None,
     )
 
     def check(pairs: Sequence[Pair]) -> list[Verdict]:
@@ -209,7 +214,7 @@ def refuse_unsafe(dataset: str) -> None:
     if dataset in NATIVE:
         return
     if dataset in EVALUATES:
-        why = f"its scorer gives the response to {EVALUATES[dataset]}, which can run code"
+        why = f"its scorer gives the response to {EVALUATES[dataset]}, which can run code, and nothing contains it here"
     elif dataset in FAULTY:
         why = f"its scorer {FAULTY[dataset]}"
     else:

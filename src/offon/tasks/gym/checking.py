@@ -140,6 +140,10 @@ many of the package's scorers give (0.01 for any text, 0.5 for a solution that i
 answer) is none. `scorer: native` keeps it as the reward, for the data sets marked `native` without a remark on their
 form; `scorer: exact` asks for the reference's text, where several are right too.
 
+Scorers that evaluate the response as code (countdown, spiral_matrix, ...) are open to `scorer: native` only where they
+can run in a box (docs/recipe.md, `unit_tests`). That contains a response; it does not keep one that is evaluated beside
+its scorer from giving itself any score.
+
 Printed by `python -c "from offon.tasks.gym.checking import page; print(page(), end='')"`.
 
 | data set | checking | what is right |
