@@ -20,8 +20,8 @@ from transformers import GenerationConfig
 
 from offon.errors import ModelError
 from offon.maths.vocabulary import token_logp
-from offon.models import head as heads
 from offon.models.check import Verdict, switch, verdict
+from offon.models.chunked import over_vocabulary
 from offon.models.head import Head, Numbers, find_head
 from offon.models.loading import (
     LoraSpec,
@@ -216,11 +216,12 @@ class Model:
         reduce: Callable,
         *aligned: Tensor,
         temperature: Tensor | None = None,
-        chunk_elements: int = 2**24,
+        chunk_elements: int | None = None,
     ) -> Any:
-        """reduce(logits / temperature, *aligned) chunk by chunk, see `head.over_vocabulary`: [M, V] never exists."""
-        return heads.over_vocabulary(
-            self.next_logits,
+        """reduce(logits / temperature, *aligned) chunk by chunk, see `chunked.over_vocabulary`: [M, V] never exists."""
+        affine = self.head.affine(self.core, self.spoken) if isinstance(self.head, Head) else None
+        return over_vocabulary(
+            affine or self.next_logits,
             self.vocabulary,
             hidden,
             reduce,

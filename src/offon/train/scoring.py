@@ -113,7 +113,8 @@ def _place(need: Need) -> Place:
 
 
 def _measure(need: Need, model: Any, hidden: Tensor, layout: Layout, batch: Batch) -> Tensor | Distribution:
-    temperature = batch.temperature[batch.sequence].to(hidden.device)
+    plain = bool((batch.temperature == 1).all())
+    temperature = None if plain else batch.temperature[batch.sequence].to(hidden.device)
     match need.what:
         case "logp":
             return model.over_vocabulary(hidden, token_logp, layout.targets.to(hidden.device), temperature=temperature)
