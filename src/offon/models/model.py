@@ -270,8 +270,12 @@ class Model:
         A hash of every tensor's row and column sums, its bits read as the longest integers that a row is made of: exact
         (sums wrap around), the same on any device, and two passes over memory.
         """
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.hf.state_dict().items()):
+        return self._fingerprint(self.hf.state_dict())
+
+    def _fingerprint(self, names: Iterable[str]) -> str:
+        digest, state = hashlib.sha256(), self.hf.state_dict()
+        for name in sorted(names):
+            tensor = state[name]
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             words = _words(tensor.detach())
             for sums in (words.sum(0, dtype=torch.int64), words.sum(1, dtype=torch.int64)):
