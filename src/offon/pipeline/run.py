@@ -7,6 +7,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from offon.collect import Rollouts
 from offon.data import prompt_groups
 from offon.engines.factory import create_engine
 from offon.engines.stops import end_turns
-from offon.errors import GateClosed, Interrupted, OffonError
+from offon.errors import GateClosed, Interrupted, OffonError, of_the_machine
 from offon.measure.probe import probe_key
 from offon.measure.probe_cache import ProbeCache
 from offon.measure.probe_diagnosis import diagnosis
@@ -35,7 +36,7 @@ from offon.pipeline.stage_report.artefact_report import ArtefactReport
 from offon.pipeline.stage_report.build import handed_on
 from offon.pipeline.stage_report.chain import contributions
 from offon.pipeline.stage_report.metrics import changes
-from offon.pipeline.stopping import stopping
+from offon.pipeline.stopping import of_the_node, stopping
 from offon.recipe import FunctionNode, GateNode, MakeNode, MethodNode, ResolvedRecipe, TrainNode
 from offon.recipe.fields import sampling_of
 from offon.recipe.record import refuse_other_objects
@@ -51,7 +52,9 @@ from offon.train.state import TrainState
 from offon.types import Group
 from offon.version import __version__
 
-HOUSEKEEPING = ("save_steps", "save_total_limit")  # change what is kept on the way, never the result
+HOUSEKEEPING = (  # change what is kept on the way and how it is computed, never the result
+    *("save_steps", "save_total_limit", "micro_batch_tokens", "gradient_checkpointing"),
+)
 Progress = Callable[[dict[str, Any]], None]
 
 
@@ -76,20 +79,29 @@ def run_recipe(
     if resume:
         refuse_other_objects(output, recipe.dump())
     info = {"name": output.name, "seed": recipe.seed, "command": command}
-    with RunDirectory.create(output, recipe_text=recipe.dump(), info=info, resume=resume) as run, stopping() as stop:
+    with stopping() as stop, RunDirectory.create(output, recipe_text=recipe.dump(), info=info, resume=resume) as run:
         pipeline = Pipeline(recipe, run, progress, stop)
         try:
             pipeline.run_all()
+            pipeline.status("done", exit_code=0)
+            reporting.write(run.path)
         except OffonError as error:
+            if isinstance(error, Interrupted):
+                error.exit_code = getattr(stop, "exit_code", error.exit_code)
             ends = {Interrupted: "interrupted", GateClosed: "stopped"}
             pipeline.fail(ends.get(type(error), "failed"), error.exit_code, str(error))
             raise
-        except BaseException as error:
-            stopped = isinstance(error, KeyboardInterrupt)
-            pipeline.fail("interrupted" if stopped else "failed", 130 if stopped else 1, traceback.format_exc())
+        except KeyboardInterrupt as error:
+            pipeline.fail("interrupted", getattr(error, "exit_code", 130), traceback.format_exc())
             raise
-        pipeline.status("done", exit_code=0)
-        reporting.write(run.path)
+        except BaseException as error:
+            known = of_the_machine(error)
+            if known is None:
+                pipeline.fail("failed", 1, traceback.format_exc())
+                raise
+            pipeline.advise(known)
+            pipeline.fail("failed", known.exit_code, str(known))
+            raise known from error
     return run.path
 
 
@@ -110,6 +122,8 @@ class Pipeline(Inputs):
     def run_all(self) -> None:
         self.picture()
         for node in self.recipe.nodes:
+            if self.stop():
+                raise Interrupted(f"interrupted before {node.name}", kept="finished stages; run again with --resume")
             self.states[node.name]["state"] = "running"
             self.picture()
             self.made[f"${node.name}"] = self.result(node)
@@ -139,13 +153,22 @@ class Pipeline(Inputs):
         for entry in self.states.values():
             if entry["state"] == "running":
                 entry["state"] = state if state in ("failed", "stopped") else "pending"
-        self.picture()
         where = {name: now.get(name) for name in ("node", "step", "steps") if now.get(name) is not None}
-        self.status(state, exit_code=exit_code, error=error, **where)
-        try:
-            reporting.write(self.run.path)
-        except Exception as unwritten:  # what ended the run is the news; a missing page must not hide it
-            self.note(f"the report could not be written: {unwritten}")
+        lasts: dict[str, Callable[[], Any]] = {
+            "status.json": partial(self.status, state, exit_code=exit_code, error=error, **where),
+            "pipeline.json": self.picture,
+            "the report": partial(reporting.write, self.run.path),
+        }
+        for what, write in lasts.items():
+            try:
+                write()
+            except Exception as unwritten:  # what ended the run is the news; a file that is missing must not hide it
+                self.note(f"{what} could not be written: {unwritten}")
+
+    def advise(self, error: OffonError) -> None:
+        node = next((node for node in self.recipe.nodes if self.states[node.name]["state"] == "running"), None)
+        if node is not None:
+            of_the_node(error, node, self.run)
 
     # --- artefacts ---------------------------------------------------------------------------------------------
 

@@ -72,8 +72,20 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _append_line(file: IO[str], line: Mapping[str, Any]) -> None:
-    file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
-    file.flush()
+    """The line, whole on disk; where it could not be written the file is closed, and a torn line is mended later."""
+    try:
+        file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+        file.flush()
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            file.close()
+        raise StorageError(
+            f"{Path(file.name).name} could not be written",
+            where=file.name,
+            why=str(error),
+            fix="free some space, then run again with --resume",
+            kept="everything up to the last checkpoint",
+        ) from error
 
 
 def _keep_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
@@ -247,7 +259,8 @@ class RunDirectory:
 
     def close(self) -> None:
         if self._metrics:
-            self._metrics.close()
+            with contextlib.suppress(OSError):  # every line was flushed, or its error raised
+                self._metrics.close()
             self._metrics = None
         if self._lock:
             self._lock.close()
