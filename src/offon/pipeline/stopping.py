@@ -56,8 +56,8 @@ def stopping() -> Iterator[Stop]:
 
 
 def of_the_node(error: OffonError, node: Node, run: RunDirectory) -> None:
-    """Complete an error of the machine (no memory, no room on the disk): at which node and step it came, what to change,
-    and what is kept."""
+    """Complete an error of the machine (no memory, no room on the disk): at which node and step, what to change, and
+    what is kept."""
     now = run.status()
     step = f", step {now.get('step', 0)} of {now['steps']}" if now.get("node") == node.name and now.get("steps") else ""
     error.where = f"{node.name}{step}" + (f": {error.where}" if error.where else "")

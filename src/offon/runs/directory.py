@@ -79,13 +79,7 @@ def _append_line(file: IO[str], line: Mapping[str, Any]) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             file.close()
-        raise StorageError(
-            f"{Path(file.name).name} could not be written",
-            where=file.name,
-            why=str(error),
-            fix="free some space, then run again with --resume",
-            kept="everything up to the last checkpoint",
-        ) from error
+        raise atomic.unwritten(Path(file.name), error) from error
 
 
 def _keep_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
