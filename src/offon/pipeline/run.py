@@ -45,6 +45,7 @@ from offon.recipe.values import annotation_of
 from offon.runs import NodeDirectory, RunDirectory
 from offon.runs import artefacts as art
 from offon.runs.artefacts import Artefact
+from offon.tasks.unscored import in_words, is_news
 from offon.train.build import check_room
 from offon.train.loop import run_stage
 from offon.train.models import ModelSet
@@ -52,8 +53,8 @@ from offon.train.state import TrainState
 from offon.types import Group
 from offon.version import __version__
 
-HOUSEKEEPING = (  # change what is kept on the way and how it is computed, never the result
-    *("save_steps", "save_total_limit", "micro_batch_tokens", "gradient_checkpointing"),
+HOUSEKEEPING = (  # change what is kept on the way, how it is computed and when it is given up, never the result
+    *("save_steps", "save_total_limit", "micro_batch_tokens", "gradient_checkpointing", "unscored", "on_divergence"),
 )
 Progress = Callable[[dict[str, Any]], None]
 
@@ -195,6 +196,11 @@ class Pipeline(Inputs):
     def note(self, sentence: str) -> None:
         self.progress({"note": sentence})
 
+    def warn(self, sentence: str) -> None:
+        """A note that status.json keeps."""
+        self.note(sentence)
+        self.warnings.append(sentence)
+
     # --- make --------------------------------------------------------------------------------------------------
 
     def make(self, node: MakeNode) -> Artefact:
@@ -210,6 +216,8 @@ class Pipeline(Inputs):
                 arguments = self.loaded(node, node.method, node.arguments, workshop.tokenizer)
                 registry.get(node.method).function(workshop, **self.inputs(node, workshop.tokenizer), **arguments)
                 workshop.finish()
+            if is_news(workshop.unscored.reasons):
+                self.warn(f"{node.name}: unscored: {in_words(workshop.unscored.reasons)}")
             cost = {**workshop.cost, "seconds": time.perf_counter() - started}
             record = {"hash": key, "kind": node.kind, "seconds": cost["seconds"], "cost": cost}
             record |= {"measured": workshop.measured, "producers": self._labels(node, workshop.models.read)}
@@ -343,7 +351,7 @@ class Pipeline(Inputs):
             entries = diagnosis(self.run, final.label, after, self.recipe.probe.k, {init.label: before})
             self.run.write_diagnosis(entries)
         for warning in result["warnings"]:
-            self.note(f"{node.name}: {warning}")
+            self.warn(f"{node.name}: {warning}")
         if node.makes != "policy":
             self.artefact_report.reward_model(node, final, lambda: self._heldout(node, final))
         return final

@@ -27,6 +27,7 @@ from offon.parts.schedules import learning_rate_at, value_at
 from offon.parts.stage import Learner
 from offon.recipe.fields import NodeSettings, updates_of
 from offon.runs import NodeDirectory, tensors, trajectories
+from offon.tasks.unscored import Unscored
 from offon.train.context import SamplerContext
 from offon.train.distributed import add
 from offon.train.models import ModelSet
@@ -48,6 +49,8 @@ class Counters:
     tokens_by_source: Counter = field(default_factory=Counter)
     groups: Counter = field(default_factory=Counter)  # all_fail, all_pass, mixed, unscored members, truncated members
     off_policy: Counter = field(default_factory=Counter)  # sums over trained tokens: see _trained
+    unscored: Counter = field(default_factory=Counter)  # by reason
+    asked: list[list[int]] = field(default_factory=list)  # of the newest calls: how many to score, how many without
 
     def to_json(self) -> dict[str, Any]:
         return {name: dict(value) if isinstance(value, Counter) else value for name, value in vars(self).items()}
@@ -91,7 +94,12 @@ class TrainState:
         render = Renderer(self.models.learner.tokenizer)
         step = Step(self.state.step, self.steps, self.settings.seed, self.node.name, self.more, render)
         calls = self.calls()
-        return Context(partial(calls.generate, step=self.state.step), calls.score, calls.memory, step)
+        generate = partial(calls.generate, step=self.state.step)
+        return Context(generate, calls.score, calls.memory, step, partial(self._judged(), first=self.state.step == 0))
+
+    def _judged(self) -> Unscored:
+        state, where = self.state, f"{self.node.name}, step {self.state.step} of {self.steps}"
+        return Unscored(self.settings.unscored, state.asked, state.unscored, where)
 
     def calls(self) -> SamplerContext:
         return SamplerContext(
@@ -251,6 +259,7 @@ class TrainState:
             rewards = [m.signals["reward"] for m in _fresh(group) if "reward" in m.signals]
             state.cost["verifier_calls"] += sum(map(verdicts, everyone))
             scored = [r for r in rewards if r is not None]
+            state.groups["asked"] += len(rewards)
             state.groups["unscored"] += len(rewards) - len(scored)
             sampled = [m for m in _fresh(group) if m.behavior_logp is not None]
             state.groups["members"] += len(sampled)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from offon.measure.probe import outcomes, prompt_infos
 from offon.measure.probe_diagnosis import Probes
 from offon.recipe import ResolvedRecipe
 from offon.runs import NodeDirectory, RunDirectory, ledger
+from offon.tasks.unscored import in_words, is_news
 from offon.types import Group
 
 ON_POLICY_GAP_NATS = 1e-3  # sampler and learner agree to rounding
@@ -136,7 +138,8 @@ def warnings(node: NodeDirectory, record: Mapping[str, Any], tasks: Mapping[str,
         group_size=record.get("group_size"),
         all_fail=groups.get("all_fail", 0) / judged if rolled_out else None,
         all_success=groups.get("all_pass", 0) / judged if rolled_out else None,
-        unscored=groups.get("unscored", 0) / members if rolled_out and members else None,
+        unscored=groups.get("unscored", 0) / asked if (asked := groups.get("asked", members)) else None,
+        unscored_reasons=in_words(reasons) if is_news(reasons := Counter(counters.get("unscored", {}))) else "",
         truncated=groups.get("truncated", 0) / members if members else None,
         clipped=sum(clipped) / len(clipped) if clipped else None,
         sampler_gap_nats=gap,
