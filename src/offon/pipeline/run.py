@@ -411,6 +411,8 @@ class Pipeline(Inputs):
         return paths
 
     def _stepped(self, event: dict[str, Any]) -> None:
+        if note := event.get("note"):
+            return self.warn(note)
         if "generated" not in event:
             self.status("running", node=event["node"], step=event["step"], steps=event["steps"])
         self.progress(event)

@@ -79,6 +79,7 @@ class NodeSettings(Settings):
     heldout               of a reward model's data, the share of prompts never trained on, on which it is measured; or
                           a second file. Rows that train reward models recommend a share
     gradient_checkpointing  layers are computed again in the backward pass: less memory, about a third more time
+    on_divergence         of a loss, gradient norm or reward far from its past: stop with exit code 5, or warn and go on
     """
 
     init: str = field()
@@ -97,6 +98,7 @@ class NodeSettings(Settings):
     save_steps: Count = 50
     save_total_limit: Count | None = 2  # the newest and, should it turn out damaged, the one before
     heldout: Annotated[float, Ge(0), Lt(1)] | str | None = None
+    on_divergence: Literal["stop", "warn"] = "stop"
 
 
 @dataclass(frozen=True, kw_only=True)

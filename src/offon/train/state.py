@@ -32,6 +32,7 @@ from offon.train.context import SamplerContext
 from offon.train.distributed import add
 from offon.train.models import ModelSet
 from offon.train.optimizer_step import accumulate, apply, make_optimizer
+from offon.train.watch import Watch
 from offon.types import RIGHT, Group, Source, Trajectory
 from offon.types.batch import Batch, source_counts
 
@@ -86,6 +87,10 @@ class TrainState:
         self.optimizers = {name: make_optimizer(p, settings.weight_decay) for name, p in self.parameters.items()}
         self._progress, self._interrupted = progress, interrupted
         self._metrics: dict[str, tuple[float, float]] = {}
+        self._watch = Watch(
+            node, settings, guided=any(getattr(p, "guide", None) for p in models.stage.collect.everything)
+        )
+        self._save_due = False
         self._started = time.perf_counter()
 
     # --- collect -----------------------------------------------------------------------------------------------
@@ -245,7 +250,10 @@ class TrainState:
         metrics |= {"num_tokens": state.cost["tokens_trained"], "time/step_s": elapsed}
         self.node.log_metrics(state.step, metrics)
         self._progress({"node": self.node.name, "step": state.step, "steps": self.steps, **metrics})
-        if state.step % self.settings.save_steps == 0 and state.step < self.steps:
+        if warning := self._watch(state.step, metrics):
+            self._progress({"note": f"{self.node.name}: {warning}"})
+        self._save_due |= state.step % self.settings.save_steps == 0
+        if self._save_due and state.step < self.steps and not self._watch.suspicious:
             self.checkpoint()
 
     def _count(self, metrics: dict[str, tuple[float, float]]) -> None:
@@ -287,7 +295,7 @@ class TrainState:
     # --- stop and resume ---------------------------------------------------------------------------------------
 
     def checkpoint(self) -> None:
-        state = self.state
+        state, self._save_due = self.state, False
         with self.node.checkpoint(state.step, keep=self.settings.save_total_limit) as directory:
             directory = Path(directory)
             self.models.save(directory)
@@ -307,6 +315,7 @@ class TrainState:
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(tensors.load(self.models.place(checkpoint.path, name) / "optimizer"))
         self.node.rewind(self.state.step, self.state.buffer)
+        self._watch.restore()
         return self.state
 
 
