@@ -35,7 +35,7 @@ from offon.pipeline.session import Session
 from offon.pipeline.stage_report.artefact_report import ArtefactReport
 from offon.pipeline.stage_report.build import handed_on
 from offon.pipeline.stage_report.chain import contributions
-from offon.pipeline.stage_report.metrics import changes
+from offon.pipeline.stage_report.metrics import changes, flaws
 from offon.pipeline.stopping import of_the_node, stopping
 from offon.recipe import FunctionNode, GateNode, MakeNode, MethodNode, ResolvedRecipe, TrainNode
 from offon.recipe.fields import sampling_of
@@ -45,6 +45,7 @@ from offon.recipe.values import annotation_of
 from offon.runs import NodeDirectory, RunDirectory
 from offon.runs import artefacts as art
 from offon.runs.artefacts import Artefact
+from offon.runs.holes import digest, require_whole_shards
 from offon.tasks.unscored import in_words, is_news
 from offon.train.build import check_room
 from offon.train.loop import run_stage
@@ -121,6 +122,10 @@ class Pipeline(Inputs):
         self.artefact_report = ArtefactReport(self.measure, self.artefact, self.note)
 
     def run_all(self) -> None:
+        for sentence in self.run.mended:
+            self.warn(sentence)
+        for node in self.recipe.nodes:  # what a stage reports reads the shards of all
+            require_whole_shards(self.run.node(node.name))
         self.picture()
         for node in self.recipe.nodes:
             if self.stop():
@@ -199,7 +204,8 @@ class Pipeline(Inputs):
     def warn(self, sentence: str) -> None:
         """A note that status.json keeps."""
         self.note(sentence)
-        self.warnings.append(sentence)
+        if sentence not in self.warnings:
+            self.warnings.append(sentence)
 
     # --- make --------------------------------------------------------------------------------------------------
 
@@ -221,8 +227,11 @@ class Pipeline(Inputs):
             cost = {**workshop.cost, "seconds": time.perf_counter() - started}
             record = {"hash": key, "kind": node.kind, "seconds": cost["seconds"], "cost": cost}
             record |= {"measured": workshop.measured, "producers": self._labels(node, workshop.models.read)}
+            record["shards"] = {str(index): digest(directory.shard(index)) for index in directory.buffers()}
             self._finish(directory, record, node.name)
         final, record = Artefact(directory.final_path, node.name, key), directory.read_json("node.json")
+        for index in sorted(record.get("shards", {}).keys() - {str(index) for index in directory.buffers()}):
+            self.warn(f"the ledger lacks {directory.shard(int(index)).name} of {node.name}")
         self.artefact_report.names.update(record.get("producers", {}))
         if record["measured"]:
             self.measure(final, root=True)
@@ -351,7 +360,8 @@ class Pipeline(Inputs):
             entries = diagnosis(self.run, final.label, after, self.recipe.probe.k, {init.label: before})
             self.run.write_diagnosis(entries)
         for warning in result["warnings"]:
-            self.warn(f"{node.name}: {warning}")
+            self.note(f"{node.name}: {warning}")
+        self.warnings += [f"{node.name}: {flaw}" for flaw in flaws(directory)]
         if node.makes != "policy":
             self.artefact_report.reward_model(node, final, lambda: self._heldout(node, final))
         return final
@@ -412,7 +422,7 @@ class Pipeline(Inputs):
 
     def _stepped(self, event: dict[str, Any]) -> None:
         if note := event.get("note"):
-            return self.warn(note)
+            return self.warn(note) if event.get("warns") else self.note(note)
         if "generated" not in event:
             self.status("running", node=event["node"], step=event["step"], steps=event["steps"])
         self.progress(event)

@@ -27,6 +27,7 @@ from offon.parts.schedules import learning_rate_at, value_at
 from offon.parts.stage import Learner
 from offon.recipe.fields import NodeSettings, updates_of
 from offon.runs import NodeDirectory, tensors, trajectories
+from offon.runs.holes import digest, holes, require_whole_shards
 from offon.tasks.unscored import Unscored
 from offon.train.context import SamplerContext
 from offon.train.distributed import add
@@ -51,6 +52,8 @@ class Counters:
     groups: Counter = field(default_factory=Counter)  # all_fail, all_pass, mixed, unscored members, truncated members
     off_policy: Counter = field(default_factory=Counter)  # sums over trained tokens: see _trained
     unscored: Counter = field(default_factory=Counter)  # by reason
+    consumed: int = 0  # lines of consumption.jsonl
+    shards: Counter = field(default_factory=Counter)  # by buffer, the digest of its part of the ledger
     asked: list[list[int]] = field(default_factory=list)  # of the newest calls: how many to score, how many without
 
     def to_json(self) -> dict[str, Any]:
@@ -167,7 +170,10 @@ class TrainState:
     def credited(self, learner: Learner, groups: list[Group]) -> None:
         """Put the scored, credited buffer on record: all of it."""
         self.buffer = swapped(groups, self.stage.columns_of(learner))
-        self.node.write_buffer(self.state.buffer, [*self.buffer, *self._aside])
+        self._write_buffer([*self.buffer, *self._aside])
+
+    def _write_buffer(self, groups: Sequence[Group]) -> None:
+        self.state.shards[str(self.state.buffer)] = digest(self.node.write_buffer(self.state.buffer, groups))
 
     def next_groups(self, learner: Learner | None = None) -> list[Group]:
         """The groups of the next step, with the columns that the learner's parts read; every pass over the buffer after
@@ -218,6 +224,7 @@ class TrainState:
         """Record consumption and how off-policy it was, in tokens: age, conditioning, and on-policy outright."""
         state = self.state
         self.node.record_consumption(state.step + 1, learner.name, [t.id for t in trained])  # from 1, as in metrics
+        state.consumed += 1
         state.tokens_by_source.update(source_counts(trained))
         for t in trained:
             n = int(t.trainable.sum())
@@ -251,7 +258,7 @@ class TrainState:
         self.node.log_metrics(state.step, metrics)
         self._progress({"node": self.node.name, "step": state.step, "steps": self.steps, **metrics})
         if warning := self._watch(state.step, metrics):
-            self._progress({"note": f"{self.node.name}: {warning}"})
+            self._progress({"note": f"{self.node.name}: {warning}", "warns": True})
         self._save_due |= state.step % self.settings.save_steps == 0
         if self._save_due and state.step < self.steps and not self._watch.suspicious:
             self.checkpoint()
@@ -290,7 +297,7 @@ class TrainState:
         groups, first = self.node.read_buffer(self.state.buffer), self.state.cursor * self.updates.prompts_per_step
         for index in range(first, len(self.buffer)):
             groups[index] = groups[index].drop([False] * len(groups[index].members), "stage ended")
-        self.node.write_buffer(self.state.buffer, groups)
+        self._write_buffer(groups)
 
     # --- stop and resume ---------------------------------------------------------------------------------------
 
@@ -315,8 +322,20 @@ class TrainState:
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(tensors.load(self.models.place(checkpoint.path, name) / "optimizer"))
         self.node.rewind(self.state.step, self.state.buffer)
+        self._require_record()
         self._watch.restore()
         return self.state
+
+    def _require_record(self) -> None:
+        """Of what the checkpoint counts: what is damaged ends the run here, what is missing is said. The newest buffer
+        is in the checkpoint, too."""
+        state = self.state
+        known = {index: kept for index, kept in state.shards.items() if int(index) < state.buffer}
+        require_whole_shards(self.node, known)
+        if state.buffer not in self.node.buffers():
+            self._write_buffer(self.buffer)
+        for hole in holes(self.node, vars(state)):
+            self._progress({"note": f"{hole}; goes on without", "warns": True})
 
 
 def swapped(groups: Sequence[Group], names: Mapping[str, str]) -> list[Group]:

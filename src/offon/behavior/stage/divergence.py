@@ -19,8 +19,8 @@ class Bars:
     """What is far from the past.
 
     Of `in_a_row` losses all are over `loss_odd` times the median before them and two over `loss_times` it, medians
-    under 1 nat taken as 1; and all are over the loss of the first step, which no update had touched. Where a loss is negative
-    it has no level, and is not judged. Gradient norms in the same way, by `gradient_times` and at least
+    under 1 nat taken as 1; and all are over the loss of the first step, which no update had touched. Where a loss is
+    negative it has no level, and is not judged. Gradient norms in the same way, by `gradient_times` and at least
     `gradient_history` norms before. A reward collapses when of its best (over four steps, or in the first),
     `reward_least` or more, at most a share of `reward_left` is there in `reward_in_a_row` steps in a row."""
 
