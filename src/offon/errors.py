@@ -7,6 +7,7 @@ import errno
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 
 class OffonError(Exception):
@@ -20,6 +21,7 @@ class OffonError(Exception):
 
     kind = "bug"
     exit_code = 1
+    rest: Any = None  # of an error in a recipe: the nodes that can be read in spite of it
 
     def __init__(self, what: str, *, where: str = "", why: str = "", fix: str = "", kept: str = ""):
         super().__init__(what)

@@ -87,9 +87,9 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Run a recipe: its stages in order, then the report."""
-    from offon.recipe import resolve
+    from offon.api.mistakes import resolve_or_all
 
-    resolved = resolve(recipe, overrides=set_ or ())
+    resolved = resolve_or_all(recipe, set_ or ())
     output = output or Path("runs", resolved.name)
     make_way(output, resume=resume, overwrite=overwrite)
     progress = Progress(quiet=quiet)
@@ -116,9 +116,9 @@ def _show(output: Path) -> None:
 @app.command()
 def check(recipe: RecipeFile, set_: Set = None, json: Json = False) -> None:
     """Find every mistake of a recipe before anything loads."""
-    from offon.recipe import resolve
+    from offon.api.mistakes import resolve_or_all
 
-    resolved = resolve(recipe, overrides=set_ or ())
+    resolved = resolve_or_all(recipe, set_ or ())
     with only_results_on_stdout():
         from offon.pipeline.check import check_recipe
 
@@ -250,9 +250,10 @@ def attribute(
     quiet: Quiet = False,
 ) -> None:
     """What each stage of a recipe contributed: run it with stages left out, and share the change out."""
-    from offon.recipe import located_task, resolve
+    from offon.api.mistakes import resolve_or_all
+    from offon.recipe import located_task
 
-    resolved = resolve(recipe, overrides=set_ or ())
+    resolved = resolve_or_all(recipe, set_ or ())
     probed = resolved.probe.tasks if resolved.probe else {}
     tasks = {task: probed[task] if task in probed else located_task(task)} if task else None
     output = output or Path("runs", f"{resolved.name}-attribution")

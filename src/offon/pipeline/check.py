@@ -24,6 +24,7 @@ from offon.pipeline.inputs import Inputs
 from offon.recipe import FunctionNode, GateNode, MakeNode, MethodNode, ResolvedRecipe, TrainNode
 from offon.recipe.resolved import Node
 from offon.runs import artefacts as art
+from offon.runs.space import stage_bytes
 from offon.tasks.api import call_once
 from offon.train.build import check_prompts, check_room
 from offon.train.models import Held, plan, uses
@@ -40,6 +41,7 @@ class Checker(Inputs):
         self.made = {f"${node.name}": art.Artefact(Path(STAND_IN), node.name, "") for node in recipe.nodes}
         self.errors: list[OffonError] = []
         self.heads: dict[str, str | None] = {}  # of the models that stages make
+        self.disk_bytes = 0  # the least that results and checkpoints will need
 
     def root(self, source: str) -> str | None:
         """The model a chain of init edges starts from; None if a node makes it."""
@@ -145,6 +147,9 @@ class Checker(Inputs):
             trained = adapter_parameter_count(local, rank) if rank else None
             held = plan(stage, sizes, trained=trained, lora=bool(rank) and is_new)
             entry["held"] = [vars(line) for line in held]
+            moved = trained or sum(sizes["self"] for _ in stage.learners)
+            kept = settings.steps, settings.save_steps, settings.save_total_limit
+            self.disk_bytes += stage_bytes(moved, moved, *kept)
         if self.made_data(node):
             return entry | {"collect": str(stage.collect), "note": f"{settings.data} is read when it runs"}
         if node.name in self.heldout:
@@ -259,7 +264,8 @@ def check_recipe(recipe: ResolvedRecipe) -> dict[str, Any]:
     probes = checker.check_probes()
     if checker.errors:
         raise checker.errors[0] if len(checker.errors) == 1 else Problems(checker.errors)
-    return {"recipe": recipe.name, "nodes": nodes, "probes": probes, "notes": list(recipe.notes)}
+    plan = {"recipe": recipe.name, "nodes": nodes, "probes": probes, "notes": list(recipe.notes)}
+    return plan | {"disk_bytes": checker.disk_bytes}
 
 
 def parameter_count(path: Path) -> int:

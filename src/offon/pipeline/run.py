@@ -46,6 +46,7 @@ from offon.runs import NodeDirectory, RunDirectory
 from offon.runs import artefacts as art
 from offon.runs.artefacts import Artefact
 from offon.runs.holes import digest, require_whole_shards
+from offon.runs.space import require_room
 from offon.tasks.unscored import in_words, is_news
 from offon.train.build import check_room
 from offon.train.loop import run_stage
@@ -76,14 +77,16 @@ def run_recipe(
     """
     from offon.pipeline.check import check_recipe  # a check is a pipeline that stops short of models
 
-    check_recipe(recipe)
-    output = Path(output)
+    plan, output = check_recipe(recipe), Path(output)
+    near = require_room(output, plan["disk_bytes"])
     if resume:
         refuse_other_objects(output, recipe.dump())
     info = {"name": output.name, "seed": recipe.seed, "command": command}
     with stopping() as stop, RunDirectory.create(output, recipe_text=recipe.dump(), info=info, resume=resume) as run:
         pipeline = Pipeline(recipe, run, progress, stop)
         try:
+            if near:
+                pipeline.warn(near)
             pipeline.run_all()
             pipeline.status("done", exit_code=0)
             reporting.write(run.path)

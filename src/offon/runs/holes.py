@@ -12,22 +12,35 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from offon.errors import StorageError
 from offon.runs import atomic, trajectories
 
-if TYPE_CHECKING:
-    from offon.runs.directory import NodeDirectory
-
 DIGITS = 16  # of a shard's SHA-256 that are kept
+
+
+class Record(Protocol):
+    """What of a node's directory is looked at here."""
+
+    name: str
+
+    def metrics(self) -> list[dict[str, Any]]: ...
+
+    def consumption(self) -> list[dict[str, Any]]: ...
+
+    def buffers(self) -> list[int]: ...
+
+    def shard(self, index: int) -> Path: ...
+
+    def read_json(self, name: str, default: Any = None) -> Any: ...
 
 
 def digest(path: Path) -> str:
     return atomic.known_sha256(path)[:DIGITS]
 
 
-def holes(node: NodeDirectory, counters: Mapping[str, Any]) -> list[str]:
+def holes(node: Record, counters: Mapping[str, Any]) -> list[str]:
     """What is missing of the record of a stage with these counters, one sentence for each file; empty if nothing is."""
     step, missing = counters["step"], []
     logged = {line["step"] for line in node.metrics()}
@@ -53,7 +66,7 @@ def ranges(numbers: Sequence[int]) -> str:
     return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)
 
 
-def require_whole_shards(node: NodeDirectory, digests: Mapping[str, str] | None = None) -> None:
+def require_whole_shards(node: Record, digests: Mapping[str, str] | None = None) -> None:
     """Refuse a shard that cannot be read or is not what was written, by its name. digests: of those known, by buffer;
     of a finished node its record has them."""
     if digests is None:

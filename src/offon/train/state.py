@@ -53,7 +53,7 @@ class Counters:
     off_policy: Counter = field(default_factory=Counter)  # sums over trained tokens: see _trained
     unscored: Counter = field(default_factory=Counter)  # by reason
     consumed: int = 0  # lines of consumption.jsonl
-    shards: Counter = field(default_factory=Counter)  # by buffer, the digest of its part of the ledger
+    shards: dict[str, str] = field(default_factory=dict)  # by buffer, the digest of its part of the ledger
     asked: list[list[int]] = field(default_factory=list)  # of the newest calls: how many to score, how many without
 
     def to_json(self) -> dict[str, Any]:
@@ -61,7 +61,8 @@ class Counters:
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> Counters:
-        return Counters(**{name: Counter(v) if isinstance(v, dict) else v for name, v in value.items()})
+        kept: dict[str, Any] = {name: Counter(v) if isinstance(v, dict) else v for name, v in value.items()}
+        return Counters(**kept)
 
 
 class TrainState:
