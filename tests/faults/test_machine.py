@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from offon import reporting
 from offon.errors import DataError, OutOfMemory, StorageError, of_the_machine
@@ -41,6 +42,20 @@ def test_out_of_memory_in_a_step_is_exit_9_with_two_settings_and_what_is_kept(tm
     assert error.value.exit_code == now["exit_code"] == 9 and now["state"] == "failed"
     assert "micro_batch_tokens: 8192 (now 16384)" in words and "gradient_checkpointing: true" in words
     assert "sft, step 3 of 6" in words and "checkpoint-2" in words and now["error"].strip() == words.strip()
+
+
+@pytest.mark.fault("F38")
+def test_no_memory_for_the_weights_is_no_fault_of_the_model(tmp_path, recipe, monkeypatch):
+    at_call(monkeypatch, AutoModelForCausalLM, "from_pretrained", 1, raising(RuntimeError(CPU)))
+    with pytest.raises(OutOfMemory, match="DefaultCPUAllocator"):
+        run_recipe(recipe, tmp_path / "run")
+
+
+@pytest.mark.fault("F09")
+def test_where_and_in_what_precision_it_computes_is_one_line_on_the_console(tmp_path, recipe):
+    notes = []
+    run_recipe(recipe, tmp_path / "run", progress=lambda event: notes.append(event.get("note", "")))
+    assert len([note for note in notes if note.startswith("computes in float32 on ")]) == 1
 
 
 @pytest.mark.fault("F38")

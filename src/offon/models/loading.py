@@ -18,7 +18,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 
-from offon.errors import ModelError, OffonError
+from offon.errors import ModelError, OffonError, of_the_machine
 from offon.hub import look_for_the_hub
 from offon.models.adapters import merged
 from offon.models.files import json_object, require_whole, wants_own_code
@@ -249,6 +249,8 @@ def _load_core(source: str, dtype: torch.dtype, head: str | None) -> nn.Module:
             auto = getattr(transformers, HEADS[head])
             model, report = auto.from_pretrained(source, config=config, **options)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        if of_the_machine(error):  # no memory is no fault of the weights
+            raise
         raise ModelError(
             "the weights could not be loaded",
             where=source,

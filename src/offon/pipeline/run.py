@@ -24,7 +24,7 @@ from offon.measure.probe import probe_key
 from offon.measure.probe_cache import ProbeCache
 from offon.measure.probe_diagnosis import diagnosis
 from offon.models.loading import load_tokenizer
-from offon.models.model import GENERATION, LoraSpec
+from offon.models.model import GENERATION, LoraSpec, device_name
 from offon.objects import is_object, stands_for
 from offon.parts.stage import Stage
 from offon.pipeline import gates
@@ -125,6 +125,7 @@ class Pipeline(Inputs):
         self.artefact_report = ArtefactReport(self.measure, self.artefact, self.note)
 
     def run_all(self) -> None:
+        self.note(f"computes in float32 on {device_name()}")
         for sentence in self.run.mended:
             self.warn(sentence)
         for node in self.recipe.nodes:  # what a stage reports reads the shards of all
