@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 
@@ -49,6 +49,16 @@ class Unbroken:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+def heard_if_possible(report: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], None]:
+    """What reports events, such as `print`, without the errors of a console that is gone."""
+
+    def reported(event: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError):
+            report(event)
+
+    return reported
 
 
 def lead_nowhere(descriptor: int) -> None:

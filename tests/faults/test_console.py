@@ -10,6 +10,8 @@ import pytest
 
 from offon.cli.main import main
 from offon.console import Unbroken, unbroken_streams
+from offon.pipeline.run import run_recipe
+from offon.recipe import resolve
 from tests.faults.inject import project, shell, started, status
 
 CONSOLES = {
@@ -129,6 +131,16 @@ def test_a_broken_pipe_takes_what_is_printed_and_nothing_else():
         assert stream.write("gone\n") == 5 and stream.write("again\n") == 6
         stream.flush()
         pipe.write("the stream below is mended, too: its descriptor leads nowhere\n")
+
+
+def test_a_progress_that_cannot_print_ends_nothing(tmp_path):
+    """`offon.run(..., progress=print)` of a script whose reader left."""
+
+    def gone(event):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    run = run_recipe(resolve(project(tmp_path)), tmp_path / "run", progress=gone)
+    assert status(run)["state"] == "done"
 
 
 def test_streams_that_python_does_not_have_are_written_to_all_the_same(monkeypatch):

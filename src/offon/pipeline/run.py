@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from offon.catalogue import registry
 from offon.catalogue.arguments import Names, visited
 from offon.catalogue.user_function import function_at
 from offon.collect import Rollouts
+from offon.console import heard_if_possible
 from offon.data import prompt_groups
 from offon.engines.factory import create_engine
 from offon.engines.stops import end_turns
@@ -83,11 +84,10 @@ def run_recipe(
         refuse_other_objects(output, recipe.dump())
     info = {"name": output.name, "seed": recipe.seed, "command": command}
     with stopping() as stop, RunDirectory.create(output, recipe_text=recipe.dump(), info=info, resume=resume) as run:
-        pipeline = Pipeline(recipe, run, progress, stop)
+        pipeline = Pipeline(recipe, run, heard_if_possible(progress), stop)
+        noteworthy = [*run.mended, *filter(None, [near])]
         try:
-            if near:
-                pipeline.warn(near)
-            pipeline.run_all()
+            pipeline.run_all(noteworthy)
             pipeline.status("done", exit_code=0)
             reporting.write(run.path)
         except OffonError as error:
@@ -124,9 +124,9 @@ class Pipeline(Inputs):
         self.session = Session(recipe, run, self.made, self.measure, self.task, self.artefact, stop)
         self.artefact_report = ArtefactReport(self.measure, self.artefact, self.note)
 
-    def run_all(self) -> None:
+    def run_all(self, noteworthy: Sequence[str] = ()) -> None:
         self.note(f"computes in float32 on {device_name()}")
-        for sentence in self.run.mended:
+        for sentence in noteworthy:
             self.warn(sentence)
         for node in self.recipe.nodes:  # what a stage reports reads the shards of all
             require_whole_shards(self.run.node(node.name))

@@ -163,6 +163,12 @@ def warnings(node: NodeDirectory, record: Mapping[str, Any], tasks: Mapping[str,
     )
     sentences = [*holes(node, counters), *behavior.explain(common)]
     for name, entry in tasks.items():
+        unscored = entry.get("unscored") or {}
+        if any(unscored.values()):
+            counts = " and ".join(f"{count} {when}" for when, count in unscored.items())
+            sentences.append(
+                f"{name}: responses of the probe are unscored: {counts}; its numbers are those of the rest"
+            )
         change = entry["d1"]["total"]
         if change["high"] < 0 and change["estimate"] < -WORTH_A_WORD:
             lost = f"{-change['estimate']:.3f} [{-change['high']:.3f}, {-change['low']:.3f}]"
