@@ -1,5 +1,7 @@
 """D1 by class: exact sums, a null of mean 0, and what a new route looks like at each grain."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ from offon.behavior.change.by_class import (
     largest_changes,
     surface_novelty,
 )
+from offon.behavior.change.relative_support import Scored, coverage_profile, decompose_trajectories
 from offon.behavior.change.success_decomposition import SIGNS, decompose
 from offon.behavior.statistics.counts import Counts
 from tests.rounding import FLOAT64, FLOAT64_SUM
@@ -40,6 +43,34 @@ def test_terms_sum_to_the_change_of_success(seed):
         assert sum(SIGNS[name] * est.estimate for name, est in found[part].items()) == pytest.approx(
             change, abs=FLOAT64_SUM
         )
+
+
+def test_prompts_of_one_template_count_once_by_class_and_by_response():
+    """Each of 12 prompts three times, as one cluster: the interval is that of the 12, and thrice as many independent
+    prompts would have a narrower one."""
+    rng = np.random.default_rng(3)
+    before, after = ([drawn(rng, rng.dirichlet(np.full(4, 0.3)), rng.random(4)) for _ in range(12)] for _ in range(2))
+    clusters = np.repeat(np.arange(12), 3)
+
+    def three_times(rows):
+        return [row for row in rows for _ in range(3)]
+
+    plain = decompose_classes(ClassCounts.of(before, after), k=8)
+    counts = ClassCounts.of(three_times(before), three_times(after), clusters=clusters)
+    once = decompose_classes(counts, k=8)
+    assert once["total"] == pytest.approx(plain["total"], abs=FLOAT64_SUM)
+    for name, est in plain["soft"].items():
+        assert once["soft"][name] == pytest.approx(est, abs=FLOAT64_SUM)
+    alone = decompose_classes(dataclasses.replace(counts, clusters=None), k=8)["total"]
+    assert alone.high - alone.low < 0.8 * (plain["total"].high - plain["total"].low)
+
+    scored = [Scored(rng.normal(0, 3, 16), rng.random(16) < 0.5) for _ in range(24)]
+    early, late = scored[:12], scored[12:]
+    by_response = decompose_trajectories(three_times(early), three_times(late), n=4, clusters=clusters)
+    for name, est in decompose_trajectories(early, late, n=4).items():
+        assert by_response[name] == pytest.approx(est, abs=FLOAT64_SUM)
+    covered = coverage_profile(three_times(late), 4, clusters=clusters)
+    assert covered == pytest.approx(coverage_profile(late, 4), abs=FLOAT64_SUM)
 
 
 @pytest.mark.slow

@@ -102,3 +102,16 @@ def test_the_sentence_names_the_numbers_and_what_goes_on():
     told = sentence("sft", [failed, passed], "rollback", "base")
     assert told == f"sft does not pass: {in_words(failed)}; base goes on instead"
     assert sentence("sft", [passed], "stop", "sft") == "sft passes: rows 54 (at least 10)"
+
+
+def test_prompts_of_one_template_do_not_open_a_gate_together():
+    """48 prompts of 6 templates say as much as 6: the end that a limit on reach is judged at lies further out."""
+    rng = np.random.default_rng(0)
+    rates = np.repeat(rng.random(6), 8)
+    rows = [[int(x) for x in rng.random(16) < rate] for rate in rates]
+    prompts = [{"id": str(i), "prompt": f"p{i}", "cluster": f"t{i // 8}"} for i in range(48)]
+    clustered = policy_metrics(task_handoff(rows, rows[::-1], prompts, k=4), 4)
+    alone = policy_metrics(entry(rows, rows[::-1]), 4)
+    for metric in ("success", "ers", "ers_drop"):
+        assert clustered[metric].estimate == pytest.approx(alone[metric].estimate)
+        assert clustered[metric].high - clustered[metric].low > 1.5 * (alone[metric].high - alone[metric].low)

@@ -30,6 +30,7 @@ def creeping(n, rng):
     return rng.uniform(0.3, 0.8, n) * eps, rng.uniform(0.8, 0.99, n) * eps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("population", [rl_like, creeping])
 def test_intervals_hold_the_exact_cells(population):
     """60 samples of 120 prompts x 128: at 95% at most 7 miss in 98.5 of 100 such tests. Redrawn prompts: the truth is

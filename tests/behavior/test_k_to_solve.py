@@ -15,6 +15,7 @@ def test_known_successes_are_a_certain_lower_bound_and_may_not_exceed_1():
         known_mass({(1,): 0.0, (2,): np.log(0.1)})
 
 
+@pytest.mark.slow
 def test_the_betting_bound_fails_no_more_often_than_alpha():
     """2,000 experiments at alpha .05; 3.5 sigma above .05 is .067."""
     rng = np.random.default_rng(0)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from offon.behavior.diagnosis.bottleneck import Measured, class_calls, posterior
-from offon.behavior.statistics.checker_errors import Checker, error_draws, rogan_gladen
+from offon.behavior.statistics.checker_errors import Checker, error_draws
 from offon.behavior.statistics.counts import Counts
 from offon.behavior.statistics.intervals import jeffreys_quantile
 from offon.behavior.statistics.posterior import FEWEST_TO_POOL, rate_quantiles
@@ -33,7 +33,7 @@ def test_with_many_samples_it_is_rogan_and_gladens_number():
     """Acceptance .5 behind TPR .8 and FPR .1: (.5 - .1) / .7 = .571."""
     known = checker(0.8, 0.1, labels=10**6)
     median = rate_quantiles(Counts.of([4000], 8000), np.array([0.5]), checker=known)[0, 0]
-    assert median == pytest.approx(rogan_gladen(0.5, 0.8, 0.1), abs=0.005)
+    assert median == pytest.approx((0.5 - 0.1) / (0.8 - 0.1), abs=0.005)
 
 
 def test_intervals_behind_a_checker_cover():
@@ -101,10 +101,3 @@ def test_labels_tell_a_checkers_errors():
         checker(0.9, 0.2, labels=40)
     with pytest.raises(DataError, match="labelled outputs"):
         Checker(accepted_right=100, right=120, accepted_wrong=0, wrong=0)
-
-
-def test_a_noisy_verifier_is_corrected_or_refused():
-    assert rogan_gladen(0.5, 0.9, 0.1) == pytest.approx(0.5)
-    assert rogan_gladen([0.1, 0.9], 0.9, 0.1).tolist() == [0, 1]
-    with pytest.raises(DataError, match="as often"):
-        rogan_gladen(0.5, 0.3, 0.3)

@@ -1,7 +1,5 @@
 """Effective support by enumeration against brute force; sampled trees against the truth they were sampled from."""
 
-import math
-
 import numpy as np
 import pytest
 
@@ -11,9 +9,7 @@ from offon.behavior.change.prefix_tree import (
     cells,
     coverage,
     mass_by_cell,
-    missing_mass,
     occupancy,
-    samples_to_discover,
     support,
 )
 from offon.errors import DataError
@@ -85,30 +81,6 @@ def test_hand_numbers():
     assert tree.reach[:, 0] == pytest.approx([0.5, 0.5, 0.125, 0.375])
     assert coverage(tree, 0.3, 2) == pytest.approx([1.0, 0.5 + 0.375])
     assert occupancy(tree, 2)[:, 0] == pytest.approx([0.5, 0.25, 0.0625, 0.1875])
-    assert missing_mass(tree, 2) == pytest.approx([0, 0])
-
-
-def test_missing_mass_of_sampled_trees_is_the_chance_of_an_unseen_prefix():
-    table, rng = Table(5, 4, 4), np.random.default_rng(0)
-    seen = [table.sample(rng) for _ in range(20)]
-    tree = Tree.of([(y, table.logp(y)[:, None], True) for y in seen])
-    for depth in range(1, 5):
-        known = {y[:depth] for y in seen}
-        padded = {y if len(y) < depth else y[:depth] for y in table.responses()}
-        truth = sum(table.probability(prefix) for prefix in padded if prefix not in known)
-        assert missing_mass(tree, 4)[depth - 1] == pytest.approx(truth, abs=1e-6)
-
-
-def test_enough_samples_discover_all_of_effective_support():
-    eps, horizon = 0.1, 4
-    n = samples_to_discover(eps, horizon)
-    assert n == math.ceil(math.log(4 / 0.005) / 0.1)
-    missed = 0
-    for seed in range(40):
-        table, rng = Table(seed, 4, horizon), np.random.default_rng(seed)
-        seen = {y[:t] for y in (table.sample(rng) for _ in range(n)) for t in range(1, len(y) + 1)}
-        missed += bool({p for p in table.prefixes() if table.probability(p) >= eps} - seen)
-    assert missed <= 2
 
 
 def test_one_prefix_with_two_probabilities_is_refused():

@@ -14,7 +14,6 @@ from offon.behavior.stage.retention import (
     scaffold_dependence,
     selective_forgetting,
     split_product,
-    support_sets,
     trainability,
 )
 from offon.behavior.statistics.counts import Counts
@@ -90,13 +89,6 @@ def test_one_prompt_that_gained_bounds_nothing():
     start, gained = np.full(40, 0.05), np.r_[0.85, np.full(39, 0.05)]
     with pytest.raises(DataError, match="of 40 prompts have a certain gain"):
         gain_retention(sampled(start, 1), sampled(gained, 2), sampled(gained, 3))
-
-
-def test_support_sets_hand_numbers():
-    before, after = Counts.of([100, 0, 100, 0, 6], 128), Counts.of([100, 100, 0, 0, 6], 128)
-    found = support_sets(before, after, 64)
-    assert [found[name] for name in ("kept", "gained", "lost", "never", "undecided")] == [1, 1, 1, 1, 1]
-    assert (found["srr"], found["ndr"], found["sds"], found["nscr"]) == (0.5, 0.5, 0.5, 0.0)
 
 
 def test_trainability_of_all_solved_and_of_half_solved_prompts():

@@ -107,6 +107,7 @@ def test_d1_by_trajectory_sums_exactly_and_is_exactly_0_for_the_same_checkpoint(
             assert terms["expansion"] == (0, 0, 0) and terms["attrition"] == (0, 0, 0)
 
 
+@pytest.mark.slow
 def test_d1_by_trajectory_is_unbiased():
     before, after = Table(4, 3, 4), Table(54, 3, 4)
     reward = rewarded(before, 4)

@@ -114,6 +114,13 @@ def test_each_cause_has_its_sentence(changes, words):
     assert words in sentence
 
 
+def test_prompts_that_a_stage_came_to_solve_were_not_solved_when_it_began():
+    at_first = warnings(all_success=0.7, rewards=(0.9, 0.95, 0.92, 0.97) * 3)
+    assert "already solved these prompts when the stage began" in at_first[0]
+    in_the_end = warnings(all_success=0.7, rewards=(*[0.2] * 3, *[0.6] * 6, *[0.96] * 3))
+    assert "mean reward 0.20 in its first quarter, 0.96 in its last" in in_the_end[0]
+
+
 def test_standing_still_at_the_top_is_no_failure():
     flat = Est(0.0, -0.01, 0.01)
     top, low = Est(0.99, 0.98, 1.0), Est(0.2, 0.1, 0.3)

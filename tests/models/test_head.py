@@ -6,7 +6,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from offon.errors import NumericsError
 from offon.maths.vocabulary import entropy, token_logp
-from offon.models.head import find_head, over_vocabulary
+from offon.models.chunked import over_vocabulary
+from offon.models.head import find_head
 from offon.models.model import Model
 from offon.models.packed.layout import Layout
 from tests.models import architectures

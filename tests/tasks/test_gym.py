@@ -93,6 +93,7 @@ def test_a_mistaken_or_unsafe_task_is_refused_by_name_with_the_reason(gym, spec,
     assert words in str(caught.value)
 
 
+@pytest.mark.slow
 def test_each_scorer_on_the_safe_list_keeps_its_promises(gym):
     """Reference 1; junk, and the reference within a sentence, at most 0.1; nothing raises."""
     from offon.tasks.gym import NATIVE, native_scorer
@@ -134,6 +135,7 @@ def test_a_scorer_that_evaluates_responses_is_refused_where_nothing_contains_it(
             open_task(f"gym:{dataset},scorer=native")
 
 
+@pytest.mark.slow
 def test_a_scorer_that_evaluates_responses_does_so_in_a_box(gym, tmp_path):
     """spiral_matrix's calls eval: the reference scores, an attack writes nothing outside and spoils no later call."""
     if all(tried().values()):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import sys
-import textwrap
 from itertools import groupby
 from pathlib import Path
 
@@ -104,13 +103,6 @@ def default_of(parameter: inspect.Parameter) -> str:
     if parameter.default is parameter.empty:
         return "has to be given"
     return f"default `{'null' if parameter.default is None else parameter.default}`"
-
-
-def code_lines(info: MethodInfo) -> int:
-    """Lines of a row without its docstring, decorator and blank lines: how long the composition itself is."""
-    source = textwrap.dedent(inspect.getsource(info.function))
-    body = source[source.index("def ") :].replace(f'"""{info.function.__doc__}"""', "")
-    return sum(bool(line.strip()) for line in body.splitlines())
 
 
 def write(directory: Path) -> None:

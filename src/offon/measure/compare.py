@@ -236,7 +236,9 @@ def _measure(entry: dict[str, Any], session: CompareSession, prompt: str | None)
     if applies["trajectories"]:
         pooled = pool(models, *groups)
         entry["cost"]["tokens_scored"] = 2 * sum(len(y) for one in pooled for y in one.responses)
-        entry["trajectories"] = by_trajectory(pooled, k, passage=applies["first passage"])
+        entry["trajectories"] = by_trajectory(
+            pooled, k, passage=applies["first passage"], clusters=clusters_of(prompt_infos(groups[0]))
+        )
     if applies["k to solve"]:
         for row, solved in zip(session.measured, solving(groups, pooled, k), strict=True):
             entry["prompts"][row] |= solved

@@ -23,11 +23,13 @@ from offon.behavior.change.by_class import (
 from offon.behavior.change.k_to_solve import KToSolve, k_to_solve
 from offon.behavior.change.relative_support import bits, coverage_profile, decompose_trajectories, first_passage
 from offon.behavior.change.support import IN, OUT, UNDECIDED, support_threshold
-from offon.behavior.statistics.intervals import mean_over_prompts
+from offon.behavior.stage.task_entry import clusters_of
+from offon.behavior.statistics.intervals import Clusters, mean_over_prompts
 from offon.engines.expansion import expand
 from offon.errors import DataError
 from offon.measure.enumerated_support import verdicts
 from offon.measure.paired_responses import Pooled
+from offon.measure.probe import prompt_infos
 from offon.models.model import Model
 from offon.tasks.api import response_classes
 from offon.types import RIGHT, Group
@@ -37,43 +39,51 @@ DEEPER = 4  # the tree shows branches down to this part of what counts as within
 JOIN = " | "  # between the parts of a class: its route, its answer
 
 
-def by_trajectory(pooled: Sequence[Pooled], k: int, *, passage: bool = True) -> dict[str, Any]:
+def by_trajectory(
+    pooled: Sequence[Pooled], k: int, *, passage: bool = True, clusters: Clusters = None
+) -> dict[str, Any]:
     """D1 by trajectory at factor 1 / eps_k, how much of the new successes was new, where novelty starts, and D4 where
-    both succeed."""
+    both succeed. clusters: [P] what prompts have in common."""
     n = 1 / support_threshold(k)
     early, late = ([one.scored(side) for one in pooled] for side in (0, 1))
-    terms = decompose_trajectories(early, late, n=n)
+    terms = decompose_trajectories(early, late, n=n, clusters=clusters)
     report: dict[str, Any] = {"factor": n, "d1": {name: est._asdict() for name, est in terms.items()}}
     report["scorer_gap"] = max(one.gap for one in pooled)
     if any(scored.success.any() for scored in late):
-        report["new_successes"] = coverage_profile(late, n)._asdict()
+        report["new_successes"] = coverage_profile(late, n, clusters=clusters)._asdict()
     if passage and (starts := _starts(pooled, n)):
+        starts, places = zip(*starts, strict=True)
         first = np.array([np.mean(row == 1) for row in starts])
         low, middle, high = np.quantile(np.concatenate(starts), [0.25, 0.5, 0.75])
         report["first_passage"] = {
             "median_token": float(middle), "quartiles": [float(low), float(high)],
-            "share_at_first_token": mean_over_prompts(first)[0]._asdict(),
+            "share_at_first_token": mean_over_prompts(first, clusters=_at(clusters, places))[0]._asdict(),
             "responses": sum(map(len, starts)), "prompts": len(starts),
         }  # fmt: skip
-    both = [(a.success.mean(), b) for a, b in zip(early, late, strict=True) if a.success.any() and b.success.any()]
+    both = [i for i, (a, b) in enumerate(zip(early, late, strict=True)) if a.success.any() and b.success.any()]
     if both:
-        parts = [bits(float(p0), scored) for p0, scored in both]
+        parts = [bits(float(early[i].success.mean()), late[i]) for i in both]
         rows = np.array([[part[name] for name in parts[0]] for part in parts])
         report["bits"] = {name: float(mean) for name, mean in zip(parts[0], rows.mean(axis=0), strict=True)}
         report["bits"]["intervals"] = {
-            name: est._asdict() for name, est in zip(parts[0], mean_over_prompts(rows), strict=True)
+            name: est._asdict()
+            for name, est in zip(parts[0], mean_over_prompts(rows, clusters=_at(clusters, both)), strict=True)
         }
         report["bits"]["prompts"] = len(both)
     return report
 
 
-def _starts(pooled: Sequence[Pooled], n: float) -> list[np.ndarray]:
-    """Of each prompt with new responses: the token, counted from 1, at which each of them became new."""
+def _at(clusters: Clusters, places: Sequence[int]) -> Clusters:
+    return None if clusters is None else [clusters[i] for i in places]
+
+
+def _starts(pooled: Sequence[Pooled], n: float) -> list[tuple[np.ndarray, int]]:
+    """Of each prompt with new responses: the token, counted from 1, at which each of them became new; its place."""
     starts = []
-    for one in pooled:
+    for place, one in enumerate(pooled):
         ratios = [ratio for ratio in one.log_ratios(1) if ratio.sum() >= np.log(n)]
         if ratios:
-            starts.append(np.array([1 + first_passage(ratio, n) for ratio in ratios]))
+            starts.append((np.array([1 + first_passage(ratio, n) for ratio in ratios]), place))
     return starts
 
 
@@ -81,7 +91,7 @@ def by_class(task: Any, groups: Sequence[Sequence[Group]], pooled: Sequence[Pool
     """D1 over answers, or over answers by route, how many there are, and what was new only on the surface."""
     kind, name = response_classes(task)
     sides = [[_classified(group, name) for group in side] for side in groups]
-    counts = ClassCounts.of(*sides)
+    counts = ClassCounts.of(*sides, clusters=clusters_of(prompt_infos(groups[0])))
     d1 = decompose_classes(counts, k=k)
     plain = {part: {term: est._asdict() for term, est in d1[part].items()} for part in ("certified", "soft")}
     report = {

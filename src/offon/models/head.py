@@ -1,4 +1,4 @@
-"""From hidden states to logits: find a model's language-model head by watching it, and run it chunk by chunk.
+"""From hidden states to logits: find a model's language-model head by watching it.
 
 Names are not to be trusted: models multiply or divide logits, cap them, scale hidden states before the head, or feed
 the head from a module other than their `base_model`. So the head is found by observation and verified by replay: the
@@ -11,18 +11,19 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from offon.errors import ModelError, NumericsError
+from offon.models.chunked import Affine
 from offon.models.loading import number_layer
 from offon.models.packed.forward import hidden_of
+from offon.models.tokens import Spoken
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +53,20 @@ class Head:
         z = z.to(torch.promote_types(z.dtype, torch.float32))
         return _shape(z, self.scale, self.softcap)
 
+    def affine(self, core: nn.Module, spoken: Spoken) -> Affine | None:
+        """The head as one matrix of the ids that stand for a token; None where it is more than that (a replayed head,
+        an adapter on it, hooks, hidden states that are scaled first)."""
+        lm_head = core.get_output_embeddings()
+        hooked = type(lm_head) is not nn.Linear or lm_head._forward_hooks or lm_head._forward_pre_hooks
+        if self.replayed is not None or self.pre != 1 or hooked:
+            return None
+
+        def shape(z: Tensor) -> Tensor:
+            return spoken.only(_shape(z, 1.0, self.softcap))
+
+        shaped = None if self.softcap is None and not spoken.holes else shape
+        return Affine(lm_head.weight, lm_head.bias, self.scale, spoken.size, shaped)
+
 
 @dataclass(frozen=True)
 class Numbers:
@@ -77,38 +92,6 @@ def _shape(z: Tensor, scale: float, softcap: float | None) -> Tensor:
     if scale != 1:
         z = z * scale
     return z if softcap is None else torch.tanh(z / softcap) * softcap
-
-
-def over_vocabulary(
-    logits: Callable[[Tensor], Tensor],
-    vocabulary: int,
-    hidden: Tensor,
-    reduce: Callable,
-    *aligned: Tensor,
-    temperature: Tensor | None = None,
-    chunk_elements: int = 2**24,
-) -> Any:
-    """reduce(logits / temperature, *aligned) over chunks of targets, so that [M, V] logits never exist.
-
-    logits maps [m, D] to [m, V]. `aligned` tensors have M rows, as has temperature. reduce returns a tensor or a tuple
-    of tensors with m rows each. With more than one chunk, each is computed again in the backward pass instead of
-    keeping its logits: at most `chunk_elements` of them are alive at a time (times what reduce needs).
-    """
-
-    def one_chunk(hidden: Tensor, temperature: Tensor | None, *aligned: Tensor):
-        z = logits(hidden)
-        return reduce(z if temperature is None else z / temperature[:, None], *aligned)
-
-    rows = max(1, chunk_elements // vocabulary)
-    if len(hidden) <= rows:
-        return one_chunk(hidden, temperature, *aligned)
-    outputs = []
-    for at in range(0, len(hidden), rows):
-        part = [None if t is None else t[at : at + rows] for t in (hidden, temperature, *aligned)]
-        outputs.append(checkpoint(one_chunk, *part, use_reentrant=False, preserve_rng_state=False))
-    if isinstance(outputs[0], tuple):
-        return tuple(torch.cat(parts) for parts in zip(*outputs, strict=True))
-    return torch.cat(outputs)
 
 
 # Logit magnitudes at which a candidate must match. The large one is essential: at the size of freshly initialised

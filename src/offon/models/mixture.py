@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from offon.errors import DataError
-from offon.models import head as heads
+from offon.models.chunked import over_vocabulary
 from offon.models.model import Model
 from offon.models.packed.layout import Layout
 from offon.types import Item
@@ -43,7 +43,7 @@ class Together(ABC):
     def over_vocabulary(
         self, hidden: Tensor, reduce: Callable, *aligned: Tensor, temperature: Tensor | None = None, **options
     ) -> Any:
-        return heads.over_vocabulary(
+        return over_vocabulary(
             self.next_logits, self.vocabulary, hidden, reduce, *aligned, temperature=temperature, **options
         )
 

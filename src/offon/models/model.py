@@ -20,8 +20,8 @@ from transformers import GenerationConfig
 
 from offon.errors import ModelError
 from offon.maths.vocabulary import token_logp
-from offon.models import head as heads
 from offon.models.check import Verdict, switch, verdict
+from offon.models.chunked import over_vocabulary
 from offon.models.head import Head, Numbers, find_head
 from offon.models.loading import (
     LoraSpec,
@@ -216,11 +216,12 @@ class Model:
         reduce: Callable,
         *aligned: Tensor,
         temperature: Tensor | None = None,
-        chunk_elements: int = 2**24,
+        chunk_elements: int | None = None,
     ) -> Any:
-        """reduce(logits / temperature, *aligned) chunk by chunk, see `head.over_vocabulary`: [M, V] never exists."""
-        return heads.over_vocabulary(
-            self.next_logits,
+        """reduce(logits / temperature, *aligned) chunk by chunk, see `chunked.over_vocabulary`: [M, V] never exists."""
+        affine = self.head.affine(self.core, self.spoken) if isinstance(self.head, Head) else None
+        return over_vocabulary(
+            affine or self.next_logits,
             self.vocabulary,
             hidden,
             reduce,
@@ -269,8 +270,12 @@ class Model:
         A hash of every tensor's row and column sums, its bits read as the longest integers that a row is made of: exact
         (sums wrap around), the same on any device, and two passes over memory.
         """
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.hf.state_dict().items()):
+        return self._fingerprint(self.hf.state_dict())
+
+    def _fingerprint(self, names: Iterable[str]) -> str:
+        digest, state = hashlib.sha256(), self.hf.state_dict()
+        for name in sorted(names):
+            tensor = state[name]
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             words = _words(tensor.detach())
             for sums in (words.sum(0, dtype=torch.int64), words.sum(1, dtype=torch.int64)):

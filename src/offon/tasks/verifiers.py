@@ -12,7 +12,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import lru_cache, partial
 from typing import Any
 
@@ -99,12 +98,6 @@ def reference_number(answer: str) -> numbers.Number | None:
     """The number that a reference answer is, or that a worked solution marks as its answer."""
     given, marked = given_number(answer)
     return numbers.whole_number(answer) or (given if marked else None)
-
-
-def last_number(text: str) -> Fraction | None:
-    """The value of a text's last number."""
-    given = numbers.final_number(text)
-    return given and given.value
 
 
 def regex(text: str, answer: str | None, pattern: str) -> Verdict:

@@ -41,6 +41,10 @@ class WithoutAdapter(Model):
         with self.adapter_off():
             return super().numbers(hidden)
 
+    def fingerprint(self):
+        """Of what it started from: the adapter moves, and is off."""
+        return self._fingerprint(self.hf.state_dict().keys() - self.train_parameters().keys())
+
     def weights(self):
         raise ModelError(
             "a penalty on parameters needs the weights the learner started from, and a fresh adapter started from none",

@@ -12,6 +12,7 @@ from offon.errors import NumericsError
 from offon.parts.models import SELF, ModelRef, Need
 from offon.parts.stage import Learner
 from offon.train.distributed import add, rank_and_size, share, sum_gradients, sum_metrics
+from offon.train.frozen_scores import Remembered
 from offon.train.scoring import prepare, score, step_loss
 from offon.types import Source
 from offon.types.batch import Batch
@@ -23,6 +24,7 @@ def accumulate(
     batch: Batch,
     coefficients: Mapping[str, float],
     micro_batch_tokens: int | None,
+    remembered: Callable[[ModelRef], Remembered | None] = lambda ref: None,
 ) -> dict[str, tuple[float, float]]:
     """Add the gradient of the weighted batch to the learner's parameters; metrics as (sum, count).
 
@@ -35,7 +37,7 @@ def accumulate(
     batch = prepare(models, learner.terms, batch, micro_batch_tokens)
     for micro in share(batch.take(batch.trained()), micro_batch_tokens):
         micro = micro.to(models(SELF).device)
-        scores = score(models, micro, learner.needs)
+        scores = score(models, micro, learner.needs, remembered=remembered)
         loss, seen = step_loss(learner.terms, micro, scores, coefficients)
         if not math.isfinite(float(loss.detach())):
             raise NumericsError(
@@ -56,7 +58,7 @@ def accumulate(
 
 def _penalise(models, learner: Learner, coefficients: Mapping[str, float]) -> dict[str, tuple[float, float]]:
     """Add the gradient of the terms on parameters, once per optimizer step."""
-    metrics = {}
+    metrics: dict[str, tuple[float, float]] = {}
     for term in learner.terms:
         if term.unit == "parameters":
             loss = coefficients[term.name] * term.loss({need: models(need.model).weights() for need in term.needs})

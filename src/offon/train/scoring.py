@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from offon.maths.vocabulary import entropy, logp_at, token_logp
 from offon.models.mixture import Routed
 from offon.models.packed.layout import Layout, Place
 from offon.parts.models import SELF, ModelRef, Need
+from offon.train.frozen_scores import Remembered, of_fixed_rows
 from offon.types import Group, Trajectory
 from offon.types.batch import Batch
 
@@ -56,11 +58,16 @@ class Distribution:
 
 
 def score(
-    models: Callable[[ModelRef], Any], batch: Batch, needs: Iterable[Need], when: str = "loss"
+    models: Callable[[ModelRef], Any],
+    batch: Batch,
+    needs: Iterable[Need],
+    when: str = "loss",
+    remembered: Callable[[ModelRef], Remembered | None] = lambda ref: None,
 ) -> dict[Need, Tensor | Distribution]:
     """Everything a step's terms need on one micro-batch. Only SELF carries a gradient; each model and view runs once.
 
-    Log-probs are those at the temperature each trajectory was sampled at, under every model.
+    Log-probs are those at the temperature each trajectory was sampled at, under every model. remembered: where those of
+    a model that stays are looked up, for rows of data.
     """
     wanted: dict[tuple[ModelRef, str, Place], list[Need]] = defaultdict(list)
     for need in needs:
@@ -69,11 +76,21 @@ def score(
     scores: dict[Need, Tensor | Distribution] = {}
     for (ref, view, place), group in wanted.items():
         model = models(ref)
+        memory = remembered(ref) if of_fixed_rows(ref, group, batch) else None
+        if memory is not None:
+            logp = memory(view, place, batch, partial(_logp_alone, group[0], model, place=place))
+            scores |= dict.fromkeys(group, logp)
+            continue
         with nullcontext() if ref == SELF else torch.no_grad():
             hidden, layout = read(model, batch, view, place)
             for need in group:
                 scores[need] = _measure(need, model, hidden, layout, batch)
     return scores
+
+
+@torch.no_grad()
+def _logp_alone(need: Need, model: Any, batch: Batch, *, place: Place) -> Any:
+    return _measure(need, model, *read(model, batch, need.view, place), batch)
 
 
 @torch.no_grad()
@@ -113,7 +130,8 @@ def _place(need: Need) -> Place:
 
 
 def _measure(need: Need, model: Any, hidden: Tensor, layout: Layout, batch: Batch) -> Tensor | Distribution:
-    temperature = batch.temperature[batch.sequence].to(hidden.device)
+    plain = bool((batch.temperature == 1).all())
+    temperature = None if plain else batch.temperature[batch.sequence].to(hidden.device)
     match need.what:
         case "logp":
             return model.over_vocabulary(hidden, token_logp, layout.targets.to(hidden.device), temperature=temperature)

@@ -22,7 +22,7 @@ from offon.engines.api import Engine
 from offon.engines.factory import create_engine
 from offon.errors import DataError, NumericsError
 from offon.parts.context import Context, Step, permuted
-from offon.parts.models import SELF
+from offon.parts.models import SELF, ModelRef
 from offon.parts.schedules import learning_rate_at, value_at
 from offon.parts.stage import Learner
 from offon.recipe.fields import NodeSettings, updates_of
@@ -30,7 +30,8 @@ from offon.runs import NodeDirectory, tensors, trajectories
 from offon.runs.holes import digest, holes, require_whole_shards
 from offon.tasks.unscored import Unscored
 from offon.train.context import SamplerContext
-from offon.train.distributed import add
+from offon.train.distributed import add, rank_and_size
+from offon.train.frozen_scores import FrozenScores, Remembered
 from offon.train.models import ModelSet
 from offon.train.optimizer_step import accumulate, apply, make_optimizer
 from offon.train.watch import Watch
@@ -65,6 +66,9 @@ class Counters:
         return Counters(**kept)
 
 
+SCORES = "scores"  # of a run: log-probs of rows under models that stay
+
+
 class TrainState:
     """The edge of a stage's loop: it knows files, models and devices; the loop knows none of them."""
 
@@ -89,6 +93,7 @@ class TrainState:
         self.stage = models.stage
         self.parameters = {name: model.train_parameters() for name, model in models.learners.items()}
         self.optimizers = {name: make_optimizer(p, settings.weight_decay) for name, p in self.parameters.items()}
+        self.scores = FrozenScores(node.run.path / SCORES, rank_and_size()[0])
         self._progress, self._interrupted = progress, interrupted
         self._metrics: dict[str, tuple[float, float]] = {}
         self._watch = Watch(
@@ -195,9 +200,12 @@ class TrainState:
         if batch.total_weight() == 0:
             state.skipped_steps += 1
             return
+        remembered = self.scores.remembered
         scored_by, parameters = self.models.of(learner), self.parameters[learner.name]
         try:
-            metrics = accumulate(scored_by, learner, batch, coefficients, settings.micro_batch_tokens)
+            metrics = accumulate(
+                scored_by, learner, batch, coefficients, settings.micro_batch_tokens, partial(self._remembered, learner)
+            )
             rate = learning_rate_at(
                 learner.learning_rate or settings.learning_rate,
                 state.step,
@@ -218,8 +226,11 @@ class TrainState:
         metrics |= {"grad_norm": (norm, 1.0), "learning_rate": (rate, 1.0)}
         self._count({area + name: value for name, value in metrics.items()})
         frozen = {(need.model, need.view) for need in learner.needs if need.when == "loss" and need.model != SELF}
-        state.cost["tokens_scored"] += len(frozen) * batch.n_tokens
+        state.cost["tokens_scored"] += len(frozen) * batch.n_tokens - (self.scores.remembered - remembered)
         self._trained(learner, [batch.trajectories[i] for i in batch.trained()])
+
+    def _remembered(self, learner: Learner, ref: ModelRef) -> Remembered:
+        return partial(self.scores.logp, self.models.fingerprint(self.stage.seen_by(learner, ref)))
 
     def _trained(self, learner: Learner, trained: Sequence[Trajectory]) -> None:
         """Record consumption and how off-policy it was, in tokens: age, conditioning, and on-policy outright."""
@@ -295,6 +306,7 @@ class TrainState:
 
     def finish(self) -> None:
         """The steps are done: what the last buffer still held is set aside with the reason."""
+        self.scores.keep()
         groups, first = self.node.read_buffer(self.state.buffer), self.state.cursor * self.updates.prompts_per_step
         for index in range(first, len(self.buffer)):
             groups[index] = groups[index].drop([False] * len(groups[index].members), "stage ended")
@@ -304,6 +316,7 @@ class TrainState:
 
     def checkpoint(self) -> None:
         state, self._save_due = self.state, False
+        self.scores.keep()
         with self.node.checkpoint(state.step, keep=self.settings.save_total_limit) as directory:
             directory = Path(directory)
             self.models.save(directory)

@@ -117,6 +117,7 @@ def test_a_daemon_does_not_outlive_its_program(how):
     assert alive == []
 
 
+@pytest.mark.slow
 def test_a_program_that_hangs_is_killed_with_its_children(how):
     mark = f"hang-{os.getpid()}-{how}"
     source = f"import os, time\nos.fork()\nos.setsid() if os.getpid() > 3 else 0\ntime.sleep(600) #{mark}"
@@ -138,6 +139,7 @@ def test_a_flood_of_output_is_cut_and_killed(how):
     assert ended.killed == "it wrote more than 65536 bytes" and len(ended.output) == 1 << 16
 
 
+@pytest.mark.slow
 def test_computing_is_limited_by_its_own_clock(how):
     ended = attack(how, "while True: pass", Limits(wall_s=30, cpu_s=1))
     assert ended.killed == "over 1 s of computing"

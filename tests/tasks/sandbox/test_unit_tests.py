@@ -97,6 +97,7 @@ xs = [3, 1, 2]; sort(xs); assert xs == [1, 2, 3]
     assert judged(code, test).reason == ""
 
 
+@pytest.mark.slow
 @boxed
 def test_tests_may_be_functions_cases_or_a_check_with_an_entry_point():
     right, wrong = "def add(a, b): return a + b", "def add(a, b): return a - b"
@@ -120,6 +121,7 @@ def test_programs_are_judged_by_their_output_for_each_input():
     assert judged("print(input()); import sys; sys.exit(0)", {"inputs": ["1"], "outputs": ["2"]}).score == 0
 
 
+@pytest.mark.slow
 @boxed
 def test_what_a_limit_killed_is_named():
     assert "of computing" in judged("while True: pass", ADD, Limits(wall_s=30, cpu_s=1)).reason

@@ -115,11 +115,6 @@ def _instrument(name: str, against: str, basis: str) -> Instrument:
     return Instrument(name, not against, against or basis)
 
 
-def end_of_support(eps: float, entropy: float) -> float:
-    """log(1 / eps) / h: the depth in tokens near which E_eps ends."""
-    return float(np.log(1 / eps) / entropy) if entropy > 0 else np.inf
-
-
 def affordable(facts: Facts) -> int:
     """Prompts whose enumeration costs at most `EXACT_SHARE` of the sampled tokens: all, where whole trees do not."""
     if not _not_whole(facts):

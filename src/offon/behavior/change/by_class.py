@@ -22,7 +22,7 @@ import numpy as np
 from offon.behavior.change.success_decomposition import prompt_bounds, prompt_terms, term_intervals
 from offon.behavior.change.support import IN, prompt_changes, support_calls
 from offon.behavior.statistics.counts import Counts
-from offon.behavior.statistics.intervals import Est, mean_over_prompts
+from offon.behavior.statistics.intervals import Clusters, Est, mean_over_prompts
 from offon.errors import DataError
 
 # of one prompt by one checkpoint: the class of every scored response, and whether it succeeded
@@ -31,7 +31,8 @@ Classified = Sequence[tuple[str, bool]]
 
 @dataclass(frozen=True, eq=False)
 class ClassCounts:
-    """Of each pair: its prompt, its class, its responses before and after, and the right ones among them."""
+    """Of each pair: its prompt, its class, its responses before and after, and the right ones among them. clusters: [P]
+    what prompts have in common; intervals are then over clusters."""
 
     prompt: np.ndarray
     name: list[str]
@@ -39,9 +40,10 @@ class ClassCounts:
     after: Counts
     right: tuple[np.ndarray, np.ndarray]
     prompts: int
+    clusters: Clusters = None
 
     @staticmethod
-    def of(before: Sequence[Classified], after: Sequence[Classified]) -> ClassCounts:
+    def of(before: Sequence[Classified], after: Sequence[Classified], *, clusters: Clusters = None) -> ClassCounts:
         """Every class that either checkpoint showed on a prompt."""
         if len(before) != len(after):
             raise DataError(f"{len(before)} prompts before, {len(after)} after", why="prompts are compared")
@@ -54,7 +56,8 @@ class ClassCounts:
                 rows.append((prompt, name, len(sides[0]), len(sides[1]), *sizes))
         prompt, name, n0, n1, c0, c1, s0, s1 = zip(*rows, strict=True)
         right = (np.array(s0), np.array(s1))
-        return ClassCounts(np.array(prompt), list(name), Counts.of(c0, n0), Counts.of(c1, n1), right, len(before))
+        sides = (Counts.of(c0, n0), Counts.of(c1, n1))
+        return ClassCounts(np.array(prompt), list(name), *sides, right, len(before), clusters)
 
     def per_prompt(self, values_C: np.ndarray) -> np.ndarray:
         return np.bincount(self.prompt, weights=values_C, minlength=self.prompts)
@@ -76,7 +79,8 @@ def decompose_classes(counts: ClassCounts, *, k: int) -> dict[str, dict[str, Est
         for name, ends in prompt_bounds(*sides, k, parts=parts).items()
     }
     rates = [counts.per_prompt(r / s.scored) for r, s in zip(counts.right, (counts.before, counts.after), strict=True)]
-    return term_intervals(terms, bounds) | {"total": mean_over_prompts(rates[1] - rates[0])[0]}
+    total = mean_over_prompts(rates[1] - rates[0], clusters=counts.clusters)[0]
+    return term_intervals(terms, bounds, clusters=counts.clusters) | {"total": total}
 
 
 def class_calls(counts: ClassCounts, k: int) -> dict[str, int]:
@@ -99,7 +103,9 @@ def distinct(counts: ClassCounts) -> dict[str, dict[str, Est]]:
             for chosen in (side.successes > 0, side.successes == 1, side.successes == 2)
         )
         rows = np.stack([seen, once * (once - 1) / (2 * (twice + 1))], axis=1)
-        numbers[when] = dict(zip(("seen", "unseen_heuristic"), mean_over_prompts(rows), strict=True))
+        numbers[when] = dict(
+            zip(("seen", "unseen_heuristic"), mean_over_prompts(rows, clusters=counts.clusters), strict=True)
+        )
     return numbers
 
 
@@ -112,7 +118,7 @@ def surface_novelty(counts: ClassCounts, after: Sequence[Classified], new: Seque
     for prompt, (row, flags) in enumerate(zip(after, new, strict=True)):
         surface = [right and (prompt, name) in known for name, right in row]
         shares.append(np.mean(np.array(surface) & np.array(flags)))
-    return mean_over_prompts(np.array(shares))[0]
+    return mean_over_prompts(np.array(shares), clusters=counts.clusters)[0]
 
 
 def largest_changes(counts: ClassCounts, labels: Sequence[str], *, most: int = 8) -> list[dict]:
@@ -122,7 +128,7 @@ def largest_changes(counts: ClassCounts, labels: Sequence[str], *, most: int = 8
     for label in sorted(set(labels)):
         chosen = np.array([one == label for one in labels])
         before, after = (counts.per_prompt(np.where(chosen, mass, 0.0)) for mass in masses)
-        change = mean_over_prompts(after - before)[0]
+        change = mean_over_prompts(after - before, clusters=counts.clusters)[0]
         rows.append({
             "class": label, "prompts": len(set(counts.prompt[chosen].tolist())), "before": float(before.mean()),
             "after": float(after.mean()), "change": change._asdict(),

@@ -4,7 +4,7 @@
     E_eps(pi_i)   = { (s, a): reach_i(s, a) >= eps }             effective support: a subtree, since reach only falls
 
 Probabilities are those of the sampler, so membership of an edge that is in the tree is exact; what sampling leaves to
-chance is only which edges were discovered, and the mass that was not is known exactly (`missing_mass`).
+chance is only which edges were discovered.
 
 Occupancy is d_H(s, a) = reach / H with a response's end repeated to the horizon H (arXiv:2604.07941, eq. 2, with
 eta_t = 1/H): an ended response of length T stands for itself and H - T repetitions.
@@ -134,15 +134,3 @@ def coverage(tree: Tree, eps: float, horizon: int, policy: int = 0) -> np.ndarra
     """[H] probability that a response is still inside E_eps after t tokens. Statements about depth t want 0.5 or more:
     at entropy h a token, absolute support ends near depth log(1/eps) / h."""
     return _by_depth(tree, support(tree, eps)[:, policy], policy, horizon)
-
-
-def missing_mass(tree: Tree, horizon: int, policy: int = 0) -> np.ndarray:
-    """[H] probability that a fresh response has a prefix of t tokens that is not in the tree: exact, where Good-Turing
-    has to estimate it, because the probability of everything seen is known."""
-    return 1 - _by_depth(tree, np.ones(len(tree), bool), policy, horizon)
-
-
-def samples_to_discover(eps: float, horizon: int, *, zeta: float = 0.05) -> int:
-    """Samples that show every edge of E_eps with probability 1 - zeta: n >= (1/eps) ln(H / (eps zeta)), a union bound
-    over at most H / eps edges."""
-    return int(np.ceil(np.log(horizon / (eps * zeta)) / eps))

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from offon.behavior.statistics.intervals import Est, mean_over_prompts
+from offon.behavior.statistics.intervals import Clusters, Est, mean_over_prompts
 from offon.errors import ConfigError, DataError
 
 NEW, LOST, SHARED = "new", "lost", "shared"
@@ -46,16 +46,19 @@ def first_passage(log_ratio_T, n: float) -> int | None:
     return int(np.argmax(reached)) if reached.any() else None
 
 
-def coverage_profile(after: Sequence[Scored], n: float) -> Est:
+def coverage_profile(after: Sequence[Scored], n: float, *, clusters: Clusters = None) -> Est:
     """Cov_N: the share of the new checkpoint's successes that were N-fold less likely before, mean over prompts with a
     success. Chen et al. 2025, arXiv:2510.15020, with the old checkpoint in place of the data."""
     shares = [float((s.log_ratio[s.success > 0] >= np.log(n)).mean()) for s in after if (s.success > 0).any()]
+    named = None if clusters is None else [c for c, s in zip(clusters, after, strict=True) if (s.success > 0).any()]
     if not shares:
         raise DataError("no prompt has a success", why="the profile is over successes of the new checkpoint")
-    return mean_over_prompts(np.array(shares))[0]
+    return mean_over_prompts(np.array(shares), clusters=named)[0]
 
 
-def decompose_trajectories(before: Sequence[Scored], after: Sequence[Scored], *, n: float) -> dict[str, Est]:
+def decompose_trajectories(
+    before: Sequence[Scored], after: Sequence[Scored], *, n: float, clusters: Clusters = None
+) -> dict[str, Est]:
     """D1 by trajectory: the change of success split over what is new, lost and shared at factor n.
 
         term_Z = mean over prompts of  p1[R and Z] - p0[R and Z]
@@ -77,7 +80,7 @@ def decompose_trajectories(before: Sequence[Scored], after: Sequence[Scored], *,
     )
     rows[:, 2] *= TRAJECTORY_SIGNS["attrition"]
     total = rows @ np.array(list(TRAJECTORY_SIGNS.values()))
-    total, *terms = mean_over_prompts(np.column_stack([total, rows]))
+    total, *terms = mean_over_prompts(np.column_stack([total, rows]), clusters=clusters)
     return {"total": total, **dict(zip(TRAJECTORY_SIGNS, terms, strict=True))}
 
 

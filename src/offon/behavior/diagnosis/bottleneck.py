@@ -215,7 +215,7 @@ def classify(rates: Mapping[str, np.ndarray], k: int, rule: Rule = Rule()) -> np
         "format": (content >= rule.format_content) & (strict < rule.format_ratio * content),
         "fragile": (better >= rule.fragile) & (content < rule.fragile_ratio * better),
         "ranking": content >= support_threshold(k, zeta=rule.zeta),
-        "local": competent & alive(rates, rule) & ~np.asarray(rates.get("several", False)),
+        "local": competent & alive(rates, rule) & ~np.asarray(rates.get("several", False), bool),
         "unreachable": begins & competent & ~alive(rates, rule),
     }
     return np.select(list(conditions.values()), [CLASSES.index(name) for name in conditions], CLASSES.index("missing"))

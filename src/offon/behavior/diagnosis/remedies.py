@@ -137,8 +137,8 @@ KINDS = {
     ("fragile", LOST): Remedy(
         words="lost since {since}",
         methods=("sequence_kd", "replay", "kl_anchor", "merge_linear"),
-        reason="{since} could: distil from it, replay what it could or anchor to it in the stage that lost it, or "
-        "merge with it",
+        reason="the earlier model {since} could: distil from it, replay what it could or anchor to it in the stage "
+        "that lost it, or merge with it",
         signature="success returns to that of {since}; what the later stage gained stays",
         avoid="the stage that taught it once more",
     ),

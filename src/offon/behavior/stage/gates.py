@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from offon.behavior.stage.task_entry import clusters_of
 from offon.behavior.statistics.counts import Counts
-from offon.behavior.statistics.intervals import Est, paired_change
+from offon.behavior.statistics.intervals import Clusters, Est, paired_change
 from offon.behavior.statistics.pass_at_k import mean_pass_at_k, pass_at_k
 
 REWARD = ("accuracy", "ece", "brier")
@@ -76,10 +77,12 @@ def policy_metrics(entry: Mapping[str, Any], k: int) -> dict[str, Est | None]:
     before, after = (_counts(entry, when) for when in ("before", "after"))
     measured = (before.scored >= 2) & (after.scored >= 2)
     before, after = before.at(measured), after.at(measured)
+    named = clusters_of(entry["prompts"])
+    clusters = None if named is None else named[measured]
     lost = _lost(entry)
     later = entry["trainability"].get("after", {})
     enough = all((counts.scored >= k).all() for counts in (before, after))
-    reach = mean_pass_at_k(after, k) if enough else None
+    reach = mean_pass_at_k(after, k, clusters=clusters) if enough else None
     return {
         "success": _est(entry["after"]["success"]),
         "change": _est(entry["d1"]["total"]),
@@ -90,7 +93,7 @@ def policy_metrics(entry: Mapping[str, Any], k: int) -> dict[str, Est | None]:
         "reshaping": _est(entry["d1"]["certified"]["reshaping"]),
         "ers": reach,
         "mixed_groups": _est(later.get("mixed_groups")),
-        "ers_drop": _ers_drop(before, after, k) if enough else None,
+        "ers_drop": _ers_drop(before, after, k, clusters) if enough else None,
     }
 
 
@@ -110,13 +113,13 @@ def _lost(entry: Mapping[str, Any]) -> Est | None:
     return Est(1 - kept.estimate, low, high)
 
 
-def _ers_drop(before: Counts, after: Counts, k: int) -> Est:
+def _ers_drop(before: Counts, after: Counts, k: int, clusters: Clusters) -> Est:
     """Paired by prompt; where no prompt differs, the two sides' own intervals say how well that is known (as in
     `newcombe`)."""
-    drop = paired_change(pass_at_k(after, k), pass_at_k(before, k))
+    drop = paired_change(pass_at_k(after, k), pass_at_k(before, k), clusters=clusters)
     if drop.high - drop.low >= NO_WIDTH:
         return drop
-    was, now = (mean_pass_at_k(counts, k) for counts in (before, after))
+    was, now = (mean_pass_at_k(counts, k, clusters=clusters) for counts in (before, after))
     less = np.hypot(was.estimate - was.low, now.high - now.estimate)
     more = np.hypot(was.high - was.estimate, now.estimate - now.low)
     return Est(drop.estimate, float(drop.estimate - less), float(drop.estimate + more))

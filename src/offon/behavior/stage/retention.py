@@ -14,7 +14,6 @@ from collections.abc import Callable
 import numpy as np
 
 from offon.behavior.change.success_decomposition import half_successes
-from offon.behavior.change.support import IN, OUT, support_calls
 from offon.behavior.statistics.counts import Counts
 from offon.behavior.statistics.intervals import (
     Clusters,
@@ -113,28 +112,6 @@ def selective_forgetting(before: Counts, after: Counts, protected_P: np.ndarray)
     below = np.hypot(meant.estimate - meant.low, kept.high - kept.estimate)
     above = np.hypot(meant.high - meant.estimate, kept.estimate - kept.low)
     return Est(value, float(value - below), float(value + above))
-
-
-def support_sets(before: Counts, after: Counts, k: int) -> dict[str, float]:
-    """Counts of prompts certified at budget k, and the ratios published with them (arXiv:2507.14843).
-
-    P kept, E gained, S lost, O never    SRR = P / (P + S)    NDR = E / (P + E)    NSCR = (E - S) / (P + E + S)
-    """
-    calls = list(zip(support_calls(before, k).tolist(), support_calls(after, k).tolist(), strict=True))
-    kept, gained, lost, never = (calls.count(pair) for pair in ((IN, IN), (OUT, IN), (IN, OUT), (OUT, OUT)))
-
-    def share(top: float, bottom: float) -> float:
-        return top / bottom if bottom else float("nan")
-
-    srr, ndr = share(kept, kept + lost), share(gained, kept + gained)
-    called = {"kept": kept, "gained": gained, "lost": lost, "never": never}
-    return called | {
-        "undecided": len(calls) - sum(called.values()),
-        "srr": srr,
-        "ndr": ndr,
-        "sds": share(2 * srr * ndr, srr + ndr),
-        "nscr": share(gained - lost, kept + gained + lost),
-    }
 
 
 def trainability(counts: Counts, k: int, group_size: int, *, clusters: Clusters = None) -> dict[str, Est]:

@@ -50,6 +50,7 @@ class Alarm:
     """From where on a number is worth a sentence."""
 
     one_sided_groups: float = 0.5  # most of the compute is spent on groups without gradient
+    rise: float = 0.8  # the first quarter's reward over the last's: below, the stage itself taught its prompts
     mixed_groups: float = 0.2  # below, four of five rollouts buy no gradient
     unscored: float = 0.05
     truncated: float = 0.25
@@ -181,16 +182,29 @@ def _groups(stage: StageStatistics, alarm: Alarm):
             f"reach these prompts; demonstrations, hints or easier data first"
         )
     elif stage.all_success >= alarm.one_sided_groups:
-        yield (
-            f"{_share(stage.all_success)} of groups are all-success at {stage.group_size} rollouts: the policy already "
-            f"solves these prompts; harder data, or stop here"
-        )
+        share = f"{_share(stage.all_success)} of groups are all-success at {stage.group_size} rollouts"
+        first, last = _ends(stage.rewards)
+        if first < alarm.rise * last:
+            yield (
+                f"{share}: the stage came to solve its prompts (mean reward {first:.2f} in its first quarter, "
+                f"{last:.2f} in its last) and then went on without gradient; fewer steps would do, or harder data next"
+            )
+        else:
+            yield f"{share}: the policy already solved these prompts when the stage began; harder data, or stop here"
     elif mixed < alarm.mixed_groups:
         yield (
             f"only {_share(mixed)} of groups hold both a success and a failure at {stage.group_size} rollouts "
             f"({_share(stage.all_fail)} all-fail, {_share(stage.all_success)} all-success): few groups carry a "
             f"gradient; larger groups, or prompts of middling difficulty"
         )
+
+
+def _ends(values: Sequence[float]) -> tuple[float, float]:
+    """The means of the first and of the last quarter; zeros where there is nothing."""
+    if not values:
+        return 0.0, 0.0
+    quarter = max(1, len(values) // 4)
+    return sum(values[:quarter]) / quarter, sum(values[-quarter:]) / quarter
 
 
 def _sampler(stage: StageStatistics, alarm: Alarm):

@@ -75,16 +75,5 @@ def error_draws(checker: Checker, number: int) -> np.ndarray:
     )
 
 
-def rogan_gladen(rate, sensitivity: float, false_positive: float):
-    """The success probability behind a noisy verifier: (observed - FPR) / (TPR - FPR), clipped to [0, 1]."""
-    youden = sensitivity - false_positive
-    if youden <= 0:
-        raise DataError(
-            f"the verifier accepts wrong answers as often as right ones (TPR {sensitivity}, FPR {false_positive})",
-            why="no rate can be recovered, and training on it learns the opposite or nothing",
-        )
-    return np.clip((np.asarray(rate, float) - false_positive) / youden, 0, 1)
-
-
 def _estimate(accepted: int, of: int) -> Est:
     return Est(accepted / of, *(float(jeffreys_quantile(accepted, of, q)) for q in (0.025, 0.975)))

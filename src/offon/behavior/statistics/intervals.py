@@ -66,12 +66,6 @@ def clopper_pearson_upper(c, n, *, alpha: float = 0.05) -> np.ndarray:
     return np.where(c == n, 1.0, special.betaincinv(c + 1, np.maximum(n - c, 1), 1 - alpha))
 
 
-def clopper_pearson(c, n, *, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """Two-sided interval (low, high): half of 1 - level on each side."""
-    alpha = (1 - level) / 2
-    return clopper_pearson_lower(c, n, alpha=alpha), clopper_pearson_upper(c, n, alpha=alpha)
-
-
 def jeffreys_above(c, n, threshold) -> np.ndarray:
     """Posterior Pr(p >= threshold | c, n) under Jeffreys' prior: p ~ Beta(c + 1/2, n - c + 1/2)."""
     c, n = checked(c, n)

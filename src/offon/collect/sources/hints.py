@@ -70,7 +70,7 @@ class ShownView(Hint):
 class ExpertPrefix(Guide):
     """Begin the response with the beginning of a demonstration; the learner continues it.
 
-    library   demonstrations by prompt; None: the items' own reference responses
+    library   demonstrations by prompt; None: the items' own reference responses, where they are whole ones
     amount    how much of it, as a schedule over the stage
     cuts      None: that share of its tokens. k: Binomial(k, amount) of its k equal parts, one draw for a group
     scaffold  True: these tokens are condition only. False: terms may read them, as external tokens
@@ -102,17 +102,17 @@ class ExpertPrefix(Guide):
         if self.library is not None:
             demonstrations = self.library.of(step, group, 1)
             return demonstrations[0].head(len(demonstrations[0]) - 1) if demonstrations else None
-        if not group.item.reference:
+        if not group.item.whole_reference:
             return None
-        return Trajectory.of(step.render.encode(group.item.reference), group.prompt, Source.EXTERNAL)
+        return Trajectory.of(step.render.encode(group.item.whole_reference), group.prompt, Source.EXTERNAL)
 
     def check(self, prompts: Sequence[Group], render: Renderer) -> None:
         if self.library is not None:
             self.library.check(prompts)
-        elif prompts and not any(group.item.reference for group in prompts):
+        elif prompts and not any(group.item.whole_reference for group in prompts):
             raise DataError(
-                "no item has a reference response to begin with",
-                fix="a task whose rows have a reference, or demos: FILE with demonstrations of its prompts",
+                "no item has a whole reference response to begin with: an answer alone is none",
+                fix="a task whose rows have one (column completion or solution), or demos: FILE with demonstrations",
             )
 
     def __str__(self) -> str:

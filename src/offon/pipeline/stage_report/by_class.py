@@ -10,8 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from offon.behavior.change.support import support_threshold
+from offon.behavior.stage.task_entry import clusters_of
 from offon.measure.model_distance import RESPONSES, ModelDistance
 from offon.measure.paired_responses import pool
+from offon.measure.probe import prompt_infos
 from offon.measure.response_changes import by_class, by_trajectory, tree_of
 from offon.tasks.api import response_classes
 from offon.types import Group
@@ -43,9 +45,10 @@ def responses(
 
     def read() -> dict[str, Any]:
         pooled = pool(pair.models, *sides)
+        clusters = clusters_of(prompt_infos(sides[0]))
         shown = [rows[i] for i in measured]
         tree = tree_of(pair.models, task, sides, pooled, shown, support_threshold(k), None, exact=False)
-        entry = {"trajectories": by_trajectory(pooled, k), "tree": tree}
+        entry = {"trajectories": by_trajectory(pooled, k, clusters=clusters), "tree": tree}
         if response_classes(task) is not None:
             entry["surface"] = by_class(task, sides, pooled, k)["surface"]
         return entry
