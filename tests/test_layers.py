@@ -16,7 +16,7 @@ import offon
 
 PACKAGE = Path(offon.__file__).parent
 LAYERS = (  # from the ground up; what stands in one line may not import each other
-    ("version", "errors", "lazy", "hub"),
+    ("version", "errors", "lazy", "hub", "console"),
     ("objects",),
     ("types",),
     ("maths",),

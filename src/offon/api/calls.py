@@ -47,11 +47,11 @@ def run(recipe: RecipeSource, output: str | Path, *, resume: bool = False, progr
     weights is found before any are loaded.
     """
     from offon.api.handed import handed_to_a_run
+    from offon.api.mistakes import resolve_or_all
     from offon.pipeline.run import run_recipe
-    from offon.recipe import resolve
 
     with handed_to_a_run(Path(output), resume=resume) as handed:
-        resolved = resolve(_recipe(handed, recipe))
+        resolved = resolve_or_all(_recipe(handed, recipe))
         folder = run_recipe(resolved, output, resume=resume, progress=progress, command="offon.run")
     return _result(folder, folder / "report.html")
 
@@ -177,11 +177,11 @@ def attribute(
     again.
     """
     from offon.api.handed import handed_to_a_run
+    from offon.api.mistakes import resolve_or_all
     from offon.pipeline.attribution import attribute as study
-    from offon.recipe import resolve
 
     with handed_to_a_run(Path(output), resume=resume) as handed:
-        resolved = resolve(_recipe(handed, recipe))
+        resolved = resolve_or_all(_recipe(handed, recipe))
         probed = None if tasks is None else handed.named(tasks, ("tasks",))
         entry = study(
             resolved,

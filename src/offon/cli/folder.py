@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-from offon.errors import ConfigError, OffonError, StorageError
+from offon.errors import ConfigError, OffonError, StorageError, of_the_machine
 
 
 def make_way(output: Path, *, resume: bool, overwrite: bool) -> None:
@@ -46,7 +46,7 @@ def recorded(output: Path) -> Iterator[None]:
         if output.is_dir() and not getattr(error, "kept", "").startswith("nothing was touched"):
             from offon.runs.secrets import redact_text
 
-            with log.open("a", encoding="utf-8") as file:
+            with contextlib.suppress(OSError), log.open("a", encoding="utf-8") as file:  # a full disk is the news
                 file.write(redact_text(traceback.format_exc()) + "\n")
         if isinstance(error, OffonError):
             raise
@@ -54,6 +54,8 @@ def recorded(output: Path) -> Iterator[None]:
 
 
 def as_bug(error: Exception, where_to_look: str) -> OffonError:
+    if known := of_the_machine(error):
+        return known
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return OffonError(
         f"{type(error).__name__}: {error}",

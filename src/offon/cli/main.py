@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import traceback
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,18 +19,19 @@ from offon.cli.folder import as_bug, make_way, recorded
 from offon.cli.output import only_results_on_stdout, plain, print_json, table
 from offon.cli.pages import attribution_page, catalogue, diagnosis_page, page, plan_page
 from offon.cli.progress import Progress
-from offon.errors import ConfigError, OffonError
+from offon.console import unbroken_streams
+from offon.errors import ConfigError, OffonError, Signalled
 
 
 class Commands(typer.core.TyperGroup):
-    """Typer calls Ctrl-C an abort and exits with 1; the shell's word for it is 130."""
+    """Typer calls Ctrl-C an abort and exits with 1; the shell's word for it is 130, and 143 for SIGTERM."""
 
     def invoke(self, context):
         try:
             return super().invoke(context)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             print("interrupted", file=sys.stderr)
-            sys.exit(128 + signal.SIGINT)
+            sys.exit(getattr(stop, "exit_code", 128 + signal.SIGINT))
 
 
 app = typer.Typer(
@@ -84,9 +87,9 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Run a recipe: its stages in order, then the report."""
-    from offon.recipe import resolve
+    from offon.api.mistakes import resolve_or_all
 
-    resolved = resolve(recipe, overrides=set_ or ())
+    resolved = resolve_or_all(recipe, set_ or ())
     output = output or Path("runs", resolved.name)
     make_way(output, resume=resume, overwrite=overwrite)
     progress = Progress(quiet=quiet)
@@ -113,9 +116,9 @@ def _show(output: Path) -> None:
 @app.command()
 def check(recipe: RecipeFile, set_: Set = None, json: Json = False) -> None:
     """Find every mistake of a recipe before anything loads."""
-    from offon.recipe import resolve
+    from offon.api.mistakes import resolve_or_all
 
-    resolved = resolve(recipe, overrides=set_ or ())
+    resolved = resolve_or_all(recipe, set_ or ())
     with only_results_on_stdout():
         from offon.pipeline.check import check_recipe
 
@@ -247,9 +250,10 @@ def attribute(
     quiet: Quiet = False,
 ) -> None:
     """What each stage of a recipe contributed: run it with stages left out, and share the change out."""
-    from offon.recipe import located_task, resolve
+    from offon.api.mistakes import resolve_or_all
+    from offon.recipe import located_task
 
-    resolved = resolve(recipe, overrides=set_ or ())
+    resolved = resolve_or_all(recipe, set_ or ())
     probed = resolved.probe.tasks if resolved.probe else {}
     tasks = {task: probed[task] if task in probed else located_task(task)} if task else None
     output = output or Path("runs", f"{resolved.name}-attribution")
@@ -340,21 +344,28 @@ def doctor(json: Json = False) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command and return its exit code.
+    """Run a command and return its exit code, whatever becomes of its console.
 
-    0 done, 1 a bug, 2 config, 3 data, 4 model, 5 numerics, 6 storage, 7 engine, 8 a closed gate, 130 interrupted.
+    0 done, 1 a bug, 2 config, 3 data, 4 model, 5 numerics, 6 storage, 7 engine, 8 a closed gate, 9 memory, 129, 130 or
+    143 stopped by a hang-up, Ctrl-C or SIGTERM.
     """
     warnings.filterwarnings(
         "ignore", category=FutureWarning, module=r"transformers|peft"
     )  # theirs to mend, not the user's
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the verifier's processes
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    with unbroken_streams(), terminable():
+        return _exit_code(list(sys.argv[1:] if arguments is None else arguments))
+
+
+def _exit_code(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     arguments.sort(key=lambda argument: argument != "--debug")  # accepted after the command as well
     try:
         app(arguments, prog_name="offon")
     except SystemExit as end:  # how typer returns, with 2 for a usage error
         return end.code
+    except KeyboardInterrupt as stop:
+        return getattr(stop, "exit_code", 128 + signal.SIGINT)
     except Exception as error:
         if debug:
             traceback.print_exc()
@@ -362,6 +373,24 @@ def main(arguments: list[str] | None = None) -> int:
         print(known, file=sys.stderr)
         return known.exit_code
     return 0
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM unwinds a command as Ctrl-C does, so that what it holds is let go; a run handles both by itself."""
+
+    def end(number: int, frame: Any) -> None:
+        raise Signalled(number)
+
+    try:
+        before = signal.signal(signal.SIGTERM, end)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
+from offon.console import Unbroken
+
 LIVE_EVERY_S = 0.1
 PLAIN_EVERY_S = 5.0
 
@@ -32,7 +34,7 @@ class Progress:
         live: bool | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
-        self.stream = stream or sys.stderr
+        self.stream = Unbroken(stream or sys.stderr)
         self.quiet, self.clock = quiet, clock
         self.live = self.stream.isatty() if live is None else live
         self._node: str | None = None

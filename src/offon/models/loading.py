@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 
-from offon.errors import ModelError
+from offon.errors import ModelError, OffonError, of_the_machine
 from offon.hub import look_for_the_hub
 from offon.models.adapters import merged
+from offon.models.files import json_object, require_whole, wants_own_code
 from offon.models.packed.padding import ends
 
 if TYPE_CHECKING:
@@ -63,7 +65,8 @@ def load_model(
         head = head or head_of(source)
         model = _load_core(source, dtype, head)
         return (model, False) if lora is None else (add_lora(model, lora, head), True)
-    settings = _read_json(Path(source) / "adapter_config.json")
+    require_whole(Path(source))
+    settings = json_object(Path(source) / "adapter_config.json")
     saved = {"r": settings.get("r"), "alpha": settings.get("lora_alpha")}
     if settings.get("peft_type") != "LORA":
         raise ModelError(
@@ -99,7 +102,7 @@ def head_of(path: str | Path) -> str | None:
     one without being told."""
     source = locate(path)
     if is_adapter(source):
-        task = _read_json(Path(source) / "adapter_config.json").get("task_type")
+        task = json_object(Path(source) / "adapter_config.json").get("task_type")
         return next((head for head, name in TASKS.items() if name == task), None)
     names = _load_config(source).architectures or [""]
     return next((head for head, end in _CLASS_ENDS.items() if names[0].endswith(end)), None)
@@ -112,7 +115,8 @@ def positions(path: str | Path) -> int | None:
     """The longest sequence that a model is made to read, from its configuration; None if it names no limit."""
     source = locate(path)
     if is_adapter(source):
-        source = _base_of_adapter(source, _read_json(Path(source) / "adapter_config.json"))
+        require_whole(Path(source))
+        source = _base_of_adapter(source, json_object(Path(source) / "adapter_config.json"))
     return getattr(_load_config(source).get_text_config(), "max_position_embeddings", None)
 
 
@@ -150,16 +154,22 @@ def load_tokenizer(path: str | Path) -> transformers.PreTrainedTokenizerBase:
     """The tokenizer beside the weights; for an adapter without one, its base model's."""
     source = locate(path)
     if is_adapter(source) and not _has_tokenizer(source):
-        source = _base_of_adapter(source, _read_json(Path(source) / "adapter_config.json"))
+        source = _base_of_adapter(source, json_object(Path(source) / "adapter_config.json"))
     try:
         # Without any file transformers 5 hands out an empty tokenizer of the model's family.
         if Path(source).is_dir() and not _has_tokenizer(source):
             raise OSError("none of its files (tokenizer.json, ...) is there")
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            if (Path(source) / name).is_file():
+                json_object(Path(source) / name)
         return transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OffonError:
+        raise
+    except Exception as error:  # the tokenizers library raises plain Exceptions
+        files = sorted(path.name for path in Path(source).glob("tokenizer*"))
         raise ModelError(
             "no usable tokenizer beside the weights",
-            where=source,
+            where=f"{source}: {', '.join(files)}" if files else source,
             why=_first_line(error),
             fix="save the tokenizer into the same directory: tokenizer.save_pretrained(path)",
         ) from error
@@ -239,6 +249,8 @@ def _load_core(source: str, dtype: torch.dtype, head: str | None) -> nn.Module:
             auto = getattr(transformers, HEADS[head])
             model, report = auto.from_pretrained(source, config=config, **options)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        if of_the_machine(error):  # no memory is no fault of the weights
+            raise
         raise ModelError(
             "the weights could not be loaded",
             where=source,
@@ -291,7 +303,7 @@ def quiet() -> Iterator[None]:
 
 def _load_config(source: str) -> transformers.PreTrainedConfig:
     if Path(source).is_dir():
-        _check_directory(Path(source))
+        require_whole(Path(source))
     try:
         config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
     except OSError as error:
@@ -301,12 +313,15 @@ def _load_config(source: str) -> transformers.PreTrainedConfig:
             why=f"locally, {near['why']}; the hub: {_first_line(error)}",
             fix=near["fix"] if near["fix"].startswith("did") else "a local path (./name), or a hub id while online",
         ) from error
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, StrictDataclassError) as error:
         raise ModelError(
-            "transformers does not know this kind of model", where=source, why=_first_line(error)
+            "transformers cannot make sense of config.json",
+            where=source,
+            why=_first_line(error),
+            fix="a model_type that the installed transformers has, with the settings it wants",
         ) from error
     if "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {}):
-        raise _wants_own_code(source)
+        raise wants_own_code(source)
     _require_plain_weights(config, source)
     return config
 
@@ -364,44 +379,6 @@ def warn_of_early_score(tokenizer: transformers.PreTrainedTokenizerBase, model: 
         "offon at the end; if it was trained that way, its scores here are others",
         stacklevel=3,
     )
-
-
-def _check_directory(directory: Path) -> None:
-    if not (directory / "config.json").is_file():
-        inside = sorted(entry.name for entry in directory.iterdir())
-        models = sorted({str(config.parent.relative_to(directory)) for config in directory.glob("*/config.json")})
-        raise ModelError(
-            "no config.json in the model directory",
-            where=str(directory),
-            why=f"it holds {', '.join(inside[:8])}" if inside else "it is empty",
-            fix=f"perhaps {directory / models[-1]}" if models else "a directory written by save_pretrained",
-        )
-    if "AutoModelForCausalLM" in (_read_json(directory / "config.json").get("auto_map") or {}):
-        raise _wants_own_code(str(directory))
-    if not any(directory.glob("*.safetensors")):
-        pickled = sorted(entry.name for entry in [*directory.glob("*.bin"), *directory.glob("*.pt*")])
-        raise ModelError(
-            "no weights (*.safetensors) in the model directory",
-            where=str(directory),
-            why=f"{pickled[0]} is a pickle, which can run code when opened" if pickled else "there is only a config",
-            fix="load it once with transformers and save_pretrained it" if pickled else "copy the weights as well",
-        )
-
-
-def _wants_own_code(source: str) -> ModelError:
-    return ModelError(
-        "the model wants to run code of its own",
-        where=f"{source}/config.json: auto_map",
-        why="offon runs only the model classes of the installed transformers",
-        fix="if transformers has a class for this model_type, remove auto_map from a local copy's config.json",
-    )
-
-
-def _read_json(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError("not valid JSON", where=str(path), why=str(error)) from error
 
 
 def _first_line(error: BaseException) -> str:

@@ -304,6 +304,11 @@ class Model:
         return replace(self, hf=hf.requires_grad_(False))
 
 
+def device_name() -> str:
+    """Where models compute unless they are put elsewhere, in words."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "the CPU (torch sees no GPU)"
+
+
 def _unchecked(core: nn.Module) -> Verdict:
     """What the configuration says, for models whose numbers nobody reads."""
     sizes = [number for name, number in thresholds(core).items() if name in ROWS]

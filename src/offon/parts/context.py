@@ -90,12 +90,14 @@ class Remembers(Protocol):
 @dataclass(frozen=True)
 class Context:
     """generate: sample responses with a model; score: add log-probs under a model as token signals;
-    memory: trajectories this run generated before (a query over the ledger); step: where we are, and randomness."""
+    memory: trajectories this run generated before (a query over the ledger); step: where we are, and randomness;
+    judged: takes one reason for each response that was to be scored, None where it was; it may end the stage."""
 
     generate: Callable[[Sequence[Prompted], ModelRef], list[Trajectory]]
     score: Callable[[Sequence[Group], Need], list[Group]]
     memory: Remembers
     step: Step
+    judged: Callable[[Sequence[str | None]], None] = lambda reasons: None
 
 
 Seed = int | tuple[int, ...]

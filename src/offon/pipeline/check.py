@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from offon.data import prompt_groups
 from offon.errors import ConfigError, DataError, ModelError, OffonError, Problems
 from offon.maths.merging import same_shapes
 from offon.measure.probe import probed_items
+from offon.models.files import json_object, tensors_of
 from offon.models.loading import head_of, is_adapter, load_tokenizer, positions
 from offon.models.vocabulary import same_vocabulary
 from offon.parts.models import SELF, SELF_START, Artefact
@@ -24,6 +24,7 @@ from offon.pipeline.inputs import Inputs
 from offon.recipe import FunctionNode, GateNode, MakeNode, MethodNode, ResolvedRecipe, TrainNode
 from offon.recipe.resolved import Node
 from offon.runs import artefacts as art
+from offon.runs.space import stage_bytes
 from offon.tasks.api import call_once
 from offon.train.build import check_prompts, check_room
 from offon.train.models import Held, plan, uses
@@ -40,6 +41,7 @@ class Checker(Inputs):
         self.made = {f"${node.name}": art.Artefact(Path(STAND_IN), node.name, "") for node in recipe.nodes}
         self.errors: list[OffonError] = []
         self.heads: dict[str, str | None] = {}  # of the models that stages make
+        self.disk_bytes = 0  # the least that results and checkpoints will need
 
     def root(self, source: str) -> str | None:
         """The model a chain of init edges starts from; None if a node makes it."""
@@ -145,6 +147,9 @@ class Checker(Inputs):
             trained = adapter_parameter_count(local, rank) if rank else None
             held = plan(stage, sizes, trained=trained, lora=bool(rank) and is_new)
             entry["held"] = [vars(line) for line in held]
+            moved = trained or sum(sizes["self"] for _ in stage.learners)
+            kept = settings.steps, settings.save_steps, settings.save_total_limit
+            self.disk_bytes += stage_bytes(moved, moved, *kept)
         if self.made_data(node):
             return entry | {"collect": str(stage.collect), "note": f"{settings.data} is read when it runs"}
         if node.name in self.heldout:
@@ -193,7 +198,7 @@ class Checker(Inputs):
     def adapter(self, node: TrainNode, root: Path) -> tuple[int | None, bool]:
         """(rank of the adapter a stage trains or None, whether the adapter is new in it)."""
         if is_adapter(root):
-            return json.loads((root / "adapter_config.json").read_text())["r"], False
+            return _rank(root), False
         for earlier in self.recipe.adapted(node.settings.init):
             return earlier.settings.lora.r, False
         return (node.settings.lora.r, True) if node.settings.lora else (None, False)
@@ -259,15 +264,15 @@ def check_recipe(recipe: ResolvedRecipe) -> dict[str, Any]:
     probes = checker.check_probes()
     if checker.errors:
         raise checker.errors[0] if len(checker.errors) == 1 else Problems(checker.errors)
-    return {"recipe": recipe.name, "nodes": nodes, "probes": probes, "notes": list(recipe.notes)}
+    plan = {"recipe": recipe.name, "nodes": nodes, "probes": probes, "notes": list(recipe.notes)}
+    return plan | {"disk_bytes": checker.disk_bytes}
 
 
 def parameter_count(path: Path) -> int:
     """Parameters of a local model, from its safetensors headers; an adapter counts with its base."""
     total = sum(math.prod(shape) for shape in _shapes(path).values())
     if is_adapter(path):
-        base = json.loads((path / "adapter_config.json").read_text())["base_model_name_or_path"]
-        total += parameter_count(Path(base))
+        total += parameter_count(Path(json_object(path / "adapter_config.json")["base_model_name_or_path"]))
     return total
 
 
@@ -277,6 +282,13 @@ def adapter_parameter_count(path: Path, r: int) -> int:
         return sum(math.prod(shape) for shape in _shapes(path).values())
     matrices = (shape for name, shape in _shapes(path).items() if len(shape) == 2 and not _OUTER.search(name))
     return sum(r * sum(shape) for shape in matrices)
+
+
+def _rank(path: Path) -> int:
+    rank = json_object(path / "adapter_config.json").get("r")
+    if not isinstance(rank, int):
+        raise ModelError(f"adapter_config.json has no rank r, but {rank!r}", where=str(path))
+    return rank
 
 
 def negative_share(path: Path) -> tuple[str, float]:
@@ -294,9 +306,5 @@ _OUTER = re.compile(r"embed|wte|wpe|lm_head")
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    shapes = {}
-    for file in sorted(path.glob("*.safetensors")):
-        with open(file, "rb") as stream:
-            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-        shapes |= {name: tuple(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__"}
-    return shapes
+    tensors = (tensors_of(file) for file in sorted(path.glob("*.safetensors")))
+    return {name: tuple(tensor["shape"]) for one in tensors for name, tensor in one.items()}

@@ -30,6 +30,7 @@ from offon.parts.context import Context, Step, permuted
 from offon.parts.models import SELF, Artefact, Live, ModelRef, Start
 from offon.recipe.fields import MakeSettings
 from offon.runs import NodeDirectory, atomic, trajectories
+from offon.tasks.unscored import Unscored
 from offon.train.build import check_prompts
 from offon.train.context import SamplerContext
 from offon.train.scoring import layout_of
@@ -116,6 +117,7 @@ class MakeRunner(MakeContext):
         self.measured = False  # whether what it makes is a model to be measured
         self._open: set[str] = set()  # ids of what was collected and has no fate yet
         self.cost: Counter = Counter()
+        self.unscored = Unscored(settings.unscored, [], Counter(), node.name)
 
     # --- collecting ----------------------------------------------------------------------------------------------
 
@@ -173,7 +175,8 @@ class MakeRunner(MakeContext):
             progress=lambda *_: None,
         )
         step = Step(0, 1, self.seed, self.node.name, render=Renderer(self.tokenizer))
-        return Context(partial(calls.generate, step=0), calls.score, calls.memory, step)
+        judged = partial(self.unscored, first=True)
+        return Context(partial(calls.generate, step=0), calls.score, calls.memory, step, judged)
 
     # --- handing over --------------------------------------------------------------------------------------------
 

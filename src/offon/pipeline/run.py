@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,16 @@ from offon.catalogue import registry
 from offon.catalogue.arguments import Names, visited
 from offon.catalogue.user_function import function_at
 from offon.collect import Rollouts
+from offon.console import heard_if_possible
 from offon.data import prompt_groups
 from offon.engines.factory import create_engine
 from offon.engines.stops import end_turns
-from offon.errors import GateClosed, Interrupted, OffonError
+from offon.errors import GateClosed, Interrupted, OffonError, of_the_machine
 from offon.measure.probe import probe_key
 from offon.measure.probe_cache import ProbeCache
 from offon.measure.probe_diagnosis import diagnosis
 from offon.models.loading import load_tokenizer
-from offon.models.model import GENERATION, LoraSpec
+from offon.models.model import GENERATION, LoraSpec, device_name
 from offon.objects import is_object, stands_for
 from offon.parts.stage import Stage
 from offon.pipeline import gates
@@ -34,8 +36,8 @@ from offon.pipeline.session import Session
 from offon.pipeline.stage_report.artefact_report import ArtefactReport
 from offon.pipeline.stage_report.build import handed_on
 from offon.pipeline.stage_report.chain import contributions
-from offon.pipeline.stage_report.metrics import changes
-from offon.pipeline.stopping import stopping
+from offon.pipeline.stage_report.metrics import changes, flaws
+from offon.pipeline.stopping import of_the_node, stopping
 from offon.recipe import FunctionNode, GateNode, MakeNode, MethodNode, ResolvedRecipe, TrainNode
 from offon.recipe.fields import sampling_of
 from offon.recipe.record import refuse_other_objects
@@ -44,6 +46,9 @@ from offon.recipe.values import annotation_of
 from offon.runs import NodeDirectory, RunDirectory
 from offon.runs import artefacts as art
 from offon.runs.artefacts import Artefact
+from offon.runs.holes import digest, require_whole_shards
+from offon.runs.space import require_room
+from offon.tasks.unscored import in_words, is_news
 from offon.train.build import check_room
 from offon.train.loop import run_stage
 from offon.train.models import ModelSet
@@ -51,7 +56,9 @@ from offon.train.state import TrainState
 from offon.types import Group
 from offon.version import __version__
 
-HOUSEKEEPING = ("save_steps", "save_total_limit")  # change what is kept on the way, never the result
+HOUSEKEEPING = (  # change what is kept on the way, how it is computed and when it is given up, never the result
+    *("save_steps", "save_total_limit", "micro_batch_tokens", "gradient_checkpointing", "unscored", "on_divergence"),
+)
 Progress = Callable[[dict[str, Any]], None]
 
 
@@ -71,25 +78,35 @@ def run_recipe(
     """
     from offon.pipeline.check import check_recipe  # a check is a pipeline that stops short of models
 
-    check_recipe(recipe)
-    output = Path(output)
+    plan, output = check_recipe(recipe), Path(output)
+    near = require_room(output, plan["disk_bytes"])
     if resume:
         refuse_other_objects(output, recipe.dump())
     info = {"name": output.name, "seed": recipe.seed, "command": command}
-    with RunDirectory.create(output, recipe_text=recipe.dump(), info=info, resume=resume) as run, stopping() as stop:
-        pipeline = Pipeline(recipe, run, progress, stop)
+    with stopping() as stop, RunDirectory.create(output, recipe_text=recipe.dump(), info=info, resume=resume) as run:
+        pipeline = Pipeline(recipe, run, heard_if_possible(progress), stop)
+        noteworthy = [*run.mended, *filter(None, [near])]
         try:
-            pipeline.run_all()
+            pipeline.run_all(noteworthy)
+            pipeline.status("done", exit_code=0)
+            reporting.write(run.path)
         except OffonError as error:
+            if isinstance(error, Interrupted):
+                error.exit_code = getattr(stop, "exit_code", error.exit_code)
             ends = {Interrupted: "interrupted", GateClosed: "stopped"}
             pipeline.fail(ends.get(type(error), "failed"), error.exit_code, str(error))
             raise
-        except BaseException as error:
-            stopped = isinstance(error, KeyboardInterrupt)
-            pipeline.fail("interrupted" if stopped else "failed", 130 if stopped else 1, traceback.format_exc())
+        except KeyboardInterrupt as error:
+            pipeline.fail("interrupted", getattr(error, "exit_code", 130), traceback.format_exc())
             raise
-        pipeline.status("done", exit_code=0)
-        reporting.write(run.path)
+        except BaseException as error:
+            known = of_the_machine(error)
+            if known is None:
+                pipeline.fail("failed", 1, traceback.format_exc())
+                raise
+            pipeline.advise(known)
+            pipeline.fail("failed", known.exit_code, str(known))
+            raise known from error
     return run.path
 
 
@@ -107,9 +124,16 @@ class Pipeline(Inputs):
         self.session = Session(recipe, run, self.made, self.measure, self.task, self.artefact, stop)
         self.artefact_report = ArtefactReport(self.measure, self.artefact, self.note)
 
-    def run_all(self) -> None:
+    def run_all(self, noteworthy: Sequence[str] = ()) -> None:
+        self.note(f"computes in float32 on {device_name()}")
+        for sentence in noteworthy:
+            self.warn(sentence)
+        for node in self.recipe.nodes:  # what a stage reports reads the shards of all
+            require_whole_shards(self.run.node(node.name))
         self.picture()
         for node in self.recipe.nodes:
+            if self.stop():
+                raise Interrupted(f"interrupted before {node.name}", kept="finished stages; run again with --resume")
             self.states[node.name]["state"] = "running"
             self.picture()
             self.made[f"${node.name}"] = self.result(node)
@@ -139,13 +163,22 @@ class Pipeline(Inputs):
         for entry in self.states.values():
             if entry["state"] == "running":
                 entry["state"] = state if state in ("failed", "stopped") else "pending"
-        self.picture()
         where = {name: now.get(name) for name in ("node", "step", "steps") if now.get(name) is not None}
-        self.status(state, exit_code=exit_code, error=error, **where)
-        try:
-            reporting.write(self.run.path)
-        except Exception as unwritten:  # what ended the run is the news; a missing page must not hide it
-            self.note(f"the report could not be written: {unwritten}")
+        lasts: dict[str, Callable[[], Any]] = {
+            "status.json": partial(self.status, state, exit_code=exit_code, error=error, **where),
+            "pipeline.json": self.picture,
+            "the report": partial(reporting.write, self.run.path),
+        }
+        for what, write in lasts.items():
+            try:
+                write()
+            except Exception as unwritten:  # what ended the run is the news; a file that is missing must not hide it
+                self.note(f"{what} could not be written: {unwritten}")
+
+    def advise(self, error: OffonError) -> None:
+        node = next((node for node in self.recipe.nodes if self.states[node.name]["state"] == "running"), None)
+        if node is not None:
+            of_the_node(error, node, self.run)
 
     # --- artefacts ---------------------------------------------------------------------------------------------
 
@@ -172,6 +205,12 @@ class Pipeline(Inputs):
     def note(self, sentence: str) -> None:
         self.progress({"note": sentence})
 
+    def warn(self, sentence: str) -> None:
+        """A note that status.json keeps."""
+        self.note(sentence)
+        if sentence not in self.warnings:
+            self.warnings.append(sentence)
+
     # --- make --------------------------------------------------------------------------------------------------
 
     def make(self, node: MakeNode) -> Artefact:
@@ -187,11 +226,16 @@ class Pipeline(Inputs):
                 arguments = self.loaded(node, node.method, node.arguments, workshop.tokenizer)
                 registry.get(node.method).function(workshop, **self.inputs(node, workshop.tokenizer), **arguments)
                 workshop.finish()
+            if is_news(workshop.unscored.reasons):
+                self.warn(f"{node.name}: unscored: {in_words(workshop.unscored.reasons)}")
             cost = {**workshop.cost, "seconds": time.perf_counter() - started}
             record = {"hash": key, "kind": node.kind, "seconds": cost["seconds"], "cost": cost}
             record |= {"measured": workshop.measured, "producers": self._labels(node, workshop.models.read)}
+            record["shards"] = {str(index): digest(directory.shard(index)) for index in directory.buffers()}
             self._finish(directory, record, node.name)
         final, record = Artefact(directory.final_path, node.name, key), directory.read_json("node.json")
+        for index in sorted(record.get("shards", {}).keys() - {str(index) for index in directory.buffers()}):
+            self.warn(f"the ledger lacks {directory.shard(int(index)).name} of {node.name}")
         self.artefact_report.names.update(record.get("producers", {}))
         if record["measured"]:
             self.measure(final, root=True)
@@ -321,6 +365,7 @@ class Pipeline(Inputs):
             self.run.write_diagnosis(entries)
         for warning in result["warnings"]:
             self.note(f"{node.name}: {warning}")
+        self.warnings += [f"{node.name}: {flaw}" for flaw in flaws(directory)]
         if node.makes != "policy":
             self.artefact_report.reward_model(node, final, lambda: self._heldout(node, final))
         return final
@@ -380,6 +425,8 @@ class Pipeline(Inputs):
         return paths
 
     def _stepped(self, event: dict[str, Any]) -> None:
+        if note := event.get("note"):
+            return self.warn(note) if event.get("warns") else self.note(note)
         if "generated" not in event:
             self.status("running", node=event["node"], step=event["step"], steps=event["steps"])
         self.progress(event)

@@ -48,6 +48,7 @@ class Settings:
     supervise             which assistant turns of a conversation are trained
     columns               {name offon reads: name in the data}
     lossy                 allow: rows of which the chat template leaves something out are counted, not refused
+    unscored              share of responses that may stay without a number (checker raised, hung, said nothing)
     """
 
     init: str | None = None
@@ -64,6 +65,7 @@ class Settings:
     supervise: Literal["all", "last"] = "all"
     columns: Mapping[str, str] | None = None
     lossy: Literal["refuse", "allow"] = "refuse"
+    unscored: Annotated[float, Ge(0), Le(1)] = 0.1  # beyond it what is learned is what the checker happens to answer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +79,7 @@ class NodeSettings(Settings):
     heldout               of a reward model's data, the share of prompts never trained on, on which it is measured; or
                           a second file. Rows that train reward models recommend a share
     gradient_checkpointing  layers are computed again in the backward pass: less memory, about a third more time
+    on_divergence         of a loss, gradient norm or reward far from its past: stop with exit code 5, or warn and go on
     """
 
     init: str = field()
@@ -95,6 +98,7 @@ class NodeSettings(Settings):
     save_steps: Count = 50
     save_total_limit: Count | None = 2  # the newest and, should it turn out damaged, the one before
     heldout: Annotated[float, Ge(0), Lt(1)] | str | None = None
+    on_divergence: Literal["stop", "warn"] = "stop"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +113,7 @@ class MakeSettings(Settings):
     prompts_per_buffer: Count = 64
 
 
-SAMPLING = ("max_tokens", "temperature", "top_p", "top_k")  # mean something where a stage samples
+SAMPLING = ("max_tokens", "temperature", "top_p", "top_k", "unscored")  # mean something where a stage samples
 READING = ("max_length", "supervise", "columns", "lossy")  # mean something where a stage reads data
 
 

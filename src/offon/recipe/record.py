@@ -33,7 +33,11 @@ def refuse_other_objects(run: Path, recipe: str) -> None:
     record = run / "recipe.yaml"
     if not record.is_file():
         return
-    before, now = (parse(text).data for text in (record.read_text(encoding="utf-8"), recipe))
+    now = parse(recipe).data
+    try:
+        before = parse(record.read_text(encoding="utf-8")).data
+    except OffonError:  # damaged: it is written anew, and what nodes were made from is in their hashes
+        return
     given = dict(objects_in(now))
     problems: dict[tuple[str, str | None], OffonError] = {}  # an object in several places is told of once
     for position, name in objects_in(before):

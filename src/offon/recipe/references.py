@@ -22,6 +22,8 @@ HUB_ID = r"[A-Za-z0-9][\w.\-]*(/[\w.\-]+)?"
 DATA_FILES = (".jsonl", ".json", ".parquet", ".csv", ".arrow")
 EXPLICIT_PATH = ("./", "../", "~", "/")
 
+NO_NODE = "refers to no node"
+
 
 class References:
     """Follows what the values of one document name. `edges` is which node reads which, filled as references are met."""
@@ -136,7 +138,7 @@ class References:
         if name not in nodes:
             close = did_you_mean(name, nodes).replace("mean ", "mean $")
             fix = close or f"nodes: {', '.join(nodes) or 'none'}"
-            return self.reader.problem(f"{text} refers to no node", position, of="value", fix=fix)
+            return self.reader.problem(f"{text} {NO_NODE}", position, of="value", fix=fix)
         self.add_edge(text, str(position[1]) if position[0] == "pipeline" else "")
         return text
 

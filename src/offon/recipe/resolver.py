@@ -14,14 +14,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from offon.errors import ModelError
+from offon.errors import ModelError, OffonError
 from offon.recipe import fields
 from offon.recipe.fields import Probe
 from offon.recipe.gates import completed
 from offon.recipe.nodes import Nodes, Shared
 from offon.recipe.problems import BAD, Reader, did_you_mean
-from offon.recipe.references import References
-from offon.recipe.resolved import LIBRARY, MethodNode, Node, ResolvedRecipe
+from offon.recipe.references import NO_NODE, References
+from offon.recipe.resolved import LIBRARY, GateNode, MethodNode, Node, ResolvedRecipe
 from offon.recipe.rows import ANY, KEYS, Rows
 from offon.recipe.yaml_reader import Document, Keys, override, read
 
@@ -60,7 +60,11 @@ class _Resolver:
         nodes = [read(name, keys) for name, keys in reader.nodes.items()]
         probe, origins = self.probe(data.get("probe"), nodes, shared)
         nodes = completed(self.references, nodes, probe)
-        reader.raise_problems()
+        try:
+            reader.raise_problems()
+        except OffonError as error:
+            error.rest = self.sound(nodes, shared)
+            raise
         nodes = self.references.ordered(nodes)
         reader.raise_problems()
         return ResolvedRecipe(
@@ -73,6 +77,18 @@ class _Resolver:
             notes=tuple(reader.notes),
             origins=origins | ({} if "seed" in data else {"seed": LIBRARY}),
         )
+
+    def sound(self, nodes: Sequence[Node | None], shared: Shared) -> ResolvedRecipe | None:
+        """The nodes without a mistake, as far as all that they read are such; None unless some node names one that is
+        not there, which says nothing of the others. Gates judge, and are left out."""
+        if not any(problem.what.endswith(NO_NODE) for problem in self.reader.problems):
+            return None
+        sound = {node.name: node for node in nodes if node is not None and not isinstance(node, GateNode)}
+        while hanging := [n for n, node in sound.items() if any(e.node and e.node not in sound for e in node.inputs)]:
+            for name in hanging:
+                del sound[name]
+        nodes = tuple(self.references.ordered(list(sound.values())))
+        return ResolvedRecipe(model=shared.model, task=shared.task, seed=shared.seed, probe=None, nodes=nodes)
 
     def refuse_unknown_sections(self, data: Mapping[str, Any]) -> None:
         for key in data:

@@ -32,6 +32,17 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def unwritten(path: Path, error: Exception) -> StorageError:
+    """What to raise for a file that the disk did not take."""
+    return StorageError(
+        f"{path.name} could not be written",
+        where=str(path),
+        why=str(error),
+        fix="free some space, then run again with --resume",
+        kept="everything written before it",
+    )
+
+
 def write_with(path: Path, write: Callable[[Path], Any]) -> Path:
     """Let `write` fill a temporary file, then rename it to `path`. A failure leaves the old file in place."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,7 +53,7 @@ def write_with(path: Path, write: Callable[[Path], Any]) -> Path:
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise StorageError(f"{path.name} could not be written", where=str(path), why=str(error)) from error
+        raise unwritten(path, error) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -150,13 +161,7 @@ def committed(target: Path, *, before: Callable[[Path], None] = lambda directory
         raise
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise StorageError(
-            f"{target.name} could not be written",
-            where=str(target),
-            why=str(error),
-            fix="free some space, then run again with --resume",
-            kept="everything written before it",
-        ) from error
+        raise unwritten(target, error) from error
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

@@ -15,6 +15,7 @@ import math
 import os
 import platform
 import re
+import shlex
 import shutil
 import socket
 import sys
@@ -27,7 +28,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from offon.errors import ConfigError, StorageError
-from offon.runs import atomic, secrets, tensors, trajectories
+from offon.runs import atomic, holes, secrets, tensors, trajectories
 from offon.types import Group
 
 LOCK = ".lock"
@@ -59,21 +60,39 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     """JSON lines. A last line that a killed process did not finish is left out."""
     if not path.exists():
         return []
-    *whole, torn = path.read_text(encoding="utf-8").split("\n")
-    with contextlib.suppress(ValueError):
-        return [json.loads(line) for line in [*whole, torn] if line]
-    lines = []
-    for number, line in enumerate(whole, start=1):
-        try:
-            lines.append(json.loads(line))
-        except ValueError as error:
-            raise StorageError(f"{path.name} is damaged", where=f"{path}, line {number}", why=str(error)) from error
+    *whole, torn = path.read_bytes().split(b"\n")
+    lines = [_parsed(path, number, line) for number, line in enumerate(whole, start=1)]
+    with contextlib.suppress(StorageError):
+        lines += [_parsed(path, 0, torn)] if torn else []
     return lines
 
 
+def _parsed(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        if isinstance(value := json.loads(line), dict):
+            return value
+        why = f"a {type(value).__name__} in place of an object"
+    except ValueError as error:
+        why = str(error)
+    raise StorageError(
+        f"{path.name} is damaged",
+        where=f"{path}, line {number}",
+        why=why,
+        fix=f"put it back from a copy, or go on without the line: sed -i {number}d {shlex.quote(str(path))} and "
+        "--resume, which has the hole on record",
+        kept="nothing was touched",
+    )
+
+
 def _append_line(file: IO[str], line: Mapping[str, Any]) -> None:
-    file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
-    file.flush()
+    """The line, whole on disk; where it could not be written the file is closed, and a torn line is mended later."""
+    try:
+        file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+        file.flush()
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            file.close()
+        raise atomic.unwritten(Path(file.name), error) from error
 
 
 def _keep_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
@@ -84,8 +103,7 @@ def _keep_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
 
 def _mend(path: Path) -> None:
     """Drop a torn last line, so that the next one does not continue it."""
-    text = path.read_text(encoding="utf-8")
-    if text and not text.endswith("\n"):
+    if path.stat().st_size and not path.read_bytes().endswith(b"\n"):
         _keep_lines(path, lambda line: True)
 
 
@@ -174,6 +192,7 @@ class RunDirectory:
         self.path = Path(path)
         self._lock = lock
         self._metrics: IO[str] | None = None
+        self.mended: list[str] = []  # what a continued run had half of, and makes anew
 
     @classmethod
     def create(
@@ -223,6 +242,7 @@ class RunDirectory:
         if overwrite:
             _empty(self.path)
         atomic.recover(self.path)
+        self.mended = holes.mended(self.path)
         for lines in self.path.rglob("*.jsonl"):
             _mend(lines)
 
@@ -247,7 +267,8 @@ class RunDirectory:
 
     def close(self) -> None:
         if self._metrics:
-            self._metrics.close()
+            with contextlib.suppress(OSError):  # every line was flushed, or its error raised
+                self._metrics.close()
             self._metrics = None
         if self._lock:
             self._lock.close()
@@ -362,7 +383,8 @@ class NodeDirectory:
 
     # ---- the ledger
 
-    def _shard(self, index: int) -> Path:
+    def shard(self, index: int) -> Path:
+        """Where a buffer's trajectories are, or would be."""
         return self.path / "trajectories" / f"buffer-{index:06d}.parquet"
 
     def write_buffer(self, index: int, groups: Sequence[Group], *, fate: str | None = None) -> Path:
@@ -370,11 +392,11 @@ class NodeDirectory:
 
         fate: what became of the members, where no learner of this node decides it.
         """
-        return trajectories.write(self._shard(index), groups, node=self.name, buffer=index, fate=fate)
+        return trajectories.write(self.shard(index), groups, node=self.name, buffer=index, fate=fate)
 
     def read_buffer(self, index: int, ids: Sequence[str] | None = None) -> list[Group]:
         """One buffer as it was written, or only the trajectories with these ids, in their groups."""
-        return trajectories.read(self._shard(index), ids)
+        return trajectories.read(self.shard(index), ids)
 
     def buffers(self) -> list[int]:
         return sorted(int(path.stem.split("-")[1]) for path in self.path.glob("trajectories/buffer-*.parquet"))
@@ -463,7 +485,7 @@ class NodeDirectory:
         _keep_lines(self.path / "consumption.jsonl", lambda line: line["step"] <= step)
         for index in self.buffers():
             if index > buffer:
-                self._shard(index).unlink()
+                self.shard(index).unlink()
         for newer, path in self._checkpoint_paths():
             if newer > step:
                 shutil.rmtree(path)

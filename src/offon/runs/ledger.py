@@ -12,13 +12,15 @@ nodes          the pipeline's nodes
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
-from offon.errors import ConfigError
+from offon.errors import ConfigError, StorageError
 from offon.runs import trajectories
 from offon.runs.directory import RunDirectory
 
@@ -130,6 +132,13 @@ def query(path: Path, sql: str, node: str = "*") -> pa.Table:
                 )
             return connection.sql(sql).to_arrow_table()
         except duckdb.Error as error:
+            if damaged := re.search(r"'([^']*\.parquet)'", str(error)):
+                raise StorageError(
+                    f"the ledger's {Path(damaged[1]).name} is damaged",
+                    where=damaged[1],
+                    why=str(error).split("\n")[0],
+                    fix=f"put it back from a copy, or ask without it: rm {shlex.quote(damaged[1])}",
+                ) from error
             tables = "trajectories, consumption, metrics, nodes"
             raise ConfigError(
                 "the ledger could not answer",

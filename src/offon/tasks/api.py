@@ -147,8 +147,11 @@ def _or(names: Iterable[str]) -> str:
     return f"{', '.join(head)} or {last}" if head else last
 
 
+LARGEST = 1e9  # of a reward: beyond it the differences between the others of a group are lost in float32
+
+
 def scored(value: Any, reason: str = "") -> Verdict:
-    """The verdict for a number some checker returned: unscored unless it is a finite number.
+    """The verdict for a number some checker returned: unscored unless it is a finite number within LARGEST.
 
     Scalars of numpy and torch are numbers, whatever their dtype; so are arrays of one number, and truth values.
     """
@@ -161,8 +164,9 @@ def scored(value: Any, reason: str = "") -> Verdict:
         number = float(value)
     except OverflowError:
         number = math.inf
-    if not math.isfinite(number):
-        return Verdict(None, reason=f"the checker returned {value!s:.60}")
+    if not abs(number) <= LARGEST:
+        beyond = f", beyond {LARGEST:g}" if math.isfinite(number) else ""
+        return Verdict(None, reason=f"the checker returned {value!s:.60}{beyond}")
     return Verdict(number, reason=reason)
 
 

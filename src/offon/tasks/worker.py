@@ -22,6 +22,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from offon.console import Unbroken
 from offon.errors import ConfigError
 
 REASON_CHARS = 200
@@ -41,6 +42,7 @@ def serve(descriptor: int) -> None:
             nonlocal checker
             checker = load_function(factory)(*arguments)
 
+        sys.stdout, sys.stderr = Unbroken(sys.stdout), Unbroken(sys.stderr)  # what a checker prints never fails it
         _write(connection, _answer(token, build))
         while checker is not None and (call := _read(stream)) is not None:
             token, *values = call

@@ -23,6 +23,8 @@ def run_stage(stage: Stage, runtime: TrainState) -> None:
         update               score with gradient, sum the terms over micro-batches, one optimizer step
     """
     state = runtime.restore()
+    if runtime.interrupted:
+        raise Interrupted(f"interrupted before step {state.step + 1}", kept="all before it; run again with --resume")
     while state.step < runtime.steps:
         if runtime.buffer_is_spent:
             runtime.fill(stage.collect(runtime.context(), runtime.draw()))

@@ -27,11 +27,14 @@ from offon.parts.schedules import learning_rate_at, value_at
 from offon.parts.stage import Learner
 from offon.recipe.fields import NodeSettings, updates_of
 from offon.runs import NodeDirectory, tensors, trajectories
+from offon.runs.holes import digest, holes, require_whole_shards
+from offon.tasks.unscored import Unscored
 from offon.train.context import SamplerContext
 from offon.train.distributed import add, rank_and_size
 from offon.train.frozen_scores import FrozenScores, Remembered
 from offon.train.models import ModelSet
 from offon.train.optimizer_step import accumulate, apply, make_optimizer
+from offon.train.watch import Watch
 from offon.types import RIGHT, Group, Source, Trajectory
 from offon.types.batch import Batch, source_counts
 
@@ -49,13 +52,18 @@ class Counters:
     tokens_by_source: Counter = field(default_factory=Counter)
     groups: Counter = field(default_factory=Counter)  # all_fail, all_pass, mixed, unscored members, truncated members
     off_policy: Counter = field(default_factory=Counter)  # sums over trained tokens: see _trained
+    unscored: Counter = field(default_factory=Counter)  # by reason
+    consumed: int = 0  # lines of consumption.jsonl
+    shards: dict[str, str] = field(default_factory=dict)  # by buffer, the digest of its part of the ledger
+    asked: list[list[int]] = field(default_factory=list)  # of the newest calls: how many to score, how many without
 
     def to_json(self) -> dict[str, Any]:
         return {name: dict(value) if isinstance(value, Counter) else value for name, value in vars(self).items()}
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> Counters:
-        return Counters(**{name: Counter(v) if isinstance(v, dict) else v for name, v in value.items()})
+        kept: dict[str, Any] = {name: Counter(v) if isinstance(v, dict) else v for name, v in value.items()}
+        return Counters(**kept)
 
 
 SCORES = "scores"  # of a run: log-probs of rows under models that stay
@@ -88,6 +96,10 @@ class TrainState:
         self.scores = FrozenScores(node.run.path / SCORES, rank_and_size()[0])
         self._progress, self._interrupted = progress, interrupted
         self._metrics: dict[str, tuple[float, float]] = {}
+        self._watch = Watch(
+            node, settings, guided=any(getattr(p, "guide", None) for p in models.stage.collect.everything)
+        )
+        self._save_due = False
         self._started = time.perf_counter()
 
     # --- collect -----------------------------------------------------------------------------------------------
@@ -96,7 +108,12 @@ class TrainState:
         render = Renderer(self.models.learner.tokenizer)
         step = Step(self.state.step, self.steps, self.settings.seed, self.node.name, self.more, render)
         calls = self.calls()
-        return Context(partial(calls.generate, step=self.state.step), calls.score, calls.memory, step)
+        generate = partial(calls.generate, step=self.state.step)
+        return Context(generate, calls.score, calls.memory, step, partial(self._judged(), first=self.state.step == 0))
+
+    def _judged(self) -> Unscored:
+        state, where = self.state, f"{self.node.name}, step {self.state.step} of {self.steps}"
+        return Unscored(self.settings.unscored, state.asked, state.unscored, where)
 
     def calls(self) -> SamplerContext:
         return SamplerContext(
@@ -159,7 +176,10 @@ class TrainState:
     def credited(self, learner: Learner, groups: list[Group]) -> None:
         """Put the scored, credited buffer on record: all of it."""
         self.buffer = swapped(groups, self.stage.columns_of(learner))
-        self.node.write_buffer(self.state.buffer, [*self.buffer, *self._aside])
+        self._write_buffer([*self.buffer, *self._aside])
+
+    def _write_buffer(self, groups: Sequence[Group]) -> None:
+        self.state.shards[str(self.state.buffer)] = digest(self.node.write_buffer(self.state.buffer, groups))
 
     def next_groups(self, learner: Learner | None = None) -> list[Group]:
         """The groups of the next step, with the columns that the learner's parts read; every pass over the buffer after
@@ -216,6 +236,7 @@ class TrainState:
         """Record consumption and how off-policy it was, in tokens: age, conditioning, and on-policy outright."""
         state = self.state
         self.node.record_consumption(state.step + 1, learner.name, [t.id for t in trained])  # from 1, as in metrics
+        state.consumed += 1
         state.tokens_by_source.update(source_counts(trained))
         for t in trained:
             n = int(t.trainable.sum())
@@ -248,7 +269,10 @@ class TrainState:
         metrics |= {"num_tokens": state.cost["tokens_trained"], "time/step_s": elapsed}
         self.node.log_metrics(state.step, metrics)
         self._progress({"node": self.node.name, "step": state.step, "steps": self.steps, **metrics})
-        if state.step % self.settings.save_steps == 0 and state.step < self.steps:
+        if warning := self._watch(state.step, metrics):
+            self._progress({"note": f"{self.node.name}: {warning}", "warns": True})
+        self._save_due |= state.step % self.settings.save_steps == 0
+        if self._save_due and state.step < self.steps and not self._watch.suspicious:
             self.checkpoint()
 
     def _count(self, metrics: dict[str, tuple[float, float]]) -> None:
@@ -262,6 +286,7 @@ class TrainState:
             rewards = [m.signals["reward"] for m in _fresh(group) if "reward" in m.signals]
             state.cost["verifier_calls"] += sum(map(verdicts, everyone))
             scored = [r for r in rewards if r is not None]
+            state.groups["asked"] += len(rewards)
             state.groups["unscored"] += len(rewards) - len(scored)
             sampled = [m for m in _fresh(group) if m.behavior_logp is not None]
             state.groups["members"] += len(sampled)
@@ -285,12 +310,12 @@ class TrainState:
         groups, first = self.node.read_buffer(self.state.buffer), self.state.cursor * self.updates.prompts_per_step
         for index in range(first, len(self.buffer)):
             groups[index] = groups[index].drop([False] * len(groups[index].members), "stage ended")
-        self.node.write_buffer(self.state.buffer, groups)
+        self._write_buffer(groups)
 
     # --- stop and resume ---------------------------------------------------------------------------------------
 
     def checkpoint(self) -> None:
-        state = self.state
+        state, self._save_due = self.state, False
         self.scores.keep()
         with self.node.checkpoint(state.step, keep=self.settings.save_total_limit) as directory:
             directory = Path(directory)
@@ -311,7 +336,20 @@ class TrainState:
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(tensors.load(self.models.place(checkpoint.path, name) / "optimizer"))
         self.node.rewind(self.state.step, self.state.buffer)
+        self._require_record()
+        self._watch.restore()
         return self.state
+
+    def _require_record(self) -> None:
+        """Of what the checkpoint counts: what is damaged ends the run here, what is missing is said. The newest buffer
+        is in the checkpoint, too."""
+        state = self.state
+        known = {index: kept for index, kept in state.shards.items() if int(index) < state.buffer}
+        require_whole_shards(self.node, known)
+        if state.buffer not in self.node.buffers():
+            self._write_buffer(self.buffer)
+        for hole in holes(self.node, vars(state)):
+            self._progress({"note": f"{hole}; goes on without", "warns": True})
 
 
 def swapped(groups: Sequence[Group], names: Mapping[str, str]) -> list[Group]:

@@ -33,6 +33,7 @@ class StageStatistics:
     all_fail: float | None = None  # share of groups
     all_success: float | None = None
     unscored: float | None = None  # share of responses
+    unscored_reasons: str = ""  # "3 x killed after 5 s": what a sentence is due for, however small the share
     truncated: float | None = None
     clipped: float | None = None  # share of trained tokens whose ratio left the trust region
     sampler_gap_nats: float | None = None  # mean per token, behaviour to learner, before any update
@@ -155,9 +156,10 @@ def _skipped(stage: StageStatistics, alarm: Alarm):
 
 
 def _unscored(stage: StageStatistics, alarm: Alarm):
-    if stage.unscored is not None and stage.unscored >= alarm.unscored:
+    if stage.unscored and (stage.unscored >= alarm.unscored or stage.unscored_reasons):
+        why = stage.unscored_reasons or "the checker raised, hung or returned no number"
         yield (
-            f"{_share(stage.unscored)} of responses are unscored: the checker raised, hung or returned no number; "
+            f"{_share(stage.unscored)} of responses are unscored: {why}; "
             f"they are neither right nor wrong and teach nothing; mend the checker first"
         )
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from itertools import permutations
 from typing import Literal
 
-from offon.collect.signals.rewards import Numbers, Source
+from offon.collect.signals.rewards import Number, Numbers, Source
 from offon.engines.endpoint import Endpoint
 from offon.parts.context import Context, Prompted
 from offon.parts.models import ModelRef
-from offon.types import Group, Sampling
+from offon.types import Group, Sampling, Verdict
 from offon.types.trajectory import Prompt
 
 ALONE = """{rubric}
@@ -83,7 +83,7 @@ class Judge(Source):
             for m, member in enumerate(group.members)
         }  # fmt: skip
         answers = self._ask(context, groups, asked)
-        grades = {place: grade(answer, low, high) for place, answer in answers.items()}
+        grades = {place: _read(answer, grade(answer, low, high)) for place, answer in answers.items()}
         return [[grades[g, m] for m in range(len(group.members))] for g, group in enumerate(groups)]
 
     def _in_pairs(self, context: Context, groups: Sequence[Group]) -> Numbers:
@@ -96,13 +96,14 @@ class Judge(Source):
         }  # fmt: skip
         answers = self._ask(context, groups, asked)
 
-        def share(g: int, member: int) -> float | None:
+        def share(g: int, member: int) -> Number:
+            heard = [(a, answer) for (of, a, b), answer in answers.items() if of == g and member in (a, b)]
             shares = [
-                value if a == member else 1 - value
-                for (group, a, b), answer in answers.items()
-                if group == g and member in (a, b) and (value := preference(answer)) is not None
+                value if a == member else 1 - value for a, answer in heard if (value := preference(answer)) is not None
             ]
-            return sum(shares) / len(shares) if shares else None
+            if not heard:
+                return Verdict(None, reason="the judge had nothing to compare it with")
+            return sum(shares) / len(shares) if shares else _read(heard[0][1], None)
 
         return [[share(g, m) for m in range(len(group.members))] for g, group in enumerate(groups)]
 
@@ -123,6 +124,14 @@ class Judge(Source):
             for (g, *members), question in asked.items()
         ]
         return {place: t.text for place, t in zip(asked, context.generate(prompted, self.by), strict=True)}
+
+
+def _read(answer: str | None, value: float | None) -> Number:
+    """What was read of an answer, or why nothing was."""
+    if value is not None:
+        return value
+    why = "no answer" if answer is None else f"an answer that says nothing readable: {' '.join(answer.split())[-60:]!r}"
+    return Verdict(None, reason=why)
 
 
 def in_words(prompt: Prompt) -> str:

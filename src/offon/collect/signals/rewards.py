@@ -13,10 +13,11 @@ from offon.errors import ConfigError
 from offon.parts.collector import Collector
 from offon.parts.context import Context
 from offon.parts.models import ModelRef, Need
-from offon.tasks.api import require_some
-from offon.types import Group, Trajectory
+from offon.tasks.api import scored
+from offon.types import Group, Trajectory, Verdict
 
-Numbers = list[list[float | None]]  # one per member of each group; None: could not be scored
+Number = float | Verdict | None
+Numbers = list[list[Number]]  # one per member of each group; None, or a verdict without a score: could not be scored
 
 
 class Source(ABC):
@@ -37,10 +38,8 @@ class Checker(Source):
 
     def __call__(self, context: Context, groups: Sequence[Group]) -> Numbers:
         judged = self.task.verify([(group.item, member.text) for group in groups for member in group.members])
-        if context.step.index == 0:
-            require_some(judged, context.step.node)
-        verdicts = iter(judged)
-        return [[next(verdicts).score for _ in group.members] for group in groups]
+        numbers = iter([verdict if verdict.score is None else verdict.score for verdict in judged])
+        return [[next(numbers) for _ in group.members] for group in groups]
 
 
 @dataclass(frozen=True)
@@ -94,9 +93,13 @@ class Reward(Collector):
 
     def __call__(self, context: Context, groups: list[Group]) -> list[Group]:
         fresh = [group.replace(members=tuple(m for m in group.members if _new(m)), comparisons=()) for group in groups]
-        numbers = {name: source(context, fresh) for name, source in self.sources.items()}
+        numbers = {
+            name: [[_verdict(name, number) for number in row] for row in source(context, fresh)]
+            for name, source in self.sources.items()
+        }
+        context.judged([reason for rows in zip(*numbers.values(), strict=True) for reason in _reasons(rows)])
         return [
-            self._rewarded(group, {name: values[g] for name, values in numbers.items()})
+            self._rewarded(group, {name: [verdict.score for verdict in values[g]] for name, values in numbers.items()})
             for g, group in enumerate(groups)
         ]
 
@@ -108,7 +111,7 @@ class Reward(Collector):
                 return member
             row = dict(zip(numbers, next(rows), strict=True))
             known = None not in row.values()
-            reward = sum(self.weights[name] * value for name, value in row.items()) if known else None
+            reward = scored(sum(self.weights[name] * value for name, value in row.items())).score if known else None
             return member.with_signals(reward=reward, **{signal_name(name): value for name, value in row.items()})
 
         group = group.map(rewarded)
@@ -116,6 +119,17 @@ class Reward(Collector):
 
     def __str__(self) -> str:
         return "reward(" + " + ".join(f"{weight:g} {name}" for name, weight in self.weights.items()) + ")"
+
+
+def _verdict(name: str, number: Number) -> Verdict:
+    """What a source said, as a verdict whose reason names the source."""
+    verdict = number if isinstance(number, Verdict) else scored(number, "no number" if number is None else "")
+    return verdict if verdict.score is not None else Verdict(None, reason=f"{name}: {verdict.reason}")
+
+
+def _reasons(rows: Sequence[Sequence[Verdict]]) -> list[str | None]:
+    """For each member of a group the reason of the first source that could not score it."""
+    return [next((v.reason for v in of_member if v.score is None), None) for of_member in zip(*rows, strict=True)]
 
 
 def _new(member: Trajectory) -> bool:

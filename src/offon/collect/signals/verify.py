@@ -8,7 +8,6 @@ from typing import Any
 from offon.parts.collector import Collector
 from offon.parts.context import Context
 from offon.parts.models import SELF, ModelRef, Need
-from offon.tasks.api import require_some
 from offon.types import Group, Trajectory
 
 
@@ -24,8 +23,7 @@ class Verify(Collector):
     def __call__(self, context: Context, groups: list[Group]) -> list[Group]:
         asked = [(group.item, m.text) for group in groups for m in group.members if "reward" not in m.signals]
         judged = self.task.verify(asked)
-        if context.step.index == 0:
-            require_some(judged, context.step.node)
+        context.judged([None if verdict.score is not None else verdict.reason for verdict in judged])
         verdicts = iter(judged)
 
         def judged(member: Trajectory) -> Trajectory:

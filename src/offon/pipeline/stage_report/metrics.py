@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ from offon.measure.probe import outcomes, prompt_infos
 from offon.measure.probe_diagnosis import Probes
 from offon.recipe import ResolvedRecipe
 from offon.runs import NodeDirectory, RunDirectory, ledger
+from offon.runs.holes import holes
+from offon.tasks.unscored import in_words, is_news
 from offon.types import Group
 
 ON_POLICY_GAP_NATS = 1e-3  # sampler and learner agree to rounding
@@ -116,6 +119,20 @@ def fates(run: RunDirectory, node: str) -> dict[str, int]:
     return dict(zip(table.column("fate").to_pylist(), table.column("n").to_pylist(), strict=True))
 
 
+def flaws(node: NodeDirectory) -> list[str]:
+    """What did not work while a stage was trained or is missing of its record, whatever the stage did to the model."""
+    counters = node.read_json("node.json")["counters"]
+    return [*holes(node, counters), *behavior.explain(StageStatistics(steps=0, **_unscored(counters)))]
+
+
+def _unscored(counters: Mapping[str, Any]) -> dict[str, Any]:
+    """The share of responses without a number, and why they are."""
+    groups, reasons = counters["groups"], Counter(counters.get("unscored", {}))
+    asked = groups.get("asked", groups.get("members", 0))
+    share = groups.get("unscored", 0) / asked if asked else None
+    return {"unscored": share, "unscored_reasons": in_words(reasons) if is_news(reasons) else ""}
+
+
 def warnings(node: NodeDirectory, record: Mapping[str, Any], tasks: Mapping[str, Any]) -> list[str]:
     """Why nothing was learned, or what to look at, one sentence each; probe tasks are judged one by one."""
     counters, groups = record["counters"], record["counters"]["groups"]
@@ -136,7 +153,7 @@ def warnings(node: NodeDirectory, record: Mapping[str, Any], tasks: Mapping[str,
         group_size=record.get("group_size"),
         all_fail=groups.get("all_fail", 0) / judged if rolled_out else None,
         all_success=groups.get("all_pass", 0) / judged if rolled_out else None,
-        unscored=groups.get("unscored", 0) / members if rolled_out and members else None,
+        **_unscored(counters),
         truncated=groups.get("truncated", 0) / members if members else None,
         clipped=sum(clipped) / len(clipped) if clipped else None,
         sampler_gap_nats=gap,
@@ -144,8 +161,14 @@ def warnings(node: NodeDirectory, record: Mapping[str, Any], tasks: Mapping[str,
         losses=of("loss/total"),
         gradient_norms=of("grad_norm"),
     )
-    sentences = list(behavior.explain(common))
+    sentences = [*holes(node, counters), *behavior.explain(common)]
     for name, entry in tasks.items():
+        unscored = entry.get("unscored") or {}
+        if any(unscored.values()):
+            counts = " and ".join(f"{count} {when}" for when, count in unscored.items())
+            sentences.append(
+                f"{name}: responses of the probe are unscored: {counts}; its numbers are those of the rest"
+            )
         change = entry["d1"]["total"]
         if change["high"] < 0 and change["estimate"] < -WORTH_A_WORD:
             lost = f"{-change['estimate']:.3f} [{-change['high']:.3f}, {-change['low']:.3f}]"
