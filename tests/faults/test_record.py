@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 
 import pytest
@@ -14,6 +15,7 @@ from offon.pipeline.run import run_recipe
 from offon.recipe import resolve
 from offon.runs import ledger
 from offon.runs.holes import ranges
+from offon.train.frozen_scores import FrozenScores
 from tests.faults.inject import project, status
 
 RECIPE = """
@@ -219,6 +221,16 @@ def test_where_nothing_says_what_a_node_was_made_from_the_command_does(resumed, 
     assert error.value.exit_code == 6
     run, _ = resumed(lambda run: shutil.rmtree(run / "nodes/b"))
     assert f"rm -r {run / 'nodes/b'}" in error.value.fix and same_weights(run, stopped[2])
+
+
+@pytest.mark.fault("F33", "F50")
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 half of a zip", pickle.dumps({"keys": 1})])
+def test_damaged_scores_are_exit_6_by_name_and_are_never_unpickled(tmp_path, content):
+    path = tmp_path / "0-000000.npz"
+    path.write_bytes(content)
+    with pytest.raises(StorageError, match="0-000000.npz are damaged") as error:
+        FrozenScores(tmp_path)
+    assert f"rm {path}" in error.value.fix
 
 
 def test_ranges_are_read_easily():
