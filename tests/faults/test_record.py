@@ -18,6 +18,12 @@ from offon.runs.holes import ranges
 from offon.train.frozen_scores import FrozenScores
 from tests.faults.inject import project, status
 
+
+def slowly(*cases):
+    """More of a kind of which one case is tried always."""
+    return [pytest.param(case, marks=pytest.mark.slow) for case in cases]
+
+
 RECIPE = """
 model: ./base
 probe: false
@@ -148,7 +154,7 @@ SHARDS = {
 
 @pytest.mark.fault("F33", "W07")
 @pytest.mark.parametrize("node", ["a", "b"])
-@pytest.mark.parametrize("how", SHARDS)
+@pytest.mark.parametrize("how", ["a flipped bit", *slowly("cut", "empty", "another file")])
 def test_a_broken_shard_is_exit_6_by_name_before_anything_is_trained_on(resumed, monkeypatch, how, node):
     name = f"nodes/{node}/trajectories/buffer-000001.parquet"
     with monkeypatch.context() as patched:
@@ -170,7 +176,7 @@ def test_a_question_to_a_ledger_with_a_broken_shard_is_exit_6_by_name(stopped, t
 
 @pytest.mark.fault("F33")
 @pytest.mark.parametrize("name", ["metrics.jsonl", "nodes/b/consumption.jsonl", "nodes/a/consumption.jsonl"])
-@pytest.mark.parametrize("garbage", [b"{half of a li\n", b"3\n", b"\xff\xfe\n", b"\n"])
+@pytest.mark.parametrize("garbage", [b"{half of a li\n", *slowly(b"3\n", b"\xff\xfe\n", b"\n")])
 def test_a_damaged_line_is_named_with_the_command_that_goes_on(resumed, name, garbage):
     def damage(run):
         first, *rest = (run / name).read_bytes().splitlines(keepends=True)
@@ -193,7 +199,7 @@ HALVES = ["run.json", "status.json", "pipeline.json", "path.json", "recipe.yaml"
 
 @pytest.mark.fault("F33")
 @pytest.mark.parametrize("name", HALVES)
-@pytest.mark.parametrize("content", ["", '{"state": "run', "[1, 2"])
+@pytest.mark.parametrize("content", ['{"state": "run', *slowly("", "[1, 2")])
 def test_a_half_written_file_is_made_anew(resumed, stopped, name, content):
     run, notes = resumed(lambda run: (run / name).write_text(content))
     assert status(run)["state"] == "done" and same_weights(run, stopped[2])
