@@ -78,7 +78,7 @@ def test_a_recipe_may_go_on_with_one_warning_that_stays(tmp_path, comes_apart):
 
 
 @pytest.mark.fault("F25", "F34")
-@pytest.mark.parametrize("stop", [3, 6, 7, 8])
+@pytest.mark.parametrize("stop", [7, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (3, 6, 8))])
 def test_a_stop_in_the_middle_of_it_changes_nothing(tmp_path, monkeypatch, comes_apart, stop):
     ends = []
     for name, at in (("whole", None), ("stopped", stop)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -16,7 +17,7 @@ from offon.pipeline.run import run_recipe
 from offon.recipe import resolve
 from offon.runs import RunDirectory
 from offon.train import state as training
-from tests.faults.inject import at_call, no_room, project, raising, status
+from tests.faults.inject import at_call, no_room, project, raising, shell, status
 
 CPU = "[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
 NO_MEMORY = {
@@ -91,6 +92,23 @@ def test_a_full_disk_is_exit_6_by_the_files_name_and_the_run_goes_on_when_there_
     for name in ("nodes/sft/final/model.safetensors", "nodes/sft/consumption.jsonl"):
         assert (tmp_path / "run" / name).read_bytes() == (whole / name).read_bytes(), name
     assert [line["step"] for line in RunDirectory.open(tmp_path / "run").metrics()] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.fault("W06")
+def test_a_run_whose_folder_is_taken_away_is_exit_6(tmp_path, recipe, monkeypatch):
+    at_call(monkeypatch, training, "accumulate", 3, lambda: shutil.rmtree(tmp_path / "run", ignore_errors=True))
+    with pytest.raises(StorageError) as error:
+        run_recipe(recipe, tmp_path / "run")
+    assert error.value.exit_code == 6
+
+
+@pytest.mark.slow
+@pytest.mark.fault("F32")
+def test_a_limit_on_the_size_of_files_is_a_full_disk_too(tmp_path):
+    project(tmp_path)
+    ended = shell("ulimit -f 8; OFFON run r.yaml --output run", tmp_path)
+    assert ended.returncode == 6 and "could not be written" in ended.stderr, ended.stderr
+    assert not list((tmp_path / "run").rglob(".*.writing"))
 
 
 @pytest.mark.fault("F32")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 
 import pytest
@@ -14,7 +15,14 @@ from offon.pipeline.run import run_recipe
 from offon.recipe import resolve
 from offon.runs import ledger
 from offon.runs.holes import ranges
+from offon.train.frozen_scores import FrozenScores
 from tests.faults.inject import project, status
+
+
+def slowly(*cases):
+    """More of a kind of which one case is tried always."""
+    return [pytest.param(case, marks=pytest.mark.slow) for case in cases]
+
 
 RECIPE = """
 model: ./base
@@ -146,7 +154,7 @@ SHARDS = {
 
 @pytest.mark.fault("F33", "W07")
 @pytest.mark.parametrize("node", ["a", "b"])
-@pytest.mark.parametrize("how", SHARDS)
+@pytest.mark.parametrize("how", ["a flipped bit", *slowly("cut", "empty", "another file")])
 def test_a_broken_shard_is_exit_6_by_name_before_anything_is_trained_on(resumed, monkeypatch, how, node):
     name = f"nodes/{node}/trajectories/buffer-000001.parquet"
     with monkeypatch.context() as patched:
@@ -168,7 +176,7 @@ def test_a_question_to_a_ledger_with_a_broken_shard_is_exit_6_by_name(stopped, t
 
 @pytest.mark.fault("F33")
 @pytest.mark.parametrize("name", ["metrics.jsonl", "nodes/b/consumption.jsonl", "nodes/a/consumption.jsonl"])
-@pytest.mark.parametrize("garbage", [b"{half of a li\n", b"3\n", b"\xff\xfe\n", b"\n"])
+@pytest.mark.parametrize("garbage", [b"{half of a li\n", *slowly(b"3\n", b"\xff\xfe\n", b"\n")])
 def test_a_damaged_line_is_named_with_the_command_that_goes_on(resumed, name, garbage):
     def damage(run):
         first, *rest = (run / name).read_bytes().splitlines(keepends=True)
@@ -191,7 +199,7 @@ HALVES = ["run.json", "status.json", "pipeline.json", "path.json", "recipe.yaml"
 
 @pytest.mark.fault("F33")
 @pytest.mark.parametrize("name", HALVES)
-@pytest.mark.parametrize("content", ["", '{"state": "run', "[1, 2"])
+@pytest.mark.parametrize("content", ['{"state": "run', *slowly("", "[1, 2")])
 def test_a_half_written_file_is_made_anew(resumed, stopped, name, content):
     run, notes = resumed(lambda run: (run / name).write_text(content))
     assert status(run)["state"] == "done" and same_weights(run, stopped[2])
@@ -219,6 +227,16 @@ def test_where_nothing_says_what_a_node_was_made_from_the_command_does(resumed, 
     assert error.value.exit_code == 6
     run, _ = resumed(lambda run: shutil.rmtree(run / "nodes/b"))
     assert f"rm -r {run / 'nodes/b'}" in error.value.fix and same_weights(run, stopped[2])
+
+
+@pytest.mark.fault("F33", "F50")
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 half of a zip", pickle.dumps({"keys": 1})])
+def test_damaged_scores_are_exit_6_by_name_and_are_never_unpickled(tmp_path, content):
+    path = tmp_path / "0-000000.npz"
+    path.write_bytes(content)
+    with pytest.raises(StorageError, match="0-000000.npz are damaged") as error:
+        FrozenScores(tmp_path)
+    assert f"rm {path}" in error.value.fix
 
 
 def test_ranges_are_read_easily():

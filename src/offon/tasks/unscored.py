@@ -45,13 +45,12 @@ class Unscored:
             del self.recent[0]
         asked, unscored = (sum(column) for column in zip(*self.recent, strict=True))
         if first and len(missing) == len(reasons):
-            raise self._error(f"the checker scored none of {len(reasons)} responses", missing)
+            raise self._error(f"the checker scored none of {len(reasons)} responses", Counter(missing))
         if is_too_many(unscored, asked, self.limit):
             more = f"{unscored} of the last {asked} responses are unscored ({unscored / asked:.0%})"
-            raise self._error(f"{more}, more than the {self.limit:.0%} allowed", missing)
+            raise self._error(f"{more}, more than the {self.limit:.0%} allowed", self.reasons)
 
-    def _error(self, what: str, missing: Sequence[str]) -> EngineError:
-        reasons = Counter(missing) if missing else self.reasons
+    def _error(self, what: str, reasons: Counter[str]) -> EngineError:
         return EngineError(
             what,
             where=self.where,

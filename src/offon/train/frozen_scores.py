@@ -11,6 +11,8 @@ Legend: M response tokens of a (micro-)batch.
 from __future__ import annotations
 
 import hashlib
+import shlex
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from offon.errors import StorageError
 from offon.parts.models import Artefact, ModelRef, Need, Start
 from offon.runs import atomic
 from offon.types.batch import Batch
@@ -85,10 +88,20 @@ class FrozenScores:
         self._new = []
 
     def _read(self, path: Path) -> None:
-        with np.load(path, allow_pickle=False) as columns:
-            pieces = np.split(columns["scores"], np.cumsum(columns["lengths"])[:-1])
-            self._scores |= dict(zip(map(bytes, columns["keys"]), pieces, strict=True))
-            self._tokens += len(columns["scores"])
+        try:
+            with np.load(path, allow_pickle=False) as columns:
+                pieces = np.split(columns["scores"], np.cumsum(columns["lengths"])[:-1])
+                scores = dict(zip(map(bytes, columns["keys"]), pieces, strict=True))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+            raise StorageError(
+                f"the remembered scores in {path.name} are damaged",
+                where=str(path),
+                why=str(error).split("\n")[0][:200],
+                fix=f"rm {shlex.quote(str(path))} and --resume, which computes them anew, equal up to rounding",
+                kept="nothing was touched",
+            ) from error
+        self._scores |= scores
+        self._tokens += sum(map(len, scores.values()))
 
 
 def _write(path: Path, columns: dict[str, np.ndarray]) -> None:
