@@ -161,14 +161,14 @@ def test_run_resolves_and_hands_over(recipe, replaced, capsys, monkeypatch):
     seen = {}
     monkeypatch.setattr("offon.reporting.show", lambda run: print("the table"))
 
-    def run_recipe(resolved, output, *, resume, progress, command):
+    def run_recipe(resolved, output, *, resume, overwrite, wishes, progress, command):
         print("a library's chatter")
         progress({"note": "noted"})
-        seen.update(steps=resolved.node("sft").settings.steps, output=output, resume=resume)
+        seen.update(steps=resolved.node("sft").settings.steps, output=output, resume=resume, allow=wishes.allow)
 
     replaced("pipeline.run", run_recipe=run_recipe)
-    assert main(["run", str(recipe), "--set", "sft.steps=7"]) == 0
-    assert seen == {"steps": 7, "output": Path("runs/tiny"), "resume": False}
+    assert main(["run", str(recipe), "--set", "sft.steps=7", "--resume", "--allow", "steps", "--allow", "data"]) == 0
+    assert seen == {"steps": 7, "output": Path("runs/tiny"), "resume": True, "allow": ("steps", "data")}
     captured = capsys.readouterr()
     assert captured.out == "the table\nreport: runs/tiny/report.html\n"
     assert "sft: sft from" in captured.err and "noted" in captured.err and "chatter" in captured.err
@@ -181,11 +181,11 @@ def test_a_folder_with_a_run_is_left_alone_unless_told(tmp_path):
     (run / "run.json").write_text("{}")
     with pytest.raises(ConfigError) as caught:
         make_way(run, resume=False, overwrite=False)
-    assert all(choice in caught.value.fix for choice in ("--resume", "--overwrite", "--output"))
+    assert all(choice in caught.value.fix for choice in ("--resume", "--overwrite", "another directory"))
     make_way(run, resume=True, overwrite=False)
     assert (run / "run.json").exists()
     make_way(run, resume=False, overwrite=True)
-    assert not run.exists()
+    assert (run / "run.json").exists(), "it goes once there is something in its place"
 
 
 def test_overwrite_deletes_nothing_but_runs(tmp_path):
@@ -203,7 +203,7 @@ def test_overwrite_leaves_a_living_run_alone(tmp_path):
     (tmp_path / "run.json").write_text("{}")
     with (tmp_path / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(StorageError, match="in use"):
+        with pytest.raises(StorageError, match="a run is running here"):
             make_way(tmp_path, resume=False, overwrite=True)
     assert (tmp_path / "run.json").exists()
 

@@ -8,10 +8,11 @@ import shutil
 import pytest
 
 from offon import reporting
-from offon.errors import DataError, GateClosed, ModelError
+from offon.errors import ConfigError, DataError, GateClosed, ModelError
 from offon.measure import probe_cache
 from offon.pipeline import run as pipeline
 from offon.pipeline.check import check_recipe
+from offon.pipeline.resume.changes import Wishes
 from offon.pipeline.run import run_recipe
 from offon.recipe import parse, resolve
 from offon.runs import RunDirectory
@@ -128,7 +129,9 @@ def test_warn_lets_it_through_and_rollback_hands_on_what_was_before_and_hashes_f
     run_recipe(passing, copy, resume=True, progress=lambda event: notes.append(event.get("note")))
     assert read(copy, "rl", "node.json")["hash"] == hashes["warn"] and "rl: already done, kept" in notes
 
-    run_recipe(recipe(folder, "rollback"), copy, resume=True)
+    with pytest.raises(ConfigError, match="rl +init +sft [0-9a-f]{6} +testbed:base"):
+        run_recipe(recipe(folder, "rollback"), copy, resume=True)
+    run_recipe(recipe(folder, "rollback"), copy, resume=True, wishes=Wishes(restart=("rl",)))
     assert read(copy, "rl", "node.json")["hash"] != hashes["warn"]
     handed = read(copy, "rl", "handoff.json")
     assert handed["before"] == "testbed:base" and handed["tasks"]["guard"]["before"]["success"]["estimate"] == 1

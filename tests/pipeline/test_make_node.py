@@ -11,6 +11,7 @@ from offon.errors import ConfigError, DataError, Interrupted, ModelError, OffonE
 from offon.pipeline import make_node
 from offon.pipeline import run as pipeline
 from offon.pipeline.check import check_recipe
+from offon.pipeline.resume.changes import Wishes
 from offon.pipeline.run import run_recipe
 from offon.recipe import parse, resolve
 from offon.runs import ledger
@@ -107,7 +108,9 @@ def test_running_again_keeps_what_was_made_and_another_argument_makes_it_again(f
         run_recipe(easy(folder, BEST), finished, resume=True)
         patched.setattr(pipeline, "MakeRunner", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            run_recipe(easy(folder, BEST.replace("n: 4", "n: 5")), finished, resume=True)
+            run_recipe(
+                easy(folder, BEST.replace("n: 4", "n: 5")), finished, resume=True, wishes=Wishes(restart=("best",))
+            )
     run_recipe(easy(folder, BEST), finished, resume=True)
 
 

@@ -13,6 +13,7 @@ from offon.errors import ConfigError, DataError, EngineError, Interrupted, Model
 from offon.measure import probe_cache
 from offon.pipeline import run as pipeline
 from offon.pipeline.check import check_recipe
+from offon.pipeline.resume.changes import Wishes
 from offon.pipeline.run import run_recipe
 from offon.recipe import parse, resolve
 from offon.runs import RunDirectory, ledger
@@ -116,7 +117,8 @@ def test_a_changed_stage_runs_again_and_what_does_not_depend_on_it_is_kept(folde
     trained = []
     original = pipeline.run_stage
     monkeypatch.setattr(pipeline, "run_stage", lambda s, r: (trained.append(r.node.name), original(s, r)))
-    run_recipe(recipe(folder, **{"pipeline.rl.steps": 2}), tmp_path / "run", resume=True)
+    other = recipe(folder, **{"pipeline.rl.steps": 2})
+    run_recipe(other, tmp_path / "run", resume=True, wishes=Wishes(restart=("rl",)))
     assert trained == ["rl", "out"]
 
 

@@ -29,7 +29,16 @@ def silent(event: dict[str, Any]) -> None:
     """Shows nothing."""
 
 
-def run(recipe: RecipeSource, output: str | Path, *, resume: bool = False, progress: Progress = print) -> RunResult:
+def run(
+    recipe: RecipeSource,
+    output: str | Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    allow: Sequence[str] = (),
+    restart: Sequence[str] = (),
+    progress: Progress = print,
+) -> RunResult:
     """Run a recipe and write its report.
 
     recipe: a YAML file, or the same as Python values. Among those, a model may be `(model, tokenizer)` of transformers,
@@ -38,8 +47,13 @@ def run(recipe: RecipeSource, output: str | Path, *, resume: bool = False, progr
     there; recipe.yaml names objects by a hash of their content.
 
     output: the run's folder. It has to be empty or absent, unless resume continues the run that is in it: finished
-    nodes whose inputs have not changed are kept, an interrupted one goes on at its last checkpoint. A run made from
-    Python objects is given the same objects again; others are refused, with what differs.
+    nodes are kept, an interrupted one goes on at its last checkpoint. A run made from Python objects is given the same
+    objects again; others are refused, with what differs. overwrite puts the run that is there aside, and deletes it
+    once the new one has its first checkpoint or result.
+
+    allow, restart: what a continued run may differ in since its nodes were begun. allow names inputs (`learning_rate`,
+    or `rl.learning_rate`) that have another value from here on; restart names nodes that are made anew, the old ones
+    kept under `replaced/`. Whatever else differs is an error that says what it was and is.
 
     progress: called with each event, a mapping.
 
@@ -48,11 +62,21 @@ def run(recipe: RecipeSource, output: str | Path, *, resume: bool = False, progr
     """
     from offon.api.handed import handed_to_a_run
     from offon.api.mistakes import resolve_or_all
+    from offon.pipeline.resume.changes import Wishes
     from offon.pipeline.run import run_recipe
 
-    with handed_to_a_run(Path(output), resume=resume) as handed:
+    with handed_to_a_run(Path(output), resume=resume or overwrite) as handed:
         resolved = resolve_or_all(_recipe(handed, recipe))
-        folder = run_recipe(resolved, output, resume=resume, progress=progress, command="offon.run")
+        wishes = Wishes(tuple(allow), tuple(restart))
+        folder = run_recipe(
+            resolved,
+            output,
+            resume=resume,
+            overwrite=overwrite,
+            wishes=wishes,
+            progress=progress,
+            command="offon.run",
+        )
     return _result(folder, folder / "report.html")
 
 
@@ -166,11 +190,12 @@ def attribute(
     tasks: Mapping[str, TaskSource] | None = None,
     seeds: int = 1,
     resume: bool = False,
+    overwrite: bool = False,
     progress: Progress = silent,
 ) -> AttributionResult:
     """What each stage of a recipe contributed: the recipe is run with stages left out, and the change is shared out.
 
-    recipe, output, resume: as for `offon.run`; the study is a run of its own, in a folder of its own.
+    recipe, output, resume, overwrite: as for `offon.run`; the study is a run of its own, in a folder of its own.
 
     stages: those that are left out in turn; unless given, all that the result depends on. tasks: probe tasks by name;
     the recipe's unless given. seeds: how often everything is trained; with one, intervals say nothing about training
@@ -180,7 +205,7 @@ def attribute(
     from offon.api.mistakes import resolve_or_all
     from offon.pipeline.attribution import attribute as study
 
-    with handed_to_a_run(Path(output), resume=resume) as handed:
+    with handed_to_a_run(Path(output), resume=resume or overwrite) as handed:
         resolved = resolve_or_all(_recipe(handed, recipe))
         probed = None if tasks is None else handed.named(tasks, ("tasks",))
         entry = study(
@@ -190,6 +215,7 @@ def attribute(
             tasks=probed,
             seeds=seeds,
             resume=resume,
+            overwrite=overwrite,
             progress=progress,
             command="offon.attribute",
         )

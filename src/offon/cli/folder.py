@@ -3,37 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import shutil
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-from offon.errors import ConfigError, OffonError, StorageError, of_the_machine
+from offon.errors import ConfigError, OffonError, of_the_machine
 
 
 def make_way(output: Path, *, resume: bool, overwrite: bool) -> None:
-    """Refuse to start where something is already, unless told what to do with it. Only a run is ever deleted."""
+    """Refuse to start where something is already, unless told what to do with it."""
     if resume and overwrite:
-        raise ConfigError("--resume continues a run and --overwrite deletes it", fix="choose one")
-    if resume or not output.exists() or (output.is_dir() and not any(output.iterdir())):
-        return
-    is_run = (output / "run.json").exists()
-    if not (overwrite and is_run):
-        raise ConfigError(
-            f"{output} is not empty",
-            why="it holds an earlier run" if is_run else "it holds something that is not a run (no run.json)",
-            fix="--resume continues the run, --overwrite replaces it, --output DIR leaves it"
-            if is_run
-            else "--output DIR",
-            kept="nothing was touched",
-        )
-    with (output / ".lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise StorageError(f"{output} is in use by another process", kept="nothing was touched") from error
-        shutil.rmtree(output)
+        raise ConfigError("--resume continues a run and --overwrite replaces it", fix="choose one")
+    from offon.runs.directory import refuse_if_running, refuse_unless_free
+
+    refuse_if_running(output)
+    refuse_unless_free(output, resume or overwrite)
 
 
 @contextlib.contextmanager

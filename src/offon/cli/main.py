@@ -50,7 +50,17 @@ RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe in 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
 Page = Annotated[Path | None, typer.Option("--page", metavar="FILE", dir_okay=False, help="Also an HTML page.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the run that is there.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run that is there.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace the run that is there, once there is something in its place.")
+]
+Allow = Annotated[
+    list[str] | None,
+    typer.Option("--allow", metavar="INPUT", help="With --resume: go on although this changed; may be repeated."),
+]
+Restart = Annotated[
+    list[str] | None,
+    typer.Option("--restart", metavar="NODE", help="With --resume: make it anew, keep the old; may be repeated."),
+]
 
 
 @app.callback()
@@ -71,7 +81,7 @@ def demo(
     with recorded(output), only_results_on_stdout():
         from offon.pipeline.demo import run_demo
 
-        text = run_demo(output, resume=resume, progress=progress)
+        text = run_demo(output, resume=resume, overwrite=overwrite, progress=progress)
     progress.close()
     print(text)
     _show(output)
@@ -84,6 +94,8 @@ def run(
     resume: Resume = False,
     overwrite: Overwrite = False,
     set_: Set = None,
+    allow: Allow = None,
+    restart: Restart = None,
     quiet: Quiet = False,
 ) -> None:
     """Run a recipe: its stages in order, then the report."""
@@ -98,9 +110,18 @@ def run(
     for node in resolved.nodes:
         progress.say(f"{node.name}: {node.summary}")
     with recorded(output), only_results_on_stdout():
+        from offon.pipeline.resume.changes import Wishes
         from offon.pipeline.run import run_recipe
 
-        run_recipe(resolved, output, resume=resume, progress=progress, command=" ".join(sys.argv))
+        run_recipe(
+            resolved,
+            output,
+            resume=resume,
+            overwrite=overwrite,
+            wishes=Wishes(tuple(allow or ()), tuple(restart or ())),
+            progress=progress,
+            command=" ".join(sys.argv),
+        )
     progress.close()
     _show(output)
 
@@ -269,6 +290,7 @@ def attribute(
             tasks=tasks,
             seeds=seeds,
             resume=resume,
+            overwrite=overwrite,
             progress=progress,
             command=" ".join(sys.argv),
         )

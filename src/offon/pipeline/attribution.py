@@ -42,6 +42,7 @@ def attribute(
     tasks: Mapping[str, Any] | None = None,
     seeds: int = 1,
     resume: bool = False,
+    overwrite: bool = False,
     progress: Callable[[dict[str, Any]], None] = lambda event: None,
     command: str = "",
 ) -> dict[str, Any]:
@@ -55,7 +56,9 @@ def attribute(
     progress({"note": study.cost(Path(output) if resume else None)})
     for subset, why in study.infeasible.items():
         progress({"note": f"not run: {_named(subset)}, because {why}"})
-    run = RunDirectory.open(run_recipe(study.recipe, output, resume=resume, progress=progress, command=command))
+    run = RunDirectory.open(
+        run_recipe(study.recipe, output, resume=resume, overwrite=overwrite, progress=progress, command=command)
+    )
     shares = study.summary(run)
     run.write_json("attribution.json", shares)
     return shares

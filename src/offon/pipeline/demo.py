@@ -16,11 +16,17 @@ RECIPE = Path(__file__).parent.parent / "testbed" / "demo.yaml"
 
 
 def run_demo(
-    output: str | Path, *, resume: bool = False, progress: Callable[[dict[str, Any]], None] = lambda event: None
+    output: str | Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Callable[[dict[str, Any]], None] = lambda event: None,
 ) -> str:
     """Run the demo's recipe and return what its diagnosis found, in words. Every number comes from the run."""
     torch.set_num_threads(1)  # models this small spend a second thread waiting for the first
-    path = run_recipe(resolve(RECIPE), output, resume=resume, progress=progress, command="offon demo")
+    path = run_recipe(
+        resolve(RECIPE), output, resume=resume, overwrite=overwrite, progress=progress, command="offon demo"
+    )
     diagnosed = RunDirectory.open(path).read_json("diagnosis.json", [])
     first = diagnosed[0]["model"] if diagnosed else ""
     sentences = [f"{first}, {entry['task']}: {entry['sentence']}" for entry in diagnosed if entry["model"] == first]

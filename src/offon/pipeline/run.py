@@ -6,7 +6,7 @@ import inspect
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,10 @@ from offon.catalogue.user_function import function_at
 from offon.collect import Rollouts
 from offon.console import heard_if_possible
 from offon.data import prompt_groups
+from offon.data.clock import template_clock
 from offon.engines.factory import create_engine
 from offon.engines.stops import end_turns
 from offon.errors import GateClosed, Interrupted, OffonError, of_the_machine
-from offon.measure.probe import probe_key
 from offon.measure.probe_cache import ProbeCache
 from offon.measure.probe_diagnosis import diagnosis
 from offon.models.loading import load_tokenizer
@@ -32,6 +32,7 @@ from offon.pipeline import gates
 from offon.pipeline.graph import graph
 from offon.pipeline.inputs import Inputs
 from offon.pipeline.make_node import FrozenModels, MakeRunner
+from offon.pipeline.resume.changes import Comparison, Wishes
 from offon.pipeline.session import Session
 from offon.pipeline.stage_report.artefact_report import ArtefactReport
 from offon.pipeline.stage_report.build import handed_on
@@ -44,8 +45,8 @@ from offon.recipe.record import refuse_other_objects
 from offon.recipe.resolved import Node
 from offon.recipe.values import annotation_of
 from offon.runs import NodeDirectory, RunDirectory
-from offon.runs import artefacts as art
 from offon.runs.artefacts import Artefact
+from offon.runs.directory import refuse_if_running
 from offon.runs.holes import digest, require_whole_shards
 from offon.runs.space import require_room
 from offon.tasks.unscored import in_words, is_news
@@ -54,11 +55,7 @@ from offon.train.loop import run_stage
 from offon.train.models import ModelSet
 from offon.train.state import TrainState
 from offon.types import Group
-from offon.version import __version__
 
-HOUSEKEEPING = (  # change what is kept on the way, how it is computed and when it is given up, never the result
-    *("save_steps", "save_total_limit", "micro_batch_tokens", "gradient_checkpointing", "unscored", "on_divergence"),
-)
 Progress = Callable[[dict[str, Any]], None]
 
 
@@ -67,30 +64,43 @@ def run_recipe(
     output: str | Path,
     *,
     resume: bool = False,
+    overwrite: bool = False,
+    wishes: Wishes = Wishes(),
     progress: Progress = lambda event: None,
     command: str = "",
 ) -> Path:
     """Run every node of a recipe in order, measure before and after each, and leave a report in the run directory.
 
     Every mistake that can be found without weights is found first. resume continues a run directory: finished nodes
-    whose inputs have not changed are kept, an interrupted one goes on at its last checkpoint. Whatever ends the run,
-    status.json says so and what is finished stays.
+    are kept, an interrupted one goes on at its last checkpoint, and where an input has changed since, it says which and
+    touches nothing, unless `wishes` names what may differ and what is made anew. overwrite puts the run that is there
+    aside, and deletes it once this one has its first checkpoint or result. Whatever ends the run, status.json says so
+    and what is finished stays.
     """
     from offon.pipeline.check import check_recipe  # a check is a pipeline that stops short of models
 
     plan, output = check_recipe(recipe), Path(output)
     near = require_room(output, plan["disk_bytes"])
+    wishes.require_resume(resume)
+    refuse_if_running(output)
     if resume:
         refuse_other_objects(output, recipe.dump())
-    info = {"name": output.name, "seed": recipe.seed, "command": command}
-    with stopping() as stop, RunDirectory.create(output, recipe_text=recipe.dump(), info=info, resume=resume) as run:
-        pipeline = Pipeline(recipe, run, heard_if_possible(progress), stop)
-        noteworthy = [*run.mended, *filter(None, [near])]
+        Comparison(recipe, RunDirectory(output), wishes).compare()
+    info = {"name": output.name, "seed": recipe.seed, "command": command, "device": device_name()}
+    text = recipe.dump()
+    with (
+        stopping() as stop,
+        RunDirectory.create(output, recipe_text=text, info=info, resume=resume, overwrite=overwrite) as run,
+        template_clock(run.info()["created"]),
+    ):
+        pipeline = Pipeline(recipe, run, heard_if_possible(progress), stop, wishes)
+        noteworthy = [*run.mended, *filter(None, [near, run.moved_on()])]
         try:
             pipeline.run_all(noteworthy)
             pipeline.status("done", exit_code=0)
             reporting.write(run.path)
         except OffonError as error:
+            error.kept = "; ".join(filter(None, [error.kept, run.kept_aside()]))
             if isinstance(error, Interrupted):
                 error.exit_code = getattr(stop, "exit_code", error.exit_code)
             ends = {Interrupted: "interrupted", GateClosed: "stopped"}
@@ -113,9 +123,17 @@ def run_recipe(
 class Pipeline(Inputs):
     """The nodes of one run. Nothing here knows a method; rows, tasks and models are asked what they need."""
 
-    def __init__(self, recipe: ResolvedRecipe, run: RunDirectory, progress: Progress, stop: Callable[[], bool]):
+    def __init__(
+        self,
+        recipe: ResolvedRecipe,
+        run: RunDirectory,
+        progress: Progress,
+        stop: Callable[[], bool],
+        wishes: Wishes = Wishes(),
+    ):
         super().__init__(recipe)
         self.run, self.progress, self.stop = run, progress, stop
+        self.comparison = Comparison(recipe, run, wishes)
         self.engine = create_engine()
         self.states = {node.name: {"state": "pending"} for node in recipe.nodes}
         self.trained = {f"${node.name}" for node in recipe.nodes if isinstance(node, TrainNode)}
@@ -182,24 +200,29 @@ class Pipeline(Inputs):
 
     # --- artefacts ---------------------------------------------------------------------------------------------
 
-    def _begin(self, node: Node, settings: Mapping[str, Any]) -> tuple[NodeDirectory, str, bool]:
-        """(directory, hash, whether it is already done). A node whose inputs changed starts afresh."""
-        inputs = {f"{edge.kind}:{edge.source}": self.artefact(edge.source).hash for edge in node.inputs}
-        key = art.node_hash(node.kind, settings, inputs, __version__)
+    def _begin(self, node: Node) -> tuple[NodeDirectory, str, bool]:
+        """(directory, hash, whether it is already done). What is there is kept, gone on with, or set aside where that
+        was asked for (`offon.pipeline.resume.changes`)."""
         directory = self.run.node(node.name)
         record = directory.read_json("node.json", {})
-        if record and record.get("hash") != key:
-            self.note(f"{node.name}: its settings, inputs or offon's version changed, starts afresh")
-            directory.reset()
-            record = {}
+        standing = self.comparison.of(node, self.artefact)
+        key, allowed = standing.hash, [*record.get("allowed", []), *standing.recorded(directory)]
+        if standing.action == "make anew":
+            self.note(f"{node.name}: is made anew; what was there is kept in {directory.set_aside()}")
+            allowed = []
+        elif standing.action == "begin" and record and record.get("hash") != key:
+            directory.reset()  # begun, with nothing to go on from
+        for one in allowed:
+            at = "" if one["step"] is None else f" after step {one['step']}"
+            self.warn(f"{node.name}: {one['input']} was {one['before']} and is {one['now']}{at}, as allowed")
         self.states[node.name]["hash"] = key
-        whole = isinstance(node, GateNode) or directory.final_path is not None
-        done = record.get("state") == "done" and whole
+        done = standing.action == "keep"
         if done:
             self.states[node.name]["seconds"] = record.get("seconds", 0)
             self.note(f"{node.name}: already done, kept")
-        else:
-            directory.write_json("node.json", {"hash": key, "kind": node.kind, "state": "running"})
+        record = record if done else {"kind": node.kind, "state": "running"}
+        inputs = {"hash": key, "inputs": standing.table, **({"allowed": allowed} if allowed else {})}
+        directory.write_json("node.json", {**record, **inputs})
         return directory, key, done
 
     def note(self, sentence: str) -> None:
@@ -215,7 +238,7 @@ class Pipeline(Inputs):
 
     def make(self, node: MakeNode) -> Artefact:
         """Data or weights made by a row with a toolbox. A model is measured as one that a stage made is."""
-        directory, key, done = self._begin(node, self._described(node))
+        directory, key, done = self._begin(node)
         if not done:
             self.status("running", node=node.name)
             self.note(f"{node.name}: {node.summary}")
@@ -279,9 +302,7 @@ class Pipeline(Inputs):
 
     def call(self, node: FunctionNode) -> Artefact:
         """What a function of the user's wrote."""
-        directory, key, done = self._begin(
-            node, {"function": _source_of(node.function), "arguments": dict(node.arguments)}
-        )
+        directory, key, done = self._begin(node)
         if not done:
             self.status("running", node=node.name)
             self.note(f"{node.name}: {Path(node.function).name}")
@@ -307,7 +328,8 @@ class Pipeline(Inputs):
         return {key: visited(annotation_of(parameters[key]), value, path) for key, value in node.arguments.items()}
 
     def _finish(self, directory: NodeDirectory, record: dict[str, Any], name: str) -> None:
-        directory.write_json("node.json", {**record, "state": "done"})
+        directory.write_json("node.json", {**directory.read_json("node.json", {}), **record, "state": "done"})
+        self.run.has_something()
         self.states[name] |= {key: record[key] for key in ("seconds", "cost") if key in record}
 
     # --- gate --------------------------------------------------------------------------------------------------
@@ -316,7 +338,7 @@ class Pipeline(Inputs):
         """The candidate, or what its gate takes in its place: whoever reads the gate reads that, under its own hash."""
         candidate = self.artefact(node.gate)
         against = self.artefact(node.init) if node.init else None
-        directory, key, done = self._begin(node, self._judged_by(node))
+        directory, key, done = self._begin(node)
         self.status("running", node=node.name)
         if not done:
             started = time.perf_counter()
@@ -340,17 +362,11 @@ class Pipeline(Inputs):
         values = gates.of_policy(entries, self.recipe.probe.k)
         return gates.decided(node, *labels, values, entries)
 
-    def _judged_by(self, node: GateNode) -> dict[str, Any]:
-        probe = self.recipe.probe
-        drawn = [probe_key(probe, "", spec, self.recipe.seed) for spec in self.probe_specs.values()]
-        limits = {metric: [vars(limit) for limit in limits] for metric, limits in node.limits.items()}
-        return {"limits": limits, "on_fail": node.on_fail, "probe": [*drawn, probe and probe.k]}
-
     # --- train -------------------------------------------------------------------------------------------------
 
     def train(self, node: TrainNode) -> Artefact:
         settings = node.settings
-        directory, key, done = self._begin(node, self._described(node))
+        directory, key, done = self._begin(node)
         init = self.artefact(settings.init)
         before = self.measure(init, root=self.recipe.past_gates(settings.init) not in self.trained)
         if not done:
@@ -374,22 +390,6 @@ class Pipeline(Inputs):
         if node.name not in self.heldout:  # trained in an earlier session
             self.training_data(node, load_tokenizer(final.path))
         return self.heldout[node.name]
-
-    @staticmethod
-    def _described(node: MethodNode) -> dict[str, Any]:
-        """What of a node enters its hash, beside the content of its inputs."""
-        settings = node.settings
-        return {
-            "method": _source_of(node.method),
-            "settings": {
-                field.name: art.described(getattr(settings, field.name))
-                for field in fields(settings)
-                if field.name not in HOUSEKEEPING
-            },
-            **({"task files": files} if (files := art.task_files(settings.task)) else {}),
-            "arguments": dict(node.arguments),
-            "modifiers": [(m.name, dict(m.arguments)) for m in node.modifiers],
-        }
 
     def _train(self, node: TrainNode, directory: NodeDirectory, init: Artefact) -> dict[str, Any]:
         started = time.perf_counter()
@@ -434,15 +434,6 @@ class Pipeline(Inputs):
 
 def lora_of(settings) -> LoraSpec | None:
     return None if settings.lora is None else LoraSpec(**asdict(settings.lora), seed=settings.seed)
-
-
-def _source_of(place: str) -> str:
-    """A function in a file counts by the file's content, a method of the catalogue by its name, and a function that was
-    handed over by a name that holds its hash."""
-    if is_object(place):
-        return place
-    file, colon, _ = place.rpartition(":")
-    return f"{place} {art.content_hash(Path(file))}" if colon else place
 
 
 def _group_size(stage: Stage) -> int | None:

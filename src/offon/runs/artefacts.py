@@ -12,6 +12,7 @@ from typing import Any
 from offon.errors import ConfigError
 from offon.objects import held, is_object
 from offon.runs.atomic import MANIFEST, files_below, known_sha256
+from offon.runs.code import code_hash
 from offon.tasks.api import parsed_spec
 
 TESTBED = "testbed:"
@@ -79,9 +80,15 @@ def described(value: Any) -> str:
 
 
 def task_files(task: Any) -> tuple[str, ...]:
-    """Content hashes of the files that a task's description names: an edited file is another task."""
+    """Content hashes of the files that a task's description names: an edited file is another task. A function counts by
+    what it does."""
     spec = parsed_spec(task) if isinstance(task, str) else task if isinstance(task, Mapping) else {}
-    return tuple(content_hash(named[1]) for value in spec.values() if (named := _file_in(value)) is not None)
+    named = [(value, place) for value in spec.values() if (place := _file_in(value)) is not None]
+    return tuple(_content(path, value[len(written) + 1 :] or None) for value, (written, path) in named)
+
+
+def _content(path: Path, function: str | None) -> str:
+    return code_hash(path, function) if path.suffix == ".py" else content_hash(path)
 
 
 def without_places(task: str | Mapping[str, Any]) -> str | dict[str, Any]:
@@ -119,8 +126,3 @@ def data_file(artefact: Artefact) -> Path:
             fix="write one .jsonl or .parquet file, or name the file",
         )
     return data_files[0]
-
-
-def node_hash(kind: str, settings: Mapping[str, Any], inputs: Mapping[str, str], version: str) -> str:
-    """What a node's result depends on: its resolved row, the content of its inputs, the seed, offon's version."""
-    return digest([kind, settings, inputs, version])

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from offon.errors import ConfigError, StorageError
-from offon.runs import atomic, holes, secrets, tensors, trajectories
+from offon.runs import aside, atomic, holes, secrets, tensors, trajectories
 from offon.types import Group
 
 LOCK = ".lock"
@@ -53,6 +53,7 @@ def _environment() -> dict[str, Any]:
         "versions": {name: version for name, version in versions.items() if version},
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
+        "threads": int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))),
     }
 
 
@@ -107,8 +108,9 @@ def _mend(path: Path) -> None:
         _keep_lines(path, lambda line: True)
 
 
-def _lock(path: Path) -> IO[str]:
-    """Hold the run's lock for as long as the file is open. The kernel lets go when the process ends, in any way."""
+def _lock(path: Path, *, keep: bool = False) -> IO[str]:
+    """Hold the run's lock for as long as the file is open. The kernel lets go when the process ends, in any way. keep:
+    what it says of who held it last."""
     file = (path / LOCK).open("a+", encoding="utf-8")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -117,6 +119,8 @@ def _lock(path: Path) -> IO[str]:
         text = file.read()
         file.close()
         raise _locked(path, json.loads(text) if text.startswith("{") else {}) from error
+    if keep:
+        return file
     file.truncate(0)
     file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}))
     file.flush()
@@ -135,7 +139,7 @@ def _locked(path: Path, holder: Mapping[str, Any]) -> StorageError:
     if gone:
         why = f"process {pid} is gone, but a process it started is still alive and holds the lock"
     return StorageError(
-        f"locked by pid {pid} on host {host} since {since}",
+        f"a run is running here: pid {pid} on host {host} since {since}",
         where=str(path),
         why=why,
         fix="wait for it to finish or stop it, or choose another run directory",
@@ -143,13 +147,11 @@ def _locked(path: Path, holder: Mapping[str, Any]) -> StorageError:
     )
 
 
-def _empty(path: Path) -> None:
-    """Remove a run but for its lock, which the caller holds."""
-    for entry in path.iterdir():
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        elif entry.name != LOCK:
-            entry.unlink()
+def refuse_if_running(path: Path) -> None:
+    """Whoever would write where a process writes is told which one, and since when."""
+    if (path / LOCK).exists():
+        with contextlib.suppress(PermissionError):
+            _lock(path, keep=True).close()
 
 
 def refuse_unless_free(path: Path, continues: bool) -> None:
@@ -192,6 +194,7 @@ class RunDirectory:
         self.path = Path(path)
         self._lock = lock
         self._metrics: IO[str] | None = None
+        self._replaces: list[str] = []  # folders beside it that go once there is something in their place
         self.mended: list[str] = []  # what a continued run had half of, and makes anew
 
     @classmethod
@@ -240,7 +243,9 @@ class RunDirectory:
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = self._lock or _lock(self.path)
         if overwrite:
-            _empty(self.path)
+            replaces = self.info().get("replaces", [])  # of a run that came to nothing, too
+            moved = aside.put_aside(self.path, [LOCK], [INPUTS])
+            self._replaces = [*replaces, *([moved.name] if moved else [])]
         atomic.recover(self.path)
         self.mended = holes.mended(self.path)
         for lines in self.path.rglob("*.jsonl"):
@@ -250,6 +255,8 @@ class RunDirectory:
         recipe = secrets.redact_text(recipe_text)
         before = self.info()
         session = {"started": _now(), "command": info.get("command", " ".join(sys.argv)), **_environment()}
+        session["device"] = info.pop("device", None)
+        self._replaces = self._replaces or before.get("replaces", [])
         if before and self.recipe() != recipe:
             session["recipe"] = "changed"
         info = {
@@ -260,6 +267,7 @@ class RunDirectory:
             **before,
             **info,
             "sessions": [*before.get("sessions", []), session],
+            "replaces": self._replaces,
         }
         atomic.write_json(self.path / "run.json", secrets.redact(info))
         atomic.write_text(self.path / "recipe.yaml", recipe)
@@ -279,6 +287,30 @@ class RunDirectory:
 
     def __exit__(self, *exception: Any) -> None:
         self.close()
+
+    # ---- what it replaces, and what moved between its sessions
+
+    def has_something(self) -> None:
+        """There is a checkpoint or a result: what the run replaces may go."""
+        if self._replaces:
+            aside.let_go(self.path, self._replaces)
+            self._replaces = []
+            self.write_json("run.json", {**self.info(), "replaces": []})
+
+    def kept_aside(self) -> str:
+        places = [str(self.path.with_name(name)) for name in self._replaces]
+        return f"the earlier run, in {', '.join(places)}" if places else ""
+
+    def moved_on(self) -> str:
+        """What is not what it was in the session before: versions, device, threads. One sentence, or none."""
+        *_, before, now = [{}, *self.info().get("sessions", [])]
+        if not before:
+            return ""
+        then, here = ({"offon": one.get("offon"), **one.get("versions", {})} for one in (before, now))
+        then, here = ({**one, "device": of.get("device"), "threads": of.get("threads")}
+                      for one, of in ((then, before), (here, now)))  # fmt: skip
+        moved = [f"{name} {then.get(name)} -> {here[name]}" for name in here if then.get(name) != here[name]]
+        return f"not as in the session before: {', '.join(moved)}; numbers may differ in rounding" if moved else ""
 
     # ---- what the run is and where it stands
 
@@ -433,6 +465,7 @@ class NodeDirectory:
         target = self.path / f"checkpoint-{step}"
         with atomic.committed(target, before=tensors.refuse_nonfinite) as directory:
             yield directory
+        self.run.has_something()
         if keep is not None:
             self._rotate(step, keep)
 
@@ -489,6 +522,17 @@ class NodeDirectory:
         for newer, path in self._checkpoint_paths():
             if newer > step:
                 shutil.rmtree(path)
+
+    def set_aside(self) -> Path:
+        """Move everything of the node, its metrics too, to where replaced results are kept; that place."""
+        target = aside.free(self.run.path / aside.REPLACED / f"{self.name}-{aside.stamp()}")
+        lines = [line for line in self.run.metrics() if line["node"] == self.name]
+        target.parent.mkdir(exist_ok=True)
+        if self.path.exists():
+            self.path.rename(target)
+        atomic.write_text(target / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+        self.run._keep_metrics(lambda line: line["node"] != self.name)
+        return target
 
     def reset(self) -> None:
         """Forget the node: its inputs changed, and nothing of it is reused."""
