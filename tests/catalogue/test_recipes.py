@@ -49,7 +49,10 @@ TASKS = {"rubrics": {"jsonl": "./criteria.jsonl", "verifier": "exact"}}  # items
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A data file of each form."""
-    root = tmp_path_factory.mktemp("user")
+    return user_files(tmp_path_factory.mktemp("user"))
+
+
+def user_files(root):
     items = TestbedTask("scaffold").items("train")[:8]
     rows = {
         "demonstrations": lambda i: {"completion": i.reference, "tag": "label"},

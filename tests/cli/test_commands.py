@@ -87,6 +87,7 @@ def test_a_check_imports_no_model_class_no_adapters_and_no_statistics():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
+@pytest.mark.fault("F01")
 @pytest.mark.slow
 def test_misspelt_keys_are_found_without_torch_those_of_a_method_too(recipe):
     recipe.write_text("modle: ./base\npipeline:\n  rl: {method: grpo, task: gym:lcm, group_sise: 4, steps: 1}\n")
@@ -147,6 +148,7 @@ def test_the_traceback_is_kept_in_the_runs_folder(recipe, replaced, capsys):
     assert "Traceback" in Path("runs/tiny/error.log").read_text()
 
 
+@pytest.mark.fault("F01")
 def test_a_misspelt_key_on_the_command_line_is_refused_like_one_in_the_file(recipe, capsys):
     assert main(["run", str(recipe), "--set", "sft.stepz=3"]) == 2
     message = capsys.readouterr().err
@@ -174,6 +176,7 @@ def test_run_resolves_and_hands_over(recipe, replaced, capsys, monkeypatch):
     assert "sft: sft from" in captured.err and "noted" in captured.err and "chatter" in captured.err
 
 
+@pytest.mark.fault("F06")
 def test_a_folder_with_a_run_is_left_alone_unless_told(tmp_path):
     run = tmp_path / "run"
     run.mkdir()

@@ -91,6 +91,7 @@ def test_text_that_cannot_be_learned_is_an_error_with_its_row(tokenizer, row, wh
         load_demonstrations([row], tokenizer)
 
 
+@pytest.mark.fault("F14")
 def test_a_long_row_is_cut_and_one_whose_prompt_fills_the_length_is_dropped(tokenizer):
     """Letters outside the merges are one token each: prompts of 2 and 9 tokens, completions of 5 and 1 with EOS."""
     rows = [{"prompt": "xy", "completion": "zwzw"}, {"prompt": "xyzxyzxyz", "completion": "w"}]
@@ -167,6 +168,7 @@ def test_conversations_part_where_they_first_differ_and_share_the_rest(tokenizer
     assert "7<|im_end|>" in tokenizer.decode(group.prompt)
 
 
+@pytest.mark.fault("F20")
 def test_equal_and_overlong_pairs_are_dropped_and_counted_never_cut(tokenizer):
     rows = [
         {"prompt": "xy", "chosen": "z", "rejected": "w"},

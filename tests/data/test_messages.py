@@ -84,6 +84,7 @@ def test_reasoning_is_rendered_whatever_row_and_template_call_it(written, read):
     assert learned(group, tokenizer) == "<think>3, 4</think>7<|im_end|>"
 
 
+@pytest.mark.fault("F23")
 @pytest.mark.parametrize("name", NAMES)
 def test_reasoning_that_the_template_drops_is_refused(tokenizer, name):
     row = {"messages": [ASKED, {**ANSWER, name: "since b"}]}
@@ -163,6 +164,7 @@ def test_tools_that_the_template_drops_are_refused(tokenizer):
         load({"prompt": "a", "completion": "b", "tools": [LOOK]}, tokenizer)
 
 
+@pytest.mark.fault("F19")
 def test_tools_and_template_arguments_written_as_json_are_read_and_nulls_are_not():
     tokenizer = tokenizing.byte_level(TOOLS.replace("{% for", "{% if loud is defined %}LOUD{% endif %}{% for", 1))
     plain = {"messages": [ASKED, ANSWER], "tools": [LOOK], "chat_template_kwargs": {"loud": 1}}

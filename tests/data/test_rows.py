@@ -38,6 +38,7 @@ def test_all_sources_give_the_same_rows(tmp_path):
         assert values(source) == ROWS
 
 
+@pytest.mark.fault("F13")
 def test_byte_order_mark_crlf_blank_lines_and_unicode_line_separators_are_no_errors(tmp_path):
     path = tmp_path / "a.jsonl"
     raw = [json.dumps(row, ensure_ascii=False) for row in ROWS]
@@ -46,6 +47,7 @@ def test_byte_order_mark_crlf_blank_lines_and_unicode_line_separators_are_no_err
     assert [where for where, _ in read_rows(path, None, COLUMNS)] == ["a.jsonl:1", "a.jsonl:3"]
 
 
+@pytest.mark.fault("F13")
 def test_a_broken_line_is_named_by_file_and_line_with_its_text(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(lines('{"prompt": "a", "completion": "b"}', '{"prompt": "a", "compl', "[1]"))
@@ -57,6 +59,7 @@ def test_a_broken_line_is_named_by_file_and_line_with_its_text(tmp_path):
     assert "a.jsonl:3: not an object but a list" in str(caught.value)
 
 
+@pytest.mark.fault("F12")
 def test_five_bad_rows_are_shown_and_the_rest_counted(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(lines(*["{"] * 9))
@@ -65,6 +68,7 @@ def test_five_bad_rows_are_shown_and_the_rest_counted(tmp_path):
     assert "a.jsonl:6" not in str(caught.value)
 
 
+@pytest.mark.fault("F10")
 def test_missing_columns_come_with_the_mapping_that_would_do():
     with pytest.raises(DataError) as caught:
         values([{"question": "a", "answer": "b"}])
@@ -88,6 +92,7 @@ def test_files_that_are_missing_or_of_another_kind_are_refused(tmp_path, name):
         values(tmp_path / name)
 
 
+@pytest.mark.fault("F11")
 def test_an_empty_file_is_refused(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(b"\n")
     with pytest.raises(DataError, match="there are no rows"):

@@ -94,6 +94,7 @@ def test_a_dropped_part_of_attention_would_be_seen(name, lost, monkeypatch):
     assert largest_error(build(name), few, NativeEngine().generate(few, wary)) < 1e-5
 
 
+@pytest.mark.fault("F29")
 def test_truncated_sampling_reports_the_renormalised_logp(qwen3):
     """With top-p and top-k the log-prob is that of the cut distribution, as transformers' logits processors cut it."""
     from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
@@ -254,6 +255,7 @@ def test_an_empty_prefix_is_refused(qwen3):
         NativeEngine().generate([Request((), Sampling(), (0,))], qwen3)
 
 
+@pytest.mark.fault("F24")
 @pytest.mark.parametrize("broken", [np.nan, np.inf])
 @pytest.mark.parametrize("temperature", [0, 1])
 def test_logits_that_are_not_finite_stop_the_run(broken, temperature):

@@ -113,6 +113,7 @@ def test_a_model_that_cannot_be_read_is_refused_by_the_name_of_its_file(made, tm
 
 
 @pytest.mark.fault("F50")
+@pytest.mark.fault("F50")
 def test_a_pickle_beside_whole_weights_is_never_opened(made, tmp_path):
     shutil.copytree(made / "adapter", tmp_path / "model")
     pickled(tmp_path / "model" / "adapter_model.bin")

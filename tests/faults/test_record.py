@@ -232,10 +232,10 @@ def test_where_nothing_says_what_a_node_was_made_from_the_command_does(resumed, 
 @pytest.mark.fault("F33", "F50")
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 half of a zip", pickle.dumps({"keys": 1})])
 def test_damaged_scores_are_exit_6_by_name_and_are_never_unpickled(tmp_path, content):
-    path = tmp_path / "0-000000.npz"
+    path = tmp_path / "0-a-000002.npz"
     path.write_bytes(content)
-    with pytest.raises(StorageError, match="0-000000.npz are damaged") as error:
-        FrozenScores(tmp_path)
+    with pytest.raises(StorageError, match="0-a-000002.npz are damaged") as error:
+        FrozenScores(tmp_path, "a").rewind(2)
     assert f"rm {path}" in error.value.fix
 
 

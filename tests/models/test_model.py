@@ -44,6 +44,7 @@ def nudge(model):
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
 
 
+@pytest.mark.fault("F40")
 def test_what_is_saved_loads_in_transformers_with_equal_logits(directory, tmp_path):
     model = Model.load(directory)
     nudge(model)
@@ -171,6 +172,7 @@ def test_a_frozen_copy_stays_and_shares_what_is_not_trained(directory):
     assert whole.fingerprint() != copy.fingerprint()
 
 
+@pytest.mark.fault("F30")
 def test_every_dropout_is_off_and_random_parts_are_refused():
     model = Model.wrap(architectures.build("GPT2", resid_pdrop=0.3, embd_pdrop=0.3, attn_pdrop=0.3))
     model.hf.train()
@@ -212,17 +214,20 @@ def refusal(path, **options):
     return str(caught.value)
 
 
+@pytest.mark.fault("F04")
 def test_a_misspelt_path_names_its_neighbour(directory):
     text = refusal(str(directory.parent / "bsae"))
     assert "no such model directory" in text and f"did you mean {directory}?" in text
     assert "did you mean" in refusal(str(directory.parent / "bsae" / "checkpoint-3"))
 
 
+@pytest.mark.fault("F04")
 @pytest.mark.parametrize("path", ["/nowhere/model", "./model", "../model", "~/model", "a/b/c"])
 def test_a_path_is_never_taken_for_a_hub_id(path):
     assert "no such model directory" in refusal(path)
 
 
+@pytest.mark.fault("F04")
 def test_a_hub_id_offline_says_both(monkeypatch, tmp_path):
     import huggingface_hub.constants
 

@@ -59,6 +59,7 @@ def finished(folder, tmp_path_factory):
     return run_recipe(recipe(folder), tmp_path_factory.mktemp("runs") / "run")
 
 
+@pytest.mark.fault("F40")
 @pytest.mark.slow
 def test_the_lora_result_loads_in_transformers_and_peft_and_is_the_measured_model(folder, finished):
     final = finished / "nodes" / "rl" / "final"
@@ -111,6 +112,7 @@ def test_running_again_keeps_everything(folder, finished, monkeypatch):
     run_recipe(recipe(folder), finished, resume=True)
 
 
+@pytest.mark.fault("F39")
 @pytest.mark.slow
 def test_a_changed_stage_runs_again_and_what_does_not_depend_on_it_is_kept(folder, tmp_path, monkeypatch):
     run_recipe(recipe(folder), tmp_path / "run")
@@ -151,6 +153,7 @@ def test_interrupted_in_the_middle_it_ends_with_the_same_weights(folder, finishe
         assert one.read_bytes() == two.read_bytes(), node
 
 
+@pytest.mark.fault("F24")
 def test_a_nan_weight_stops_the_run_before_anything_is_updated_or_saved(folder, tmp_path):
     hf = AutoModelForCausalLM.from_pretrained(folder / "base")
     with torch.no_grad():
@@ -184,6 +187,7 @@ def test_check_finds_bad_data_without_weights(folder, tmp_path):
     assert error.value.exit_code == 3
 
 
+@pytest.mark.fault("F22")
 def test_a_row_longer_than_the_model_is_found_before_weights_load(folder, tmp_path):
     rows = [{"prompt": "w1 " * 5000, "completion": "w3 w4"}]
     (tmp_path / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -197,6 +201,7 @@ def test_pairs_of_a_file_are_read_not_sampled(folder):
     assert " x 8 samples" in recipe(folder, **{"pipeline.sft": "{method: dpo, steps: 2}"}).node("sft").batches
 
 
+@pytest.mark.fault("F04")
 def test_check_finds_missing_weights_and_adapters_that_disagree(folder, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "config.json").write_text("{}")
@@ -246,6 +251,7 @@ def test_an_anchor_of_any_kind_is_held_and_named(folder, anchor):
     assert {line["model"] for line in nodes["rl"]["held"]} == {"self", anchor.replace("./", f"{folder}/")}
 
 
+@pytest.mark.fault("F21")
 def test_an_anchor_of_another_vocabulary_is_refused_before_weights_load(folder):
     text = RECIPE.replace("kl_anchor: {to: $sft", "kl_anchor: {to: testbed:student")
     with pytest.raises(ModelError, match="testbed:student has another vocabulary"):
@@ -264,6 +270,7 @@ def test_hints_that_no_prompt_has_are_an_error_not_a_quiet_nothing(folder):
         check_recipe(recipe(folder, text))
 
 
+@pytest.mark.fault("F22")
 def test_a_response_longer_than_the_model_reads_is_found_before_anything_runs(folder, tmp_path):
     with pytest.raises(OffonError, match="max_tokens 512 after a prompt of 2 tokens is more than the 64"):
         run_recipe(recipe(folder, **{"pipeline.rl.max_tokens": 512}), tmp_path / "run")

@@ -77,6 +77,7 @@ def test_a_model_that_is_not_there_is_a_model_error_with_its_line(of):
         of("steps: 1, old: demo.jsonl")
 
 
+@pytest.mark.fault("F02")
 def test_values_that_are_no_text_say_what_is_allowed(of):
     with pytest.raises(Exception, match="a model: a path, a Hub id, testbed:NAME, or "):
         of("steps: 1, to: 3")

@@ -199,6 +199,7 @@ def test_a_name_that_is_no_path_is_left_to_the_hub(of):
 # ---- mistakes
 
 
+@pytest.mark.fault("F01")
 def test_a_misspelt_key_names_file_line_and_the_nearest_key_in_few_lines(mistakes):
     (error,) = mistakes(FULL.replace("steps: 200", "max_stepz: 2, steps: 3"))
     assert isinstance(error, ConfigError) and error.exit_code == 2
@@ -231,6 +232,7 @@ def test_an_argument_of_another_method_says_whose_it_is(mistakes):
     assert error.why == "group_size belongs to grpo; this node's method is sft"
 
 
+@pytest.mark.fault("F02")
 @pytest.mark.parametrize(
     ("setting", "allowed"),
     [
@@ -275,6 +277,7 @@ def test_a_path_relative_to_the_shell_is_explained(mistakes, folder, monkeypatch
     assert "relative to the recipe's folder" in error.fix
 
 
+@pytest.mark.fault("F05")
 def test_a_batch_that_does_not_divide_names_the_nearest_that_do(mistakes):
     (error,) = mistakes(node("method: grpo, steps: 1, prompts_per_step: 16, prompts_per_buffer: 40"))
     assert error.where == "r.yaml:4 (pipeline.n)" and error.fix == "use 32 or 48"
@@ -335,6 +338,7 @@ def test_what_a_node_lacks_or_contradicts_is_said(mistakes, line, what):
     assert error.what == what and error.exit_code == 2
 
 
+@pytest.mark.fault("F01")
 def test_all_mistakes_are_reported_at_once_each_with_its_line(mistakes):
     text = """\
 model: ./bsae

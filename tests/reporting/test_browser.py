@@ -79,6 +79,7 @@ def test_a_load_that_fails_would_be_seen(whole_run, tmp_path):
     assert console and "Content Security Policy" in console[0]
 
 
+@pytest.mark.fault("F54")
 def test_a_planted_script_does_not_run_even_without_the_policy(whole_run, tmp_path):
     path = without_policy(reporting.write(whole_run), tmp_path / "report.html")
     dom, _ = browse(path, tmp_path / "profile", "--dump-dom")

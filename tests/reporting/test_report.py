@@ -86,6 +86,7 @@ def test_model_text_is_shown_as_text(whole_run):
     assert "<" not in block and json.loads(block)["status"]["state"] == "done"
 
 
+@pytest.mark.fault("F54")
 def test_every_name_that_can_reach_the_page_is_escaped(tmp_path):
     """Task, family, prompt, model, warning, error, metric, recipe: all of them attacker's text."""
     evil = '"><script>alert(1)</script>'
@@ -183,6 +184,7 @@ def test_the_path_and_what_was_left_out_are_never_in_one_table(measured_run):
     assert "+55.2" in path and "+55.2" not in attribution and "+32.0" in attribution and "+32.0" not in path
 
 
+@pytest.mark.fault("F53")
 def test_no_secret_reaches_the_page(tmp_path):
     with RunDirectory.create(tmp_path / "run", recipe_text="hub_token: canary-77aa\n", info={"api_key": "canary-77aa"}):
         pass

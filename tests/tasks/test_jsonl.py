@@ -50,6 +50,7 @@ def test_columns_are_mapped(problems):
         open_task({"jsonl": rows}).items("train")
 
 
+@pytest.mark.fault("F12")
 def test_bad_rows_are_named_together():
     rows = [*ROWS, {"prompt": "", "answer": "1"}, {"prompt": "x", "answer": None}]
     with pytest.raises(DataError, match="2 of 38 rows") as caught:

@@ -109,6 +109,7 @@ def test_the_pool_has_its_size_after_many_hangs(factory, others):
     assert not pool.pids and not descendants() - others
 
 
+@pytest.mark.fault("F45", "pool")
 def test_a_worker_that_died_between_calls_is_replaced(pool):
     pool.start()
     [pid] = pool.pids

@@ -82,20 +82,27 @@ def test_another_model_view_or_temperature_is_another_score():
 def test_scores_are_found_again_by_another_process_and_never_half_written(tmp_path):
     whole = batch()
     values = torch.arange(whole.n_tokens, dtype=torch.float32) / 7
-    kept = FrozenScores(tmp_path / "scores")
+    kept = FrozenScores(tmp_path / "scores", "dpo")
     kept.logp("a", "train", "before", whole, lambda part: values)
-    kept.keep()
-    kept.keep()  # nothing new: no file
-    assert [path.name for path in (tmp_path / "scores").iterdir()] == ["0-000000.npz"]
+    kept.keep(2)
+    kept.keep(3)  # nothing new: no file
+    assert [path.name for path in (tmp_path / "scores").iterdir()] == ["0-dpo-000002.npz"]
 
     def never(part):
         raise AssertionError("scored again")
 
-    again = FrozenScores(tmp_path / "scores").logp("a", "train", "before", whole, never)
+    def reopened(node, process=0, step=2):
+        found = FrozenScores(tmp_path / "scores", node, process)
+        found.rewind(step)
+        return found
+
+    again = reopened("dpo").logp("a", "train", "before", whole, never)
     assert again.shape == values.shape and again.dtype == torch.float32
-    other = FrozenScores(tmp_path / "scores", process=1)
-    with pytest.raises(AssertionError, match="scored again"):
-        other.logp("a", "train", "before", whole, never)
+    reopened("another", step=0).logp("a", "train", "before", whole, never)
+    for stranger in (reopened("dpo", process=1), reopened("dpo", step=1)):  # the last after a step before it was kept
+        with pytest.raises(AssertionError, match="scored again"):
+            stranger.logp("a", "train", "before", whole, never)
+    assert not list((tmp_path / "scores").iterdir())
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,7 @@ def everything(runtime, directory):
     return weights, runtime.optimizers["policy"].state_dict(), metrics, rows, consumed
 
 
+@pytest.mark.fault("F34")
 @pytest.mark.parametrize("method, arguments, changes", VARIANTS, ids=lambda v: str(v))
 def test_stopping_anywhere_changes_nothing(tmp_path, models, method, arguments, changes):
     straight = run(tmp_path / "straight", models, method, arguments, changes, stops=[])

@@ -31,6 +31,7 @@ SEEN = {  # what shows that the mechanism was at work: a tag, or a source of wha
 }
 
 
+@pytest.mark.fault("F34")
 @pytest.mark.parametrize("row", list(SEEN))
 def test_stopping_anywhere_changes_nothing(tmp_path, models, row):  # noqa: F811
     (tmp_path / "mine.py").write_text(ROWS)

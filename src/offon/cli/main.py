@@ -18,7 +18,7 @@ import typer.core
 from offon.cli.folder import as_bug, make_way, recorded
 from offon.cli.output import only_results_on_stdout, plain, print_json, table
 from offon.cli.pages import attribution_page, catalogue, diagnosis_page, page, plan_page
-from offon.cli.progress import Progress
+from offon.cli.progress import Progress, without_secrets
 from offon.console import unbroken_streams
 from offon.errors import ConfigError, OffonError, Signalled
 
@@ -392,7 +392,7 @@ def _exit_code(arguments: list[str]) -> int:
         if debug:
             traceback.print_exc()
         known = error if isinstance(error, OffonError) else as_bug(error, "run it again")
-        print(known, file=sys.stderr)
+        print(without_secrets(str(known)), file=sys.stderr)
         return known.exit_code
     return 0
 

@@ -22,6 +22,15 @@ LIVE_EVERY_S = 0.1
 PLAIN_EVERY_S = 5.0
 
 
+def without_secrets(text: str) -> str:
+    """A text as it is printed: without the password of an address."""
+    if ":/" not in text or "@" not in text:
+        return text
+    from offon.runs.secrets import redact_text
+
+    return redact_text(text)
+
+
 class Progress:
     """Call it with events. `num_tokens` counts from the start of a node; rates and remaining time are over this
     session's part of the node, so that a resumed run does not credit itself with work done before."""
@@ -61,7 +70,7 @@ class Progress:
     def say(self, text: str) -> None:
         """A line that stays, whatever the live line does. Quiet only silences progress, never words."""
         self._close_line()
-        print(text, file=self.stream, flush=True)
+        print(without_secrets(text), file=self.stream, flush=True)
 
     def close(self) -> None:
         self._close_line()

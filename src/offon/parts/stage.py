@@ -242,7 +242,7 @@ class Stage:
 
 
 SOURCES_OF = {
-    "behavior_logp": "rollouts by the learner with full softmax (no top_p, no top_k); external data has none",
+    "behavior_logp": "rollouts by the learner with full softmax (no top_p, top_k or temperature 0), never data",
     "reward": "verify(task) after rollouts(task)",
     "comparisons": "preferences(data), or rollouts | verify | best_against_worst()",
     "advantage": "a credit on the learner",

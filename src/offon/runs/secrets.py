@@ -23,7 +23,7 @@ _VOCABULARY = re.compile(
 )
 _CREDENTIAL = re.compile(
     r"hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_\-]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|glpat-[\w\-]{16,}"
-    r"|AKIA[0-9A-Z]{16}|xox[abprs]-[\w\-]{10,}|(?<=Bearer )[\w\-.=]{8,}|(?<=://)[^\s/:@]+:[^\s/@]+(?=@)"
+    r"|AKIA[0-9A-Z]{16}|xox[abprs]-[\w\-]{10,}|(?<=Bearer )[\w\-.=]{8,}|(?<=:/)/?[^\s/:@]+:[^\s/@]+(?=@)"
 )
 _ASSIGNED = re.compile(
     rf"(?im)(?P<name>[\w\-]*{_SECRET_WORD}|\b[\w\-]*[_\-]key)(?P<equals>[\"']?[ \t]*[:=][ \t]*|[ \t]+(?=[^\s:=]))"

@@ -33,18 +33,27 @@ Remembered = Callable[[str, str, Batch, Callable[[Batch], Tensor]], Tensor]  # `
 
 
 class FrozenScores:
-    """directory: where scores are kept between processes; None: in memory only. `process`: each of several has its own.
+    """directory: where scores are kept between processes; None: in memory only. node: whose they are. process: each of
+    several has its own.
 
     computed   tokens that were scored        remembered   tokens that were not, because they had been
     """
 
-    def __init__(self, directory: Path | None = None, process: int = 0):
-        self._directory, self._process = directory, process
+    def __init__(self, directory: Path | None = None, node: str = "", process: int = 0):
+        self._directory, self._node, self._process = directory, node, process
         self._scores: dict[bytes, np.ndarray] = {}
         self._new: list[bytes] = []
         self.computed = self.remembered = self._tokens = 0
-        for path in sorted(directory.glob(f"{process}-*.npz")) if directory and directory.is_dir() else ():
-            self._read(path)
+
+    def rewind(self, step: int) -> None:
+        """Read what is kept, but what this node kept after a step: a resumed run then scores what it would have scored,
+        and has spent as much."""
+        for path in sorted(self._directory.glob(f"{self._process}-*.npz")) if self._directory else ():
+            node, _, number = path.stem.partition("-")[2].rpartition("-")
+            if node == self._node and int(number) > step:
+                path.unlink()
+            else:
+                self._read(path)
 
     def logp(self, model: str, view: str, place: str, batch: Batch, compute: Callable[[Batch], Tensor]) -> Tensor:
         """[M] what `compute` gives for a batch of rows under the model of this fingerprint, computed for those rows
@@ -70,7 +79,7 @@ class FrozenScores:
             self._tokens += len(score)
             self._new.append(key)
 
-    def keep(self) -> None:
+    def keep(self, step: int) -> None:
         """Write what is new, whole or not at all. Called before a checkpoint, so that a run that goes on from it finds
         every score that came before, to the last bit."""
         if self._directory is None or not self._new:
@@ -82,8 +91,7 @@ class FrozenScores:
             "lengths": np.array([len(score) for score in scores]),
             "scores": np.concatenate(scores),
         }
-        number = len(list(self._directory.glob(f"{self._process}-*.npz")))
-        target = self._directory / f"{self._process}-{number:06d}.npz"
+        target = self._directory / f"{self._process}-{self._node}-{step:06d}.npz"
         atomic.write_with(target, lambda temporary: _write(temporary, columns))
         self._new = []
 

@@ -93,7 +93,7 @@ class TrainState:
         self.stage = models.stage
         self.parameters = {name: model.train_parameters() for name, model in models.learners.items()}
         self.optimizers = {name: make_optimizer(p, settings.weight_decay) for name, p in self.parameters.items()}
-        self.scores = FrozenScores(node.run.path / SCORES, rank_and_size()[0])
+        self.scores = FrozenScores(node.run.path / SCORES, node.name, rank_and_size()[0])
         self._progress, self._interrupted = progress, interrupted
         self._metrics: dict[str, tuple[float, float]] = {}
         self._watch = Watch(
@@ -306,7 +306,7 @@ class TrainState:
 
     def finish(self) -> None:
         """The steps are done: what the last buffer still held is set aside with the reason."""
-        self.scores.keep()
+        self.scores.keep(self.state.step)
         groups, first = self.node.read_buffer(self.state.buffer), self.state.cursor * self.updates.prompts_per_step
         for index in range(first, len(self.buffer)):
             groups[index] = groups[index].drop([False] * len(groups[index].members), "stage ended")
@@ -316,7 +316,7 @@ class TrainState:
 
     def checkpoint(self) -> None:
         state, self._save_due = self.state, False
-        self.scores.keep()
+        self.scores.keep(self.state.step)
         with self.node.checkpoint(state.step, keep=self.settings.save_total_limit) as directory:
             directory = Path(directory)
             self.models.save(directory)
@@ -330,12 +330,14 @@ class TrainState:
         checkpoint = self.node.latest_checkpoint()
         if checkpoint is None:
             self.node.rewind(0, -1)
+            self.scores.rewind(0)
             return self.state
         self.state = Counters.from_json(tensors.load(checkpoint.path / "state"))
         self.buffer = trajectories.read(checkpoint.path / "buffer.parquet")
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(tensors.load(self.models.place(checkpoint.path, name) / "optimizer"))
         self.node.rewind(self.state.step, self.state.buffer)
+        self.scores.rewind(self.state.step)
         self._require_record()
         self._watch.restore()
         return self.state
