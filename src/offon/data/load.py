@@ -131,7 +131,7 @@ def load_preferences(
 
     groups = []
     for row, chosen, rejected in converted(source, rows, pair, renderer, report):
-        if chosen.response == rejected.response:
+        if _said(renderer, chosen) == _said(renderer, rejected):
             report.dropped[IDENTICAL] += 1
         elif too_long([chosen, rejected], max_length):
             report.dropped[CUT_PAIR] += 1
@@ -273,6 +273,11 @@ def prompt_groups(items: Sequence[Item], tokenizer: Any, *, allow_control_tokens
         return Group(item=item, views={view: renderer.view(item, prompt) for view, prompt in prompts.items()})
 
     return convert_rows(items, ((f"item {item.id}", item) for item in items), group)
+
+
+def _said(renderer: Renderer, rendered: Rendered) -> str:
+    """A response without its end token and the white space around it, which no judge compares."""
+    return renderer.turns.split(renderer.tokenizer.decode(rendered.response))[0].strip()
 
 
 def _trajectory(

@@ -48,6 +48,7 @@ class Settings:
     supervise             which assistant turns of a conversation are trained
     columns               {name offon reads: name in the data}
     lossy                 allow: rows of which the chat template leaves something out are counted, not refused
+    dropped               the largest share of rows that may be left out (too long, equal pairs)
     """
 
     init: str | None = None
@@ -64,6 +65,7 @@ class Settings:
     supervise: Literal["all", "last"] = "all"
     columns: Mapping[str, str] | None = None
     lossy: Literal["refuse", "allow"] = "refuse"
+    dropped: Annotated[float, Ge(0), Le(1)] = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +78,7 @@ class NodeSettings(Settings):
     save_steps            optimizer steps between checkpoints; the last `save_total_limit` stay (null: all)
     heldout               of a reward model's data, the share of prompts never trained on, on which it is measured; or
                           a second file. Rows that train reward models recommend a share
+    contamination         the largest share of training prompts that a probe task may hold out
     gradient_checkpointing  layers are computed again in the backward pass: less memory, about a third more time
     """
 
@@ -95,6 +98,7 @@ class NodeSettings(Settings):
     save_steps: Count = 50
     save_total_limit: Count | None = 2  # the newest and, should it turn out damaged, the one before
     heldout: Annotated[float, Ge(0), Lt(1)] | str | None = None
+    contamination: Annotated[float, Ge(0), Le(1)] = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +114,7 @@ class MakeSettings(Settings):
 
 
 SAMPLING = ("max_tokens", "temperature", "top_p", "top_k")  # mean something where a stage samples
-READING = ("max_length", "supervise", "columns", "lossy")  # mean something where a stage reads data
+READING = ("max_length", "supervise", "columns", "lossy", "dropped")  # mean something where a stage reads data
 
 
 @dataclass(frozen=True, kw_only=True)
