@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from offon.errors import DataError
+from offon.errors import DataError, OffonError
 from offon.pipeline.check import check_recipe
 from offon.pipeline.run import run_recipe
 from offon.recipe import parse, resolve
@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
     (root / "leak.jsonl").write_text(lines({"prompt": p, "completion": "w3"} for p in spaced))
     (root / "apart.jsonl").write_text(lines({"prompt": p, "completion": "w3"} for p in others[:9]))
     (root / "other_task.jsonl").write_text(lines({"prompt": p, "answer": "w3"} for p in PROMPTS[:20]))
-    long = [{"prompt": p, "completion": "w3 " * (60 if i < 2 else 1)} for i, p in enumerate(others[:8])]
+    long = [{"prompt": p, "completion": "w3 " * (70 if i < 2 else 1)} for i, p in enumerate(others[:8])]
     (root / "long.jsonl").write_text(
         lines({"prompt": f"{r['prompt']} " + r["completion"], "completion": "w3"} for r in long)
     )
@@ -68,12 +68,8 @@ def test_what_stays_under_the_limit_is_counted(folder):
 @pytest.mark.fault("F20")
 def test_prompts_of_another_tasks_file_are_compared_too(folder):
     node = "rl: {method: grpo, task: {jsonl: ./other_task.jsonl, heldout: 0.0}, steps: 1, max_tokens: 2}"
-    recipe = resolved(folder, node)
-    recipe.probe.tasks.pop(next(name for name in recipe.probe.tasks if name != "task"), None) if len(
-        recipe.probe.tasks
-    ) > 1 else None
-    with pytest.raises(DataError, match="held out of task"):
-        check_recipe(recipe)
+    with pytest.raises(OffonError, match=r"training prompts .* are held out of task"):
+        check_recipe(resolved(folder, node))
 
 
 @pytest.mark.fault("F14")

@@ -227,7 +227,7 @@ def _from_json(path: Path) -> list[Row]:
             raise DataError(what, where=str(path), why=lines.why, fix=fix) from error
     if isinstance(rows, dict):
         rows = next((rows[name] for name in LISTS if _are_objects(rows.get(name))), [rows])
-    if rows and not _are_objects(rows):
+    if rows != [] and not _are_objects(rows):
         known = ", ".join(LISTS)
         what = f"not an array of objects, nor an object with one under any of {known}"
         raise DataError(what, where=str(path), fix="an array of objects, or one object per line")

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Literal
 
-import jinja2
-
 from offon.data.limits import overrun
 from offon.data.rows import BadRow
 from offon.errors import DataError, ModelError
@@ -58,7 +56,7 @@ class Turns:
         self._try_first(rendered, messages)
         try:
             return rendered()
-        except (jinja2.TemplateError, TypeError, ValueError) as error:
+        except Exception as error:  # a template is somebody's program: it may fail in any way
             raise BadRow(f"the chat template refuses it: {error}") from error
 
     def _try_first(self, rendered: Callable[[], str], messages: Sequence[Message]) -> None:

@@ -124,11 +124,12 @@ class Inputs:
         return groups
 
     def _probed_prompts(self) -> dict[str, list[Any]]:
-        """Probe task -> the prompts that it holds out. What cannot be opened is said where the probe is checked."""
+        """Probe task -> the prompts that it holds out. That it holds out none is said where it is checked."""
         held = {}
         for name, spec in self.probe_specs.items():
+            task = self.task(spec)
             try:
-                held[name] = [item.prompt for item in self.task(spec).items("heldout")]
+                held[name] = [item.prompt for item in task.items("heldout")]
             except OffonError:
                 continue
         return held
