@@ -4,9 +4,13 @@ import json
 
 import pytest
 
+from offon.data import load_demonstrations, load_rankings, load_steps
+from offon.data.render import Renderer
 from offon.data.rows import read_rows
 from offon.errors import ConfigError, DataError, OffonError
 from offon.recipe.yaml_reader import parse
+from offon.tasks.jsonl import jsonl_task
+from tests.data.tokenizing import byte_level
 
 HALF = "\ud800"
 
@@ -63,3 +67,34 @@ def test_a_recipe_that_cannot_be_read_says_where(text):
         parse(text, name="r.yaml")
     assert caught.value.exit_code == ConfigError.exit_code
     str(caught.value).encode()
+
+
+@pytest.mark.parametrize(
+    ("loader", "row"),
+    [
+        (load_demonstrations, {"instruction": [{"role": "user", "content": ""}], "output": "b"}),
+        (load_demonstrations, {"prompt": "a", "completion": "b", "offon": 3}),
+        (load_rankings, {"prompt": "a", "completions": 0}),
+        (load_steps, {"prompt": "a", "completions": [], "labels": []}),
+        (load_steps, {"prompt": "a", "completions": ["b"], "labels": ["c"]}),
+        (lambda rows, tokenizer: jsonl_task(rows, heldout=0.0).items("train"), {"prompt": [0], "answer": "b"}),
+        (
+            lambda rows, tokenizer: jsonl_task(rows, heldout=0.0).items("train"),
+            {"prompt": "a", "answer": "b", "views": 1},
+        ),
+    ],
+)
+def test_a_column_of_the_wrong_kind_is_a_bad_row(loader, row):
+    with pytest.raises(DataError, match="cannot be used"):
+        loader([row], byte_level())
+
+
+def test_a_template_that_fails_is_named():
+    with pytest.raises(DataError, match="the chat template refuses it: division by zero"):
+        Renderer(byte_level("{{ 1 / 0 }}")).prompt([{"role": "user", "content": "a"}])
+
+
+def test_an_array_is_not_a_scalar(tmp_path):
+    (tmp_path / "d.json").write_text("0")
+    with pytest.raises(DataError, match="not an array of objects"):
+        read_rows(tmp_path / "d.json", None, ("text",))
