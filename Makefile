@@ -1,6 +1,7 @@
 # make demo         a model is diagnosed, post-trained in stages, and the report says what each stage did
 # make test         the tests; ARGS="tests/cli -k help" selects
 # make test-fast    layers, maths, parts, one path through each mechanism: under two minutes on one core
+# make fuzz         10,000 inputs for every reader: a result or an error that says what is wrong
 # make test-oldest  the tests with the oldest transformers admitted
 # make parity       rows against TRL's losses on equal inputs: docs/parity.md
 # make learning     each mechanism on the bottleneck it is meant for: docs/learning.md; ARGS="grpo raft" selects
@@ -21,7 +22,7 @@ OLDEST := .venv-oldest
 PARITY := .venv-parity
 AUDIT := .venv-audit
 
-.PHONY: demo test test-fast test-oldest parity learning validate lint audit secrets clean
+.PHONY: demo test test-fast fuzz test-oldest parity learning validate lint audit secrets clean
 
 demo: $(VENV)/.installed-demo
 	$(VENV)/bin/offon demo --overwrite
@@ -31,6 +32,9 @@ test: $(VENV)/.installed-test
 
 test-fast: $(VENV)/.installed-test
 	$(VENV)/bin/python -m pytest -m "not slow" $(ARGS)
+
+fuzz: $(VENV)/.installed-test
+	OFFON_FUZZ=10000 $(VENV)/bin/python -m pytest tests/fuzz $(ARGS)
 
 test-oldest: $(OLDEST)/.installed-test
 	$(OLDEST)/bin/python -m pytest $(ARGS)

@@ -30,7 +30,7 @@ class OffonError(Exception):
     def __str__(self) -> str:
         details = (("where", self.where), ("why", self.why), ("fix", self.fix), ("kept", self.kept))
         lines = [f"error[{self.kind}]: {self.what}", *(f"  {name:<5}: {text}" for name, text in details if text)]
-        return "\n".join(lines)
+        return "\n".join(lines).encode("utf-8", "backslashreplace").decode()  # what is wrong may be that it is no text
 
 
 class ConfigError(OffonError, ValueError):

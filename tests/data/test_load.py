@@ -169,6 +169,11 @@ def test_conversations_part_where_they_first_differ_and_share_the_rest(tokenizer
 
 
 @pytest.mark.fault("F20")
+def test_pairs_that_differ_in_white_space_at_the_ends_are_equal(tokenizer):
+    rows = [{"prompt": "xy", "chosen": "z", "rejected": "w"}, {"prompt": "xy", "chosen": "z", "rejected": "z \n"}]
+    assert dict(load_preferences(rows, tokenizer).report.dropped) == {"chosen equals rejected": 1}
+
+
 def test_equal_and_overlong_pairs_are_dropped_and_counted_never_cut(tokenizer):
     rows = [
         {"prompt": "xy", "chosen": "z", "rejected": "w"},

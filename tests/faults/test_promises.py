@@ -168,7 +168,7 @@ def test_prompts_that_are_all_one_cannot_be_held_out(folder):
 @pytest.mark.slow
 def test_runs_beside_each_other_in_one_folder_do_not_meet(folder):
     alone = parameters(ran(folder, name="alone"), "sft")
-    line = "OFFON run r.yaml --output run0 & OFFON run r.yaml --output run1 & wait %1 && wait %2"
+    line = "OFFON run r.yaml --output run0 & one=$!; OFFON run r.yaml --output run1 && wait $one"
     assert shell(line, folder).returncode == 0
     for i in range(2):
         beside = parameters(folder / f"run{i}", "sft")

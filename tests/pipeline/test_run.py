@@ -17,6 +17,7 @@ from offon.pipeline.resume.changes import Wishes
 from offon.pipeline.run import run_recipe
 from offon.recipe import parse, resolve
 from offon.runs import RunDirectory, ledger
+from offon.tasks.jsonl import jsonl_task
 from tests.rounding import FLOAT64_SUM
 from tests.support import model, tokenizer
 
@@ -44,7 +45,9 @@ def folder(tmp_path_factory):
         made.tokenizer.chat_template = CHAT
         made.save(root / name)
     prompts = [f"w{i} w{j}" for i in range(6) for j in range(6)]
-    turns = [[{"role": "user", "content": p}, {"role": "assistant", "content": "w3 w4"}] for p in prompts[:20]]
+    apart = {item.prompt for item in jsonl_task([{"prompt": p, "answer": "w3 w4"} for p in prompts]).items("heldout")}
+    asked = [p for p in prompts if p not in apart][:20]
+    turns = [[{"role": "user", "content": p}, {"role": "assistant", "content": "w3 w4"}] for p in asked]
     (root / "demos.jsonl").write_text("".join(json.dumps({"messages": m}) + "\n" for m in turns))
     (root / "task.jsonl").write_text("".join(json.dumps({"prompt": p, "answer": "w3 w4"}) + "\n" for p in prompts))
     return root

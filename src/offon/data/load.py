@@ -35,6 +35,7 @@ from offon.data.sequences import (
     answers_of,
     converted,
     demonstrations_of,
+    listed,
     message_list,
     pair_of,
     renderer_of,
@@ -131,7 +132,7 @@ def load_preferences(
 
     groups = []
     for row, chosen, rejected in converted(source, rows, pair, renderer, report):
-        if chosen.response == rejected.response:
+        if _said(renderer, chosen) == _said(renderer, rejected):
             report.dropped[IDENTICAL] += 1
         elif too_long([chosen, rejected], max_length):
             report.dropped[CUT_PAIR] += 1
@@ -161,7 +162,7 @@ def load_labelled(
 
     def judged(row: Columns) -> tuple[Columns, Rendered]:
         require_columns(row, LABELLED)
-        if row["label"] not in (True, False):
+        if not isinstance(row["label"], bool | int | float) or row["label"] not in (True, False):
             raise BadRow(f"label is {row['label']!r:.40}, neither true nor false")
         [rendered] = answers_of(renderer, row, [row["completion"]], [(row.get(WRITTEN) or {}).get("tokens")])
         return row, rendered
@@ -193,7 +194,7 @@ def load_rankings(
 
     def ranked(row: Columns) -> tuple[Columns, list[Rendered]]:
         require_columns(row, RANKINGS)
-        if isinstance(row["completions"], str) or len(row["completions"]) < 2:
+        if isinstance(row["completions"], str) or len(listed(row, "completions")) < 2:
             raise BadRow("a ranking needs two completions or more")
         return row, answers_of(renderer, row, list(row["completions"]))
 
@@ -229,9 +230,10 @@ def load_steps(
 
     def stepwise(row: Columns) -> tuple[Columns, Rendered]:
         require_columns(row, STEPS)
-        if len(row["completions"]) != len(row["labels"]):
+        steps, labels = listed(row, "completions", str), listed(row, "labels")
+        if not steps or len(steps) != len(labels):
             raise BadRow(f"{len(row['completions'])} completions (steps) and {len(row['labels'])} labels")
-        wrong = [label for label in row["labels"] if label is not None and not 0 <= label <= 1]
+        wrong = [label for label in row["labels"] if label is not None and not _in_unit(label)]
         if wrong:
             raise BadRow(f"a label is {wrong[0]!r:.40}, not a number in [0, 1] or null")
         separator = "\n" if row.get("separator") is None else row["separator"]
@@ -240,7 +242,7 @@ def load_steps(
             prompt = with_system(row, message_list("the prompt", prompt, role="user"))
         if isinstance(prompt, str):
             require_text_only(renderer, row)
-        steps = [text + separator for text in row["completions"]]
+        steps = [text + separator for text in steps]
         return row, renderer.stepwise(prompt, steps, **template_options(row))
 
     groups = []
@@ -273,6 +275,15 @@ def prompt_groups(items: Sequence[Item], tokenizer: Any, *, allow_control_tokens
         return Group(item=item, views={view: renderer.view(item, prompt) for view, prompt in prompts.items()})
 
     return convert_rows(items, ((f"item {item.id}", item) for item in items), group)
+
+
+def _in_unit(label: Any) -> bool:
+    return isinstance(label, int | float) and 0 <= label <= 1
+
+
+def _said(renderer: Renderer, rendered: Rendered) -> str:
+    """A response without its end token and the white space around it, which no judge compares."""
+    return renderer.turns.split(renderer.tokenizer.decode(rendered.response))[0].strip()
 
 
 def _trajectory(

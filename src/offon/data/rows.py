@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from functools import partial
@@ -15,6 +16,7 @@ from offon.hub import look_for_the_hub
 from offon.objects import stands_for
 
 SHOWN_BAD_ROWS = 5
+SURROGATE = re.compile("[\ud800-\udfff]")
 FILES = (".jsonl", ".json", ".parquet")
 LISTS = ("data", "rows", "examples", "train")  # under which a .json file that is one object may hold its rows
 A_FILE = "a .jsonl, .json or .parquet file"
@@ -70,11 +72,34 @@ def read_rows(source: Any, columns: Mapping[str, str] | None, *alternatives: Seq
 def _renamed(mapping: Mapping[str, str], columns: Columns) -> Columns:
     if not isinstance(columns, Mapping):
         raise BadRow(f"not columns by name but a {type(columns).__name__}")
+    if not all(isinstance(name, str) for name in columns):
+        raise BadRow("a column's name is not text")
+    for name, value in columns.items():
+        require_encodable(name, name)
+        require_encodable(name, value)
     missing = sorted(name for name in mapping.values() if name not in columns)
     if missing:
         raise BadRow(f"no column {missing[0]!r}, which the mapping names (columns: {', '.join(sorted(columns))})")
     kept = {name: value for name, value in columns.items() if name not in mapping.values()}
     return kept | {target: columns[name] for target, name in mapping.items()}
+
+
+def require_encodable(name: str, value: Any) -> None:
+    """Text anywhere in a value can be written as UTF-8: no file and no tokenizer takes half of a surrogate pair."""
+    if isinstance(value, str):
+        if not value.isascii() and (halves := SURROGATE.search(value)):
+            where, half = halves.start(), halves.group()
+            raise BadRow(
+                f"{ascii(name)[1:-1]} holds {ascii(half)[1:-1]} at position {where}, half of a character",
+                fix="write the text again from its source: it was cut inside a character, or decoded wrongly",
+            )
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            require_encodable(name, key)
+            require_encodable(f"{name}.{key}", inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            require_encodable(name, inner)
 
 
 def _proposal(existing: Sequence[str], alternatives: Sequence[Sequence[str]]) -> str:
@@ -125,7 +150,11 @@ def _numbered(rows: Iterable[Columns]) -> list[Row]:
 def _from_parquet(path: Path) -> list[Row]:
     import pyarrow.parquet
 
-    table = pyarrow.parquet.read_table(path)
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        why = str(error).splitlines()[0]
+        raise DataError("this is no Parquet file", where=str(path), why=why, fix="write it again") from error
     names = [field.name for field in table.schema if _has_numbers(field.type)]
     return _plain(path, _numbered(table.to_pylist()), names)
 
@@ -198,7 +227,7 @@ def _from_json(path: Path) -> list[Row]:
             raise DataError(what, where=str(path), why=lines.why, fix=fix) from error
     if isinstance(rows, dict):
         rows = next((rows[name] for name in LISTS if _are_objects(rows.get(name))), [rows])
-    if rows and not _are_objects(rows):
+    if rows != [] and not _are_objects(rows):
         known = ", ".join(LISTS)
         what = f"not an array of objects, nor an object with one under any of {known}"
         raise DataError(what, where=str(path), fix="an array of objects, or one object per line")
@@ -230,7 +259,10 @@ def _json_object(line: bytes) -> Columns:
 
 
 def _loads(text: str | bytes) -> Any:
-    return json.loads(text, parse_constant=_constant)
+    try:
+        return json.loads(text, parse_constant=_constant)
+    except RecursionError as error:
+        raise BadRow("nested too deeply to be read", fix="flatter rows") from error
 
 
 def _constant(name: str) -> None:

@@ -57,6 +57,7 @@ def converted(
 
     def counted(row: Columns) -> list[T]:
         renderer.lost.clear()
+        require_written(row)
         require_no_media(row, renderer.lose)
         if row.get("history") and report.columns != " + ".join(ALPACA):
             renderer.lose("history", "a column history is read beside instruction + output only")
@@ -83,6 +84,35 @@ def demonstrations_of(
         tokens = (row.get(WRITTEN) or {}).get("tokens")
         return _continuations(renderer, row, row["prompt"], row["completion"], supervise, tokens)
     return _conversation(renderer, row, _messages(row, detected), supervise)
+
+
+def listed(row: Columns, name: str, of: type = object) -> list[Any]:
+    """A column that is a list, of values of one type."""
+    value = row[name]
+    if not isinstance(value, list | tuple) or not all(isinstance(one, of) for one in value):
+        kind = {object: "", str: " of text"}[of]
+        raise BadRow(f"{name} is not a list{kind}: {value!r:.40}")
+    return list(value)
+
+
+def require_written(row: Columns) -> None:
+    """The columns that offon writes beside a row, and those of words, are of their kind wherever they came from."""
+    written = row.get(WRITTEN)
+    if written is not None and not isinstance(written, Mapping):
+        raise BadRow(f"{WRITTEN} is offon's own column, a mapping: {written!r:.40}")
+    for name in ("tokens", "rejected_tokens"):
+        tokens = (written or {}).get(name)
+        if tokens is not None and not (isinstance(tokens, list | tuple) and all(type(t) is int for t in tokens)):
+            raise BadRow(f"{WRITTEN}.{name} is not a list of token ids: {tokens!r:.40}")
+    signals = (written or {}).get("signals")
+    if signals is not None and not isinstance(signals, Mapping):
+        raise BadRow(f"{WRITTEN}.signals is no mapping: {signals!r:.40}")
+    for name in ("instruction", "input", "output", "system", "separator"):
+        if not isinstance(row.get(name), str | None):
+            raise BadRow(f"{name} is not text: {row[name]!r:.40}")
+    margin = row.get("margin")
+    if margin is not None and (isinstance(margin, bool) or not isinstance(margin, int | float)):
+        raise BadRow(f"margin is not a number: {margin!r:.40}")
 
 
 def require_text_only(renderer: Renderer, row: Columns) -> None:

@@ -7,15 +7,14 @@ stand-ins says nothing, and nothing is added.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Literal
 
-import jinja2
-
+from offon.data.limits import overrun
 from offon.data.rows import BadRow
-from offon.errors import DataError
+from offon.errors import DataError, ModelError
 from offon.types.trajectory import Tokens
 
 Message = Mapping[str, Any]
@@ -48,12 +47,39 @@ class Turns:
                 fix="plain text prompts (tasks: form: text; data: prompt and completion as text), "
                 "or a chat_template.jinja beside the tokenizer",
             )
-        try:
+
+        def rendered() -> str:
             return self.tokenizer.apply_chat_template(
                 list(messages), tokenize=False, add_generation_prompt=generation, **template
             )
-        except (jinja2.TemplateError, TypeError, ValueError) as error:
+
+        self._try_first(rendered, messages)
+        try:
+            return rendered()
+        except Exception as error:  # a template is somebody's program: it may fail in any way
             raise BadRow(f"the chat template refuses it: {error}") from error
+
+    def _try_first(self, rendered: Callable[[], str], messages: Sequence[Message]) -> None:
+        """Whatever is twice as long as all that was rendered before is rendered in a process that can be killed.
+
+        A template may loop without end, or grow faster than the conversation. One that does either only for certain
+        words is not noticed.
+        """
+        size = sum(len(str(message)) for message in messages)
+        if size <= 2 * self._largest.get("size", 0):
+            return
+        if exceeded := overrun(rendered):
+            raise ModelError(
+                f"the chat template takes {exceeded} for {len(messages)} messages",
+                where=str(self.tokenizer.name_or_path),
+                why="a template is a program of the model's author; this one has no end in sight",
+                fix="another chat_template.jinja beside the tokenizer, or shorter conversations",
+            )
+        self._largest["size"] = size
+
+    @cached_property
+    def _largest(self) -> dict[str, int]:
+        return {}
 
     def split(self, turn: str) -> tuple[str, str, str]:
         """A rendered assistant turn as (what it says, its end up to the closing control token, what follows).

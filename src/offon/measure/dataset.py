@@ -35,7 +35,7 @@ def data_probe(
     except DataError:
         return None
     rows = [_row(row, names) for row in read]
-    numbers = data_quality.describe(rows, {task: map(_asked, prompts) for task, prompts in heldout.items()})
+    numbers = data_quality.describe(rows, {task: map(asked, prompts) for task, prompts in heldout.items()})
     report = {"artefact": "data", **numbers, "tokens": None if tokenizer is None else _tokens(rows, tokenizer)}
     report["warnings"] = [*_warnings(report)]
     return report | {"sentence": sentence(label, report)}
@@ -92,15 +92,15 @@ def _texts(row: Mapping[str, Any]) -> tuple[str, str]:
     if turns is not None:
         roles = [SHAREGPT_ROLES.get(role := turn.get("role", turn.get("from")), role) for turn in turns]
         first = roles.index("assistant") if "assistant" in roles else len(turns)
-        asked = [turn for turn, role in zip(turns[:first], roles, strict=False) if role != "system"]
-        return _as_text(asked), _as_text(turns[first:])
+        before = [turn for turn, role in zip(turns[:first], roles, strict=False) if role != "system"]
+        return _as_text(before), _as_text(turns[first:])
     if "instruction" in row:
         return " ".join(filter(None, (row["instruction"], row.get("input")))), row["output"]
     answers = [_as_text(row[name]) for name in ANSWERS if row.get(name) is not None]
-    return _asked(row["prompt"]) if "prompt" in row else "", " ".join(answers)
+    return asked(row["prompt"]) if "prompt" in row else "", " ".join(answers)
 
 
-def _asked(prompt: Any) -> str:
+def asked(prompt: Any) -> str:
     """A prompt as text, without what a system message says."""
     return prompt if isinstance(prompt, str) else _as_text([turn for turn in prompt if turn.get("role") != "system"])
 

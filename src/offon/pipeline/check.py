@@ -154,6 +154,8 @@ class Checker(Inputs):
             return entry | {"collect": str(stage.collect), "note": f"{settings.data} is read when it runs"}
         if node.name in self.heldout:
             entry["held_out"] = len(self.heldout[node.name])
+        asked = self.admitted.get(node.name, {}).get("contamination", {})
+        entry |= {"ask_what_is_held_out": {task: o["rows"] for task, o in asked.items()}} if asked else {}
         supervised = int(sum(m.trainable.sum() for g in prompts for m in g.members))
         return entry | {"prompts": len(prompts), "supervised_tokens": supervised, "collect": str(stage.collect)}
 

@@ -10,10 +10,11 @@ from offon.catalogue import registry
 from offon.catalogue.arguments import Names, visited
 from offon.data import LOADERS, prompt_groups
 from offon.data.holdout import hold_out
-from offon.errors import DataError
+from offon.errors import DataError, OffonError
 from offon.models.loading import positions
 from offon.objects import stands_for
 from offon.parts.stage import Stage
+from offon.pipeline import admission
 from offon.recipe import MethodNode, ResolvedRecipe, TrainNode
 from offon.recipe.fields import sampling_of
 from offon.recipe.values import annotation_of
@@ -32,6 +33,7 @@ class Inputs:
         self.made: dict[str, Artefact] = {}
         self.probe_specs = dict((recipe.probe and recipe.probe.tasks) or {})
         self.heldout: dict[str, list[Group]] = {}  # of the data of nodes that hold some out
+        self.admitted: dict[str, dict[str, Any]] = {}  # per stage, as handoff.json has it under data
         self._tasks: dict[str, Any] = {}
 
     def note(self, sentence: str) -> None:
@@ -49,6 +51,7 @@ class Inputs:
     def stage(self, node: TrainNode, tokenizer: Any) -> tuple[Stage, list[Group]]:
         """The node's stage with its data loaded, and the prompts it draws from."""
         settings = node.settings
+        self.admitted[node.name] = {"sources": [], "contamination": {}}
         modifiers = [(m.name, self.loaded(node, m.name, m.arguments, tokenizer)) for m in node.modifiers]
         arguments = self.loaded(node, node.method, node.arguments, tokenizer)
         inputs = self.inputs(node, tokenizer)
@@ -57,6 +60,7 @@ class Inputs:
         prompts = list(data) if data is not None else prompt_groups(task.items("train"), tokenizer)
         check_prompts(stage.collect, prompts, tokenizer, node.name)
         if data is None:
+            self.admit(node, prompts)
             turns = 1 + sum(part.turns for part in stage.collect.everything)
             check_room(prompts, settings.max_tokens, self.longest(node), node.name, responses=turns)
         return stage, prompts
@@ -83,12 +87,15 @@ class Inputs:
                 return source
             if names.what == "artefact":
                 return self.artefact(source).path
-            return self.data(node, source, names.what, tokenizer)
+            return self.admit(node, self.data(node, source, names.what, tokenizer))
 
         return {key: visited(annotation_of(parameters[key]), value, load) for key, value in arguments.items()}
 
     def training_data(self, node: MethodNode, tokenizer: Any) -> list[Group]:
         """A node's data without the prompts that are held out of it."""
+        return self.admit(node, self._kept(node, tokenizer))
+
+    def _kept(self, node: MethodNode, tokenizer: Any) -> list[Group]:
         rows = self.data(node, node.settings.data, node.reads, tokenizer)
         apart = getattr(node.settings, "heldout", None)
         if isinstance(apart, str):
@@ -102,6 +109,31 @@ class Inputs:
             return kept
         return rows
 
+    def admit(self, node: MethodNode, groups: list[Group]) -> list[Group]:
+        """The groups, unless a stage that learns from them would learn what the probe asks."""
+        if isinstance(node, TrainNode):
+            overlaps = admission.held_out_asked(
+                [group.item.prompt for group in groups], self._probed_prompts(), node.settings.contamination, node.name
+            )
+            known = self.admitted.setdefault(node.name, {"sources": [], "contamination": {}})["contamination"]
+            for task, overlap in overlaps.items():
+                if overlap["rows"] >= known.get(task, overlap)["rows"]:
+                    known[task] = overlap
+                if overlap["rows"]:
+                    self.note(f"{node.name}: {overlap['rows']} training prompts are held out of {task}")
+        return groups
+
+    def _probed_prompts(self) -> dict[str, list[Any]]:
+        """Probe task -> the prompts that it holds out. That it holds out none is said where it is checked."""
+        held = {}
+        for name, spec in self.probe_specs.items():
+            task = self.task(spec)
+            try:
+                held[name] = [item.prompt for item in task.items("heldout")]
+            except OffonError:
+                continue
+        return held
+
     def data(self, node: MethodNode, source: Any, reads: str, tokenizer: Any) -> list[Group]:
         settings = node.settings
         if isinstance(source, str):
@@ -113,6 +145,8 @@ class Inputs:
         options = {name: value for name, value in options.items() if value is not None}
         groups = LOADERS[reads](source, tokenizer, **options)
         self.note(f"{node.name}: {groups.report}")
+        kept = admission.rows_kept(groups, settings.dropped, node.name)
+        self.admitted.setdefault(node.name, {"sources": [], "contamination": {}})["sources"].append(kept)
         return groups
 
     def longest(self, node: MethodNode) -> int | None:

@@ -28,7 +28,7 @@ from offon.models.loading import load_tokenizer
 from offon.models.model import GENERATION, LoraSpec, device_name
 from offon.objects import is_object, stands_for
 from offon.parts.stage import Stage
-from offon.pipeline import gates
+from offon.pipeline import admission, gates
 from offon.pipeline.graph import graph
 from offon.pipeline.inputs import Inputs
 from offon.pipeline.make_node import FrozenModels, MakeRunner
@@ -371,10 +371,13 @@ class Pipeline(Inputs):
         before = self.measure(init, root=self.recipe.past_gates(settings.init) not in self.trained)
         if not done:
             record = self._train(node, directory, init)
+            record["data"] = self.admitted.get(node.name, {})
             self._finish(directory, {"hash": key, "kind": node.kind, **record}, node.name)
         final = Artefact(directory.final_path, node.name, key)
         after = self.measure(final)
         result = handed_on(self.session, node, directory, (init, final), (before, after))
+        result["data"] = directory.read_json("node.json").get("data", {})
+        result["warnings"] = [*admission.sentences(result["data"]), *result["warnings"]]
         directory.write_json("handoff.json", result)
         if after:
             entries = diagnosis(self.run, final.label, after, self.recipe.probe.k, {init.label: before})

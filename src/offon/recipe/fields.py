@@ -49,6 +49,7 @@ class Settings:
     columns               {name offon reads: name in the data}
     lossy                 allow: rows of which the chat template leaves something out are counted, not refused
     unscored              share of responses that may stay without a number (checker raised, hung, said nothing)
+    dropped               the largest share of rows that may be left out (too long, equal pairs)
     """
 
     init: str | None = None
@@ -66,6 +67,7 @@ class Settings:
     columns: Mapping[str, str] | None = None
     lossy: Literal["refuse", "allow"] = "refuse"
     unscored: Annotated[float, Ge(0), Le(1)] = 0.1  # beyond it what is learned is what the checker happens to answer
+    dropped: Annotated[float, Ge(0), Le(1)] = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +80,7 @@ class NodeSettings(Settings):
     save_steps            optimizer steps between checkpoints; the last `save_total_limit` stay (null: all)
     heldout               of a reward model's data, the share of prompts never trained on, on which it is measured; or
                           a second file. Rows that train reward models recommend a share
+    contamination         the largest share of training prompts that a probe task may hold out
     gradient_checkpointing  layers are computed again in the backward pass: less memory, about a third more time
     on_divergence         of a loss, gradient norm or reward far from its past: stop with exit code 5, or warn and go on
     """
@@ -99,6 +102,7 @@ class NodeSettings(Settings):
     save_total_limit: Count | None = 2  # the newest and, should it turn out damaged, the one before
     heldout: Annotated[float, Ge(0), Lt(1)] | str | None = None
     on_divergence: Literal["stop", "warn"] = "stop"
+    contamination: Annotated[float, Ge(0), Le(1)] = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +118,7 @@ class MakeSettings(Settings):
 
 
 SAMPLING = ("max_tokens", "temperature", "top_p", "top_k", "unscored")  # mean something where a stage samples
-READING = ("max_length", "supervise", "columns", "lossy")  # mean something where a stage reads data
+READING = ("max_length", "supervise", "columns", "lossy", "dropped")  # mean something where a stage reads data
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,6 +29,7 @@ _SCALARS = {  # tag: (pattern, first characters), the core schema of YAML 1.2
     "merge": (r"<<", "<"),
 }
 _TAG = "tag:yaml.org,2002:"
+UNWRITABLE = re.compile("[\0\ud800-\udfff]")  # escapes of YAML can name both
 
 
 def _resolve_scalars(cls: type) -> type:
@@ -130,6 +131,8 @@ def parse(text: str, *, name: str = "recipe", folder: Path | None = None) -> Doc
         ) from error
     except yaml.YAMLError as error:
         raise ConfigError("this is not YAML", where=name, why=str(error)) from error
+    except RecursionError as error:
+        raise ConfigError("nested too deeply to be read", where=name, fix="a flatter recipe") from error
     finally:
         loader.dispose()
     if not isinstance(root, yaml.MappingNode):
@@ -169,21 +172,32 @@ class _Builder:
             items = [self.value(loader, item, (*position, i)) for i, item in enumerate(node.value)]
             self.open.pop()
             return items
-        return _scalar(node)
+        if unwritable := UNWRITABLE.search(node.value):
+            return self.problem(f"text holds {ascii(unwritable.group())[1:-1]}, which no file can hold", node)
+        try:
+            return _scalar(node)
+        except ValueError as error:
+            return self.problem(f"{node.value:.40} cannot be read as a number", node, why=str(error))
 
     def mapping(self, loader, node: yaml.MappingNode, position: Keys) -> dict[str, Any]:
         first: dict[str, yaml.Node] = {}
         for key, _ in node.value:
             if key.tag == _TAG + "merge":
                 continue
-            if key.value in first:
+            if isinstance(key, yaml.ScalarNode) and key.value in first:
                 lines = f"lines {first[key.value].start_mark.line + 1} and {key.start_mark.line + 1}"
                 self.problem(f"key {key.value!r} is written twice", key, why=f"on {lines}", fix="keep one of them")
+            elif UNWRITABLE.search(str(key.value)):
+                self.problem(f"key {ascii(key.value)} holds what no file can hold", key)
             elif not isinstance(key, yaml.ScalarNode) or key.tag != _TAG + "str":
                 self.problem(f"key {key.value!r} is not a name", key, fix="quote it, if it is meant to be text")
             else:
                 first[key.value] = key
-        loader.flatten_mapping(node)
+        try:
+            loader.flatten_mapping(node)
+        except yaml.MarkedYAMLError as error:
+            self.problem("<< merges mappings, and this is none", node, why=str(error.problem))
+            return {}
         self.open.append(node)
         built = {}
         for key, value in node.value:

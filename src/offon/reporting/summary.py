@@ -99,6 +99,7 @@ def handed_on_by(handoff: Mapping[str, Any]) -> dict[str, Any]:
         "portability": handoff.get("portability") or {},
         "scaffold": handoff.get("scaffold") or {},
         "notes": handoff.get("notes", []),
+        "data": handoff.get("data") or {},
     }
 
 

@@ -87,6 +87,8 @@ def read_items(
             verifier.row(row)
         require_no_media(row, refuse)
         raw, prompt = prompts_of(row.get("prompt"), prompt_form)
+        if not isinstance(row.get("views"), Mapping | None):
+            raise BadRow(f"views is not a mapping of names to prompts: {row['views']!r:.40}")
         views = {view: prompts_of(other, prompt_form)[1] for view, other in (row.get("views") or {}).items()}
         columns = {key: value for key, value in row.items() if key not in ("prompt", "views")}
         options = template_options(row) | ({"system": row["system"]} if row.get("system") else {})
@@ -106,7 +108,7 @@ def prompts_of(prompt: Any, prompt_form: PromptForm) -> tuple[Prompt, Prompt]:
     """The prompt as written in the row, which identifies the item, and the prompt as it is asked."""
     if isinstance(prompt, str) and prompt.strip():
         return prompt, prompt_form(prompt)
-    if isinstance(prompt, Sequence) and not isinstance(prompt, str) and prompt:
+    if prompt and isinstance(prompt, list | tuple) and all(isinstance(message, Mapping) for message in prompt):
         messages = tuple(dict(message) for message in prompt)
         return messages, messages
     raise BadRow("prompt is neither text nor messages, or is empty")

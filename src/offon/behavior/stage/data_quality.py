@@ -50,12 +50,12 @@ def describe(rows: Sequence[Row], heldout: Mapping[str, Iterable[str]]) -> dict[
         "producers": [{"producer": who, "rows": count, "share": count / n} for who, count in producers.most_common()],
         "duplicates": {"rows": n - len(distinct), "share": 1 - len(distinct) / n},
         "near_duplicates": {"rows": near, "share": near / n, "compared": min(len(distinct), COMPARED)},
-        "contamination": {task: _overlap(asked, prompts) for task, prompts in heldout.items()},
+        "contamination": {task: overlap(asked, prompts) for task, prompts in heldout.items()},
         "right": _right([row.right for row in rows]),
     }
 
 
-def _overlap(asked: Sequence[str], prompts: Iterable[str]) -> dict[str, Any]:
+def overlap(asked: Sequence[str], prompts: Iterable[str]) -> dict[str, Any]:
     """Rows without a prompt are whole documents, which are not searched."""
     known = {normalised(prompt) for prompt in prompts} - {""}
     hits = [prompt for prompt in asked if prompt in known]

@@ -23,7 +23,7 @@ Table = dict[str, str]  # name of an input -> what it is: a plain value as it is
 HOUSEKEEPING = frozenset(
     (
         *("save_steps", "save_total_limit", "micro_batch_tokens", "gradient_checkpointing", "unscored"),
-        "on_divergence",
+        *("on_divergence", "dropped", "contamination"),
     )
 )
 
