@@ -10,6 +10,8 @@ through. Weights, metrics, consumption, ledger, probes and reports are compared,
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 import random
 import shutil
 import tempfile
@@ -23,9 +25,10 @@ import torch
 import yaml
 
 from offon.catalogue import registry
+from offon.errors import OffonError
 from offon.pipeline.run import run_recipe
 from offon.recipe import parse, resolve
-from offon.recipe.resolved import TrainNode
+from offon.testbed import TestbedTask
 from tests.catalogue.test_recipes import recipe, user_files
 from tests.resume.kills import child, differing, state_of
 
@@ -72,6 +75,34 @@ PIPELINES = {  # what keeps state besides a row's own
 }
 
 
+FEW = {"prompts": 6, "prompts_per_buffer": 3}  # of a node that makes data
+LEARNABLE = {"jsonl": "./solved.jsonl", "verifier": "exact"}  # what the shipped model solves
+SOLVED = (
+    "above",
+    "rest",
+    "rest_em",
+    "star",
+    "rationales",
+    "rewritten",
+    "self_distilled_sft",
+)  # rows that learn from right answers alone
+TOLD = "{prompt} hint {reference}"  # in words of the testbed, which has no others
+OTHERWISE = {  # arguments for fewer prompts, and in the testbed's words
+    "rest": {"grow": 1, "thresholds": [0.0, 0.5], "n": 4},
+    "rest_em": {"iterations": 2, "n": 4},
+    "star": {"iterations": 2, "first_steps": 2, "template": TOLD},
+    "rationales": {"template": TOLD},
+    "rewritten": {"template": TOLD, "data": "./solved.jsonl"},
+    "self_distilled_sft": {"template": TOLD, "data": "./solved.jsonl"},
+}
+CHAINS = {  # rows that read what another node made
+    "above": {
+        "best": {"method": "best_of_n", "n": 2, "max_tokens": 8, **FEW},
+        "node": {"method": "above", "data": "$best"},
+    }
+}
+
+
 @dataclass(frozen=True)
 class Result:
     name: str
@@ -81,6 +112,14 @@ class Result:
     differing: tuple[str, ...] = ()
 
 
+def files(folder: Path) -> Path:
+    """What the recipes read."""
+    items = TestbedTask("guard").items("train")[:8]
+    rows = [{"prompt": item.prompt, "answer": item.reference, "completion": item.reference} for item in items]
+    (folder / "solved.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return user_files(folder)
+
+
 def cases(folder: Path) -> dict[str, str]:
     """The recipe of each case, by name."""
     texts = {}
@@ -88,20 +127,24 @@ def cases(folder: Path) -> dict[str, str]:
         form = None
         if info.inputs.get("data"):
             form = info.example().reads if info.kind == "stage" else "demonstrations"
-        texts[info.name] = _smaller(recipe(info.name, form), folder)
+        texts[info.name] = _smaller(info.name, recipe(info.name, form), folder)
     usual = {"model": "testbed:base", "task": "testbed:scaffold", "probe": False}
     return texts | {name: yaml.safe_dump({**usual, **parts}, sort_keys=False) for name, parts in PIPELINES.items()}
 
 
-def _smaller(text: str, folder: Path) -> str:
-    """With few prompts, a checkpoint at every step, and two passes over a buffer of two steps where a stage samples."""
+def _smaller(name: str, text: str, folder: Path) -> str:
+    """Of few prompts, with a checkpoint at every step, and two passes over a buffer of two steps where a row takes
+    them: whatever of this its keys admit."""
     parts = yaml.safe_load(text)
-    resolved = resolve(parse(text, folder=folder))
-    for name, node in parts["pipeline"].items():
-        found = next((one for one in resolved.nodes if one.name == name), None)
-        if isinstance(found, TrainNode):
-            node.update(SMALL | (BUFFERED if found.settings.max_tokens and "max_tokens" in node else {}))
-            node.pop("prompts_per_buffer", None) if registry.get(found.method).kind != "stage" else None
+    parts["pipeline"] = CHAINS.get(name, parts["pipeline"])
+    if name in SOLVED:
+        parts["task"] = LEARNABLE
+    node = parts["pipeline"]["node"]
+    for more in (OTHERWISE.get(name, {}), SMALL, BUFFERED, FEW):
+        wider = {**parts, "pipeline": {**parts["pipeline"], "node": node | more}}
+        with contextlib.suppress(OffonError):
+            resolve(parse(yaml.safe_dump(wider, sort_keys=False), folder=folder))
+            parts, node = wider, node | more
     return yaml.safe_dump(parts, sort_keys=False)
 
 
@@ -135,7 +178,7 @@ def every(names: list[str], kills: int, seed: int, told: Callable[[Result], None
     with tempfile.TemporaryDirectory() as at:
         folder = Path(at) / "user"
         folder.mkdir()
-        user_files(folder)
+        files(folder)
         for name, text in cases(folder).items():
             if names and not any(wanted in name for wanted in names):
                 continue

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from offon.catalogue import registry
-from tests.catalogue.test_recipes import user_files
-from tests.resume.matrix import PIPELINES, cases, tried
+from tests.resume.matrix import PIPELINES, cases, files, tried
 
 pytestmark = [pytest.mark.slow, pytest.mark.fault("F31", "F34")]
 SHORT = ["iw_sft", "grpo", "ppo", "best_of_n", "lora, replay, anchor", "probe, gate, two stages"]
@@ -14,7 +13,7 @@ SHORT = ["iw_sft", "grpo", "ppo", "best_of_n", "lora, replay, anchor", "probe, g
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return user_files(tmp_path_factory.mktemp("user"))
+    return files(tmp_path_factory.mktemp("user"))
 
 
 @pytest.fixture(scope="module")

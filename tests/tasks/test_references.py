@@ -8,7 +8,9 @@ import pytest
 from offon.errors import DataError
 from offon.tasks import open_task
 from offon.tasks.api import scored
+from offon.tasks.jsonl import named_check
 from offon.tasks.references import accepted
+from offon.types import Item
 
 
 def score(verifier, answer, text, **options):
@@ -65,6 +67,12 @@ def test_any_accepted_answer_is_right(verifier, answer, right, wrong):
 
 def test_a_list_without_a_usable_reference_is_unscored():
     assert score("numeric", ["eight", "nine"], "8") is None
+
+
+@pytest.mark.parametrize("verifier", ["exact", "numeric", "math"])
+def test_a_row_of_data_without_an_answer_is_unscored_whichever_task_judges_it(verifier):
+    [verdict] = named_check(verifier)([(Item(id="a", prompt="q", columns={}), "8")])
+    assert verdict.score is None and "no answer" in verdict.reason
 
 
 def test_answers_that_are_none_are_refused_with_their_rows_when_the_task_is_opened():

@@ -7,6 +7,7 @@ prompt and are not searched; of a conversation the words before the first learne
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from offon.behavior.stage import data_quality
@@ -31,7 +32,7 @@ def rows_kept(loaded: Loaded, limit: float, node: str) -> dict[str, Any]:
             fix=f"mend the rows or raise max_length; dropped: {_rounded_up(share)} in {node} goes on without them",
         )
     return {
-        "source": report.source,
+        "source": _named(report.source),
         "rows": report.rows,
         "dropped": {"rows": dropped, "share": share, "reasons": dict(report.dropped)},
         "cut": {"trajectories": report.cut, "of": report.trajectories, "tokens": report.tokens_cut},
@@ -82,6 +83,12 @@ def sentences(admitted: Mapping[str, Any]) -> list[str]:
                 f"{overlap['heldout']} held-out prompts of {task}: success on those says nothing about what was learned"
             )
     return lines
+
+
+def _named(source: str) -> str:
+    """A source without where it lies: of what a node made the node, of a file its name."""
+    path = Path(source)
+    return path.parent.parent.name if path.parent.name == "final" else path.name
 
 
 def _rounded_up(share: float) -> str:

@@ -149,7 +149,7 @@ class MakeRunner(MakeContext):
         path = self.node.path / WORK / f"part-{self._parts:06d}.parquet"
         self._parts += 1
         costs = path.with_suffix(".json")
-        if not path.exists():
+        if not (path.exists() and costs.exists()):  # a part of a folder that was half removed is none
             if self._interrupted():
                 raise Interrupted(
                     f"interrupted after part {self._parts - 1}",

@@ -57,6 +57,7 @@ def answers_of(item: Any) -> tuple[str, ...]:
 
 
 def best(check: Callable[[str, str], Verdict], text: str, answers: Sequence[str]) -> Verdict:
-    """The best verdict against any accepted answer; unscored only where every one is."""
-    verdicts = [check(text, answer) for answer in answers]
+    """The best verdict against any accepted answer; unscored only where every one is, or where there is none (a row of
+    data that a task judges)."""
+    verdicts = [check(text, answer) for answer in answers] or [Verdict(None, reason="its row has no answer")]
     return max(verdicts, key=lambda v: (-1.0, 0.0) if v.score is None else (v.score, v.content or 0.0))

@@ -64,7 +64,12 @@ class TestbedTask:
         return members[: self.limits[split]]
 
     def verify(self, pairs: Sequence[tuple[Item, str]]) -> list[Verdict]:
-        return [_verdict(item.columns["trace"].split(), text.split()) for item, text in pairs]
+        return [
+            _verdict(item.columns["trace"].split(), text.split())
+            if "trace" in item.columns
+            else Verdict(None, reason="no item of the testbed")
+            for item, text in pairs
+        ]
 
     def route(self, item: Item, text: str) -> str | None:
         """The word that opens a response: the order in which the operations are applied."""
