@@ -33,6 +33,7 @@ LAYERS = (  # from the ground up; what stands in one line may not import each ot
     ("measure",),
     ("diagnosis",),
     ("pipeline",),
+    ("contracts",),
     ("api",),
     ("cli",),
 )

@@ -271,7 +271,7 @@ def test_weights_missing_from_the_checkpoint_are_refused(directory, tmp_path):
 def test_damaged_or_unknown_files_are_refused(directory, tmp_path):
     path = copy_of(directory, tmp_path / "m")
     (path / "model.safetensors").write_bytes(b"nothing")
-    assert "the weights could not be loaded" in refusal(path)
+    assert "model.safetensors is damaged" in refusal(path)
     (path / "config.json").write_text("{")
     assert "not valid JSON" in refusal(path)
     assert "does not know this kind" in refusal(copy_of(directory, tmp_path / "n", model_type="unheard_of"))

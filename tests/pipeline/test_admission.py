@@ -50,24 +50,25 @@ def resolved(folder, *nodes):
 @pytest.mark.fault("F20")
 def test_a_file_that_asks_what_is_held_out_is_refused_with_an_example_and_the_fix(folder):
     with pytest.raises(DataError, match=r"1 of 10 training prompts \(10.0%\) are held out of task") as caught:
-        check_recipe(resolved(folder, "s: {method: sft, data: ./leak.jsonl, steps: 1}"))
+        check_recipe(resolved(folder, "s: {method: sft, data: ./leak.jsonl, steps: 1, contamination: 0.01}"))
     assert caught.value.exit_code == 3
     assert "contamination: 0.11" in caught.value.fix and "w" in caught.value.why
 
 
 @pytest.mark.fault("F20")
 def test_what_stays_under_the_limit_is_counted(folder):
-    [entry] = check_recipe(resolved(folder, "s: {method: sft, data: ./leak.jsonl, steps: 1, contamination: 0.11}"))[
-        "nodes"
-    ]
-    assert entry["ask_what_is_held_out"] == {"task": 1}
+    for limit in ("", ", contamination: 0.11"):
+        plan = check_recipe(resolved(folder, f"s: {{method: sft, data: ./leak.jsonl, steps: 1{limit}}}"))
+        assert plan["nodes"][0]["ask_what_is_held_out"] == {"task": 1}
     [entry] = check_recipe(resolved(folder, "s: {method: sft, data: ./apart.jsonl, steps: 1}"))["nodes"]
     assert entry["ask_what_is_held_out"] == {"task": 0}
 
 
 @pytest.mark.fault("F20")
 def test_prompts_of_another_tasks_file_are_compared_too(folder):
-    node = "rl: {method: grpo, task: {jsonl: ./other_task.jsonl, heldout: 0.0}, steps: 1, max_tokens: 2}"
+    node = (
+        "rl: {method: grpo, task: {jsonl: ./other_task.jsonl, heldout: 0.0}, steps: 1, max_tokens: 2, contamination: 0}"
+    )
     with pytest.raises(OffonError, match=r"training prompts .* are held out of task"):
         check_recipe(resolved(folder, node))
 
@@ -83,7 +84,7 @@ def test_many_dropped_rows_are_the_users_decision(folder):
 @pytest.mark.fault("F14", "F20")
 def test_the_shares_stand_in_handoff_and_report(folder, tmp_path):
     nodes = [
-        "s: {method: sft, data: ./leak.jsonl, steps: 1, prompts_per_step: 2, contamination: 0.2}",
+        "s: {method: sft, data: ./leak.jsonl, steps: 1, prompts_per_step: 2}",
         "t: {method: sft, data: ./long.jsonl, steps: 1, prompts_per_step: 2, dropped: 0.3}",
     ]
     run = run_recipe(resolved(folder, *nodes), tmp_path / "run")

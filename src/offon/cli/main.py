@@ -20,7 +20,7 @@ from offon.cli.output import only_results_on_stdout, plain, print_json, table
 from offon.cli.pages import attribution_page, catalogue, diagnosis_page, page, plan_page
 from offon.cli.progress import Progress, without_secrets
 from offon.console import unbroken_streams
-from offon.errors import ConfigError, OffonError, Signalled
+from offon.errors import ConfigError, ModelError, OffonError, Signalled
 
 
 class Commands(typer.core.TyperGroup):
@@ -350,8 +350,15 @@ def ledger(
 
 
 @app.command()
-def doctor(json: Json = False) -> None:
+def doctor(
+    contracts: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Instead, measure with this model what a run rests on.")
+    ] = None,
+    json: Json = False,
+) -> None:
     """Is this machine ready? Versions, devices, and a self-check."""
+    if contracts is not None:
+        return _contracts(contracts, json)
     with only_results_on_stdout():
         from offon.cli.doctor import examine
 
@@ -363,6 +370,21 @@ def doctor(json: Json = False) -> None:
     broken = [finding.name for finding in findings if finding.state == "broken"]
     if broken:
         raise ConfigError(f"broken: {', '.join(broken)}", fix="pip install -c constraints.txt offon")
+
+
+def _contracts(model: str, json: bool) -> None:
+    with only_results_on_stdout():
+        from offon.contracts import contracts as measured
+
+        results = list(measured(model))
+    words = {True: "holds", False: "BROKEN", None: "not here"}
+    if json:
+        print_json(results)
+    else:
+        print(table(("contract", "", "measured"), [(c.name, words[c.holds], c.measured) for c in results], widest=44))
+    if broken := [result.name for result in results if result.holds is False]:
+        why = "what a run measures or trains here would not be what it says"
+        raise ModelError(f"broken: {'; '.join(broken)}", where=model, why=why)
 
 
 def main(arguments: list[str] | None = None) -> int:

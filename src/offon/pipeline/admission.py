@@ -40,9 +40,10 @@ def rows_kept(loaded: Loaded, limit: float, node: str) -> dict[str, Any]:
 
 
 def held_out_asked(
-    prompts: Sequence[Any], heldout: Mapping[str, Iterable[Any]], limit: float, node: str
+    prompts: Sequence[Any], heldout: Mapping[str, Iterable[Any]], limit: float | None, node: str
 ) -> dict[str, dict[str, Any]]:
-    """Per probe task how many of a stage's prompts it holds out. More than the share `limit` of them is refused.
+    """Per probe task how many of a stage's prompts it holds out. More than the share `limit` of them is refused; None
+    refuses none.
 
     prompts, heldout: text or messages, one per row.
     """
@@ -52,7 +53,7 @@ def held_out_asked(
     held = {task: [asked(prompt) for prompt in ones] for task, ones in heldout.items()}
     overlaps = {task: data_quality.overlap(texts, ones) for task, ones in held.items()}
     for task, overlap in overlaps.items():
-        if overlap["share"] > limit:
+        if limit is not None and overlap["share"] > limit:
             known = set(map(data_quality.normalised, held[task]))
             examples = list(dict.fromkeys(text for text in texts if text in known))[:EXAMPLES]
             raise DataError(

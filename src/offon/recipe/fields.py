@@ -80,7 +80,7 @@ class NodeSettings(Settings):
     save_steps            optimizer steps between checkpoints; the last `save_total_limit` stay (null: all)
     heldout               of a reward model's data, the share of prompts never trained on, on which it is measured; or
                           a second file. Rows that train reward models recommend a share
-    contamination         the largest share of training prompts that a probe task may hold out
+    contamination         the largest share of training prompts that a probe may hold out; null: any, with a warning
     gradient_checkpointing  layers are computed again in the backward pass: less memory, about a third more time
     on_divergence         of a loss, gradient norm or reward far from its past: stop with exit code 5, or warn and go on
     """
@@ -102,7 +102,7 @@ class NodeSettings(Settings):
     save_total_limit: Count | None = 2  # the newest and, should it turn out damaged, the one before
     heldout: Annotated[float, Ge(0), Lt(1)] | str | None = None
     on_divergence: Literal["stop", "warn"] = "stop"
-    contamination: Annotated[float, Ge(0), Le(1)] = 0.01
+    contamination: Annotated[float, Ge(0), Le(1)] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
