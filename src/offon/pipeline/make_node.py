@@ -82,6 +82,15 @@ class FrozenModels:
         """The models whose fingerprint was asked for, by it: those that wrote something."""
         return {fingerprint: path for path, fingerprint in self._fingerprints.items()}
 
+    def named(self) -> dict[str, str]:
+        """The same by names that do not move: "" for the init, else the artefact's."""
+        names = {path: name for name, path in self.artefacts.items()} | ({self.init: ""} if self.init else {})
+        return {fingerprint: names[path] for path, fingerprint in self._fingerprints.items()}
+
+    def recall(self, named: Mapping[str, str]) -> None:
+        """Of models that wrote something before a stop, and need not be loaded again."""
+        self._fingerprints |= {self.artefacts.get(name, self.init): mark for mark, name in named.items()}
+
     @property
     def any_path(self) -> Path:
         """The init, or else the first of the others: where a tokenizer is."""
@@ -159,9 +168,11 @@ class MakeRunner(MakeContext):
             cost: Counter = Counter()
             groups = collector(self._context(cost), groups)
             cost["verifier_calls"] += sum(map(verdicts, _everyone(groups)))
-            atomic.write_json(costs, dict(cost))
+            atomic.write_json(costs, {"cost": dict(cost), "wrote": self.models.named()})
             trajectories.write(path, groups, node=self.node.name)
-        self.cost.update(atomic.read_json(costs, {}))
+        known = atomic.read_json(costs)
+        self.cost.update(known["cost"])
+        self.models.recall(known["wrote"])
         return trajectories.read(path)
 
     def _context(self, cost: Counter) -> Context:
