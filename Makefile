@@ -1,6 +1,8 @@
 # make demo         a model is diagnosed, post-trained in stages, and the report says what each stage did
 # make test         the tests; ARGS="tests/cli -k help" selects
 # make test-fast    layers, maths, parts, one path through each mechanism: under two minutes on one core
+# make faults       every numbered fault, provoked: docs/faults.md
+# make resume       every row of the catalogue killed and resumed, bit for bit: about 25 minutes on one core; ARGS="grpo" selects
 # make fuzz         10,000 inputs for every reader: a result or an error that says what is wrong
 # make test-oldest  the tests with the oldest transformers admitted
 # make parity       rows against TRL's losses on equal inputs: docs/parity.md
@@ -22,7 +24,7 @@ OLDEST := .venv-oldest
 PARITY := .venv-parity
 AUDIT := .venv-audit
 
-.PHONY: demo test test-fast fuzz test-oldest parity learning validate lint audit secrets clean
+.PHONY: demo test test-fast faults resume fuzz test-oldest parity learning validate lint audit secrets clean
 
 demo: $(VENV)/.installed-demo
 	$(VENV)/bin/offon demo --overwrite
@@ -32,6 +34,12 @@ test: $(VENV)/.installed-test
 
 test-fast: $(VENV)/.installed-test
 	$(VENV)/bin/python -m pytest -m "not slow" $(ARGS)
+
+faults: $(VENV)/.installed-test
+	$(VENV)/bin/python -m tests.faults.page $(ARGS)
+
+resume: $(VENV)/.installed-test
+	$(VENV)/bin/python -m tests.resume.matrix $(ARGS)
 
 fuzz: $(VENV)/.installed-test
 	OFFON_FUZZ=10000 $(VENV)/bin/python -m pytest tests/fuzz $(ARGS)

@@ -109,7 +109,7 @@ def _packing(model: Model) -> tuple[str, float, float]:
         alone = logits.log_softmax(-1)[len(prompt) - 1 : -1].gather(1, ids[0, len(prompt) :, None])[:, 0]
         gaps.append(float((alone - ours).abs().max()))
     how = "packed" if model.packed else "padded"
-    return f"{len(rows)} rows {how}: {max(gaps):.1e} nats from transformers", max(gaps), _tolerance(model)
+    return f"{len(rows)} rows {how}: {max(gaps):.1e} nats off", max(gaps), _tolerance(model)
 
 
 @torch.no_grad()
@@ -231,5 +231,5 @@ def _sandbox() -> tuple[str, float, float]:
         arguments = [str(door.getsockname()[1]), str(secret)]
         ended = run([sys.executable, "-I", "-S", "-c", ATTACKS, *arguments], how=ways[0], limits=Limits(wall_s=30))
         out = json.loads(ended.output)
-    measured = f"{', '.join(out)} got out" if out else f"{ATTEMPTS} ways out tried, none open"
+    measured = f"{', '.join(out)} got out" if out else f"{ATTEMPTS} ways out tried: none"
     return f"{measured} ({ways[0]})", float(len(out)), 0.0

@@ -381,7 +381,7 @@ def _contracts(model: str, json: bool) -> None:
     if json:
         print_json(results)
     else:
-        print(table(("contract", "", "measured"), [(c.name, words[c.holds], c.measured) for c in results], widest=44))
+        print(table(("contract", "", "measured"), [(c.name, words[c.holds], c.measured) for c in results], widest=42))
     if broken := [result.name for result in results if result.holds is False]:
         why = "what a run measures or trains here would not be what it says"
         raise ModelError(f"broken: {'; '.join(broken)}", where=model, why=why)
