@@ -64,8 +64,15 @@ Restart = Annotated[
 
 
 @app.callback()
-def options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    allow_unsandboxed: Annotated[
+        bool, typer.Option("--allow-unsandboxed", help="Run model-written code also where nothing contains it.")
+    ] = False,
+) -> None:
     """LLM post-training: diagnose a model, run stages, see what each stage did."""
+    if allow_unsandboxed:
+        os.environ["OFFON_ALLOW_UNSANDBOXED"] = "1"
 
 
 @app.command()
@@ -403,7 +410,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _exit_code(arguments: list[str]) -> int:
     debug = "--debug" in arguments
-    arguments.sort(key=lambda argument: argument != "--debug")  # accepted after the command as well
+    everywhere = ("--debug", "--allow-unsandboxed")  # accepted after the command as well
+    arguments.sort(key=lambda argument: argument not in everywhere)
     try:
         app(arguments, prog_name="offon")
     except SystemExit as end:  # how typer returns, with 2 for a usage error

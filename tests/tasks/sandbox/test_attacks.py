@@ -274,6 +274,8 @@ def test_without_a_box_code_is_refused_unless_it_is_allowed(monkeypatch):
         box.best_way()
     assert "bwrap is not installed" in str(refused.value) and "allow_unsandboxed: true" in str(refused.value)
     assert box.best_way(allow_unsandboxed=True) == "none"
+    monkeypatch.setenv(box.ALLOWED, "1")
+    assert box.best_way() == "none"
 
 
 def test_without_a_box_limits_and_the_short_environment_still_hold(monkeypatch):

@@ -272,6 +272,7 @@ def limit_of(status: int, limits: Limits) -> str:
 
 # --- which way works here ---
 
+ALLOWED = "OFFON_ALLOW_UNSANDBOXED"  # the environment's word for --allow-unsandboxed
 LOOK = """
 import json, os, sys
 def seen(path):
@@ -316,12 +317,12 @@ def best_way(*, allow_unsandboxed: bool = False) -> How:
     for how, problem in tried().items():
         if not problem:
             return how
-    if allow_unsandboxed:
+    if allow_unsandboxed or os.environ.get(ALLOWED):
         return "none"
     raise ConfigError(
         "model-written code cannot be contained on this machine",
         where="verifier: unit_tests",
         why="; ".join(f"{how}: {problem}" for how, problem in tried().items()),
         fix="install bubblewrap or allow user namespaces; or, on a machine where nothing can be lost, "
-        "allow_unsandboxed: true in the task",
+        "allow_unsandboxed: true in the task, or --allow-unsandboxed",
     )
