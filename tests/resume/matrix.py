@@ -49,7 +49,7 @@ PIPELINES = {  # what keeps state besides a row's own
         "probe": PROBE,
         "pipeline": {
             "sft": {"method": "sft", "data": "./demonstrations.jsonl", **SMALL},
-            "kept": {"gate": "$sft", "limits": {"retention": 0.01}, "on_fail": "rollback"},
+            "kept": {"gate": "$sft", "limits": {"retention": {"min": 0.01}}, "on_fail": "rollback"},
             "rl": {"method": "grpo", "init": "$kept", "group_size": 2, "max_tokens": 6, **SMALL, **BUFFERED},
         },
     },

@@ -8,7 +8,7 @@ from offon.catalogue import registry
 from tests.resume.matrix import OUTSIDE, PIPELINES, cases, files, tried
 
 pytestmark = [pytest.mark.slow, pytest.mark.fault("F31", "F34")]
-SHORT = ["iw_sft", "grpo", "ppo", "best_of_n", "lora, replay, anchor", "probe, gate, two stages"]
+SHORT = ["ppo", "best_of_n", "lora, replay, anchor", "probe, gate, two stages"]
 
 
 @pytest.fixture(scope="module")
