@@ -98,3 +98,9 @@ def test_an_array_is_not_a_scalar(tmp_path):
     (tmp_path / "d.json").write_text("0")
     with pytest.raises(DataError, match="not an array of objects"):
         read_rows(tmp_path / "d.json", None, ("text",))
+
+
+@pytest.mark.parametrize("who", [[], {}, 7, 1.5])
+def test_a_speaker_that_is_no_word_is_a_bad_row(who):
+    with pytest.raises(DataError, match="role"):
+        load_demonstrations([{"conversations": [{"from": who, "value": "hello"}]}], byte_level())

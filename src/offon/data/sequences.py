@@ -133,7 +133,7 @@ def _messages(row: Columns, detected: Sequence[str]) -> list[Message]:
         return [{"role": role, "content": words} for turn in turns for role, words in zip(roles, turn, strict=True)]
     return [
         {
-            "role": SHAREGPT_ROLES.get(turn.get("from"), turn.get("from")),
+            "role": SHAREGPT_ROLES.get(str(turn.get("from")), turn.get("from")),
             "content": turn.get("value"),
             **{key: value for key, value in turn.items() if key not in ("from", "value", "role", "content")},
         }
