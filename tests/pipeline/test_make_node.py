@@ -138,6 +138,33 @@ def test_stopped_in_the_middle_of_making_it_ends_with_the_same_bytes_and_cost(fo
     assert all({**c, "seconds": 0} == {**costs[0], "seconds": 0} for c in costs)
 
 
+def test_what_was_unscored_and_who_wrote_it_is_remembered_over_a_stop_after_the_last_part(
+    folder, tmp_path, monkeypatch
+):
+    """All parts are there and no model is loaded again: the words and the writers are those of a run without a stop."""
+    reward = folder / "odd.py"
+    reward.write_text(
+        "def reward(completions, answer, **columns):\n"
+        "    return [float('nan') if 'w5' in text else float(right in text) for text, right in zip(completions, answer)]\n"
+    )
+    text = BEST.replace(
+        "task: {jsonl: ./task.jsonl, verifier: exact}", f"task: {{python: '{reward}:reward', data: ./task.jsonl}}"
+    )
+    text = text.replace("prompts_per_buffer: 7", "prompts_per_buffer: 7, unscored: 0.6")
+    ends = {}
+    for name in ("straight", "stopped"):
+        if name == "stopped":
+            with monkeypatch.context() as patched:
+                patched.setattr(make_node.MakeRunner, "finish", lambda self: 1 / 0)
+                with pytest.raises(ZeroDivisionError):
+                    run_recipe(easy(folder, text), tmp_path / name)
+        run_recipe(easy(folder, text), tmp_path / name, resume=name == "stopped")
+        record = json.loads((tmp_path / name / "nodes" / "best" / "node.json").read_text())
+        warnings = json.loads((tmp_path / name / "status.json").read_text())["warnings"]
+        ends[name] = record["producers"], [line for line in warnings if line.startswith("best: unscored")]
+    assert ends["straight"] == ends["stopped"] and ends["straight"][0] and ends["straight"][1]
+
+
 def test_a_signal_stops_between_parts_and_says_what_is_kept(folder, tmp_path, monkeypatch):
     class Asked:
         def __enter__(self):

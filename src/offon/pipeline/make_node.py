@@ -168,11 +168,13 @@ class MakeRunner(MakeContext):
             cost: Counter = Counter()
             groups = collector(self._context(cost), groups)
             cost["verifier_calls"] += sum(map(verdicts, _everyone(groups)))
-            atomic.write_json(costs, {"cost": dict(cost), "wrote": self.models.named()})
+            judged = {"recent": self.unscored.recent, "reasons": dict(self.unscored.reasons)}
+            atomic.write_json(costs, {"cost": dict(cost), "wrote": self.models.named(), "judged": judged})
             trajectories.write(path, groups, node=self.node.name)
         known = atomic.read_json(costs)
         self.cost.update(known["cost"])
         self.models.recall(known["wrote"])
+        self.unscored.recall(**known["judged"])
         return trajectories.read(path)
 
     def _context(self, cost: Counter) -> Context:

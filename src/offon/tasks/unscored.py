@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from scipy import special
 
@@ -49,6 +49,12 @@ class Unscored:
         if is_too_many(unscored, asked, self.limit):
             more = f"{unscored} of the last {asked} responses are unscored ({unscored / asked:.0%})"
             raise self._error(f"{more}, more than the {self.limit:.0%} allowed", self.reasons)
+
+    def recall(self, recent: Sequence[Sequence[int]], reasons: Mapping[str, int]) -> None:
+        """Be where another process was after its last part."""
+        self.recent[:] = [list(call) for call in recent]
+        self.reasons.clear()
+        self.reasons.update(reasons)
 
     def _error(self, what: str, reasons: Counter[str]) -> EngineError:
         return EngineError(
