@@ -138,9 +138,7 @@ def test_stopped_in_the_middle_of_making_it_ends_with_the_same_bytes_and_cost(fo
     assert all({**c, "seconds": 0} == {**costs[0], "seconds": 0} for c in costs)
 
 
-def test_what_was_unscored_and_who_wrote_it_is_remembered_over_a_stop_after_the_last_part(
-    folder, tmp_path, monkeypatch
-):
+def test_what_was_unscored_and_who_wrote_it_are_remembered_over_a_stop(folder, tmp_path, monkeypatch):
     """All parts are there and no model is loaded again: the words and the writers are those of a run without a stop."""
     reward = folder / "odd.py"
     reward.write_text(
