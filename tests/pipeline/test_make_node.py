@@ -143,7 +143,8 @@ def test_what_was_unscored_and_who_wrote_it_are_remembered_over_a_stop(folder, t
     reward = folder / "odd.py"
     reward.write_text(
         "def reward(completions, answer, **columns):\n"
-        "    return [float('nan') if 'w5' in text else float(right in text) for text, right in zip(completions, answer)]\n"
+        "    pairs = zip(completions, answer)\n"
+        "    return [float('nan') if 'w5' in text else float(right in text) for text, right in pairs]\n"
     )
     text = BEST.replace(
         "task: {jsonl: ./task.jsonl, verifier: exact}", f"task: {{python: '{reward}:reward', data: ./task.jsonl}}"

@@ -86,6 +86,7 @@ SOLVED = (
     "rationales",
     "rewritten",
     "self_distilled_sft",
+    "verifier",
 )  # rows that learn from right answers alone
 TOLD = "{prompt} hint {reference}"  # in words of the testbed, which has no others
 OTHERWISE = {  # arguments for fewer prompts, and in the testbed's words
