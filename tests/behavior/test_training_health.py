@@ -122,6 +122,18 @@ def test_prompts_that_a_stage_came_to_solve_were_not_solved_when_it_began():
     assert "mean reward 0.20 in its first quarter, 0.96 in its last" in in_the_end[0]
 
 
+@pytest.mark.fault("F47")
+def test_responses_that_grow_and_entropy_that_vanishes_are_told():
+    long, alike = (20.0,) * 10 + (90.0,) * 30, (1.2,) * 10 + (0.05,) * 30
+    (sentence,) = warnings(lengths=long)
+    assert sentence.startswith("responses grew from 20 to 90 tokens")
+    (sentence,) = warnings(entropies=alike)
+    assert sentence.startswith("entropy fell from 1.2 to 0.05 nats a token with rewards at 0.5")
+    solved = {"rewards": tuple(np.linspace(0.5, 0.99, 40)), "entropies": alike}
+    assert warnings(**solved) == [], "nothing is left to explore where everything is right"
+    assert warnings(lengths=(4.0,) * 10 + (13.0,) * 30, entropies=(1.2, 0.8, 0.6, 0.5) * 10) == []
+
+
 def test_standing_still_at_the_top_is_no_failure():
     flat = Est(0.0, -0.01, 0.01)
     top, low = Est(0.99, 0.98, 1.0), Est(0.2, 0.1, 0.3)

@@ -40,6 +40,8 @@ class StageStatistics:
     rewards: Sequence[float] = ()
     losses: Sequence[float] = ()  # of each step
     gradient_norms: Sequence[float] = ()  # of each step, before clipping
+    lengths: Sequence[float] = ()  # mean tokens of a response, of each step's rollouts
+    entropies: Sequence[float] = ()  # nats per token, of the same
     success_before: Est | None = None  # probe, held-out prompts
     success_after: Est | None = None
     success_change: Est | None = None  # paired by prompt
@@ -64,13 +66,17 @@ class Alarm:
     gradient_floor: float = 1.0  # the usual bound of clipping: below it a gradient is nothing to worry about
     collapse: float = 0.9  # share of the reward that is gone
     collapse_least: float = 0.1  # and how much of it, so that rare successes may come and go
+    length_times: float = 3.0  # the last quarter's length over the first's
+    length_least: float = 16.0  # and how many tokens more
+    entropy_share: float = 0.1  # of the first quarter's entropy, below which responses are nearly alike
+    entropy_reward: float = 0.8  # reward from where responses may be alike: they are right
     nothing_to_gain: float = 0.95  # success or reward from where standing still is no failure
 
 
 def explain(stage: StageStatistics, alarm: Alarm = Alarm()) -> list[str]:
     """Warnings of one stage, most fundamental first; empty if nothing is wrong enough."""
     learning = (_diverged, _collapsed, _skipped)
-    causes = (_supervision, *learning, _unscored, _truncated, _groups, _sampler, _clipped, _outcome)
+    causes = (_supervision, *learning, _unscored, _truncated, _lengths, _groups, _entropy, _sampler, _clipped, _outcome)
     return [sentence for cause in causes for sentence in cause(stage, alarm)]
 
 
@@ -169,6 +175,25 @@ def _truncated(stage: StageStatistics, alarm: Alarm):
         yield (
             f"{_share(stage.truncated)} of responses reach max_tokens without ending: an answer that is cut off "
             f"counts as wrong; raise max_tokens, or teach the model to stop with demonstrations"
+        )
+
+
+def _lengths(stage: StageStatistics, alarm: Alarm):
+    first, last = _ends(stage.lengths)
+    if last >= alarm.length_times * first and last - first >= alarm.length_least:
+        yield (
+            f"responses grew from {first:.0f} to {last:.0f} tokens: read the longest; where held-out success did not "
+            f"rise with them, length is what is rewarded"
+        )
+
+
+def _entropy(stage: StageStatistics, alarm: Alarm):
+    first, last = _ends(stage.entropies)
+    reward = _ends(stage.rewards)[1]
+    if len(stage.entropies) >= 4 and last < alarm.entropy_share * first and reward < alarm.entropy_reward:
+        yield (
+            f"entropy fell from {first:.2g} to {last:.2g} nats a token with rewards at {reward:.2f}: responses are "
+            f"nearly alike, so that groups teach little; entropy_bonus, a higher temperature, a smaller learning rate"
         )
 
 

@@ -160,6 +160,8 @@ def warnings(node: NodeDirectory, record: Mapping[str, Any], tasks: Mapping[str,
         rewards=of("reward"),
         losses=of("loss/total"),
         gradient_norms=of("grad_norm"),
+        lengths=of("completions/mean_length"),
+        entropies=of("entropy"),
     )
     sentences = [*holes(node, counters), *behavior.explain(common)]
     for name, entry in tasks.items():
