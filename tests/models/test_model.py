@@ -274,7 +274,7 @@ def test_damaged_or_unknown_files_are_refused(directory, tmp_path):
     assert "model.safetensors is damaged" in refusal(path)
     (path / "config.json").write_text("{")
     assert "not valid JSON" in refusal(path)
-    assert "does not know this kind" in refusal(copy_of(directory, tmp_path / "n", model_type="unheard_of"))
+    assert "transformers cannot make sense of config.json" in refusal(copy_of(directory, tmp_path / "n", model_type="unheard_of"))
 
 
 def test_a_missing_tokenizer_is_refused(tmp_path):
