@@ -274,7 +274,8 @@ def test_damaged_or_unknown_files_are_refused(directory, tmp_path):
     assert "model.safetensors is damaged" in refusal(path)
     (path / "config.json").write_text("{")
     assert "not valid JSON" in refusal(path)
-    assert "transformers cannot make sense of config.json" in refusal(copy_of(directory, tmp_path / "n", model_type="unheard_of"))
+    unheard = copy_of(directory, tmp_path / "n", model_type="unheard_of")
+    assert "transformers cannot make sense of config.json" in refusal(unheard)
 
 
 def test_a_missing_tokenizer_is_refused(tmp_path):
