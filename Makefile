@@ -3,7 +3,7 @@
 # make test-fast    layers, maths, parts, one path through each mechanism: under two minutes on one core
 # make faults       every numbered fault, provoked: docs/faults.md
 # make resume       every row of the catalogue killed and resumed, bit for bit: about 25 minutes on one core; ARGS="grpo" selects
-# make fuzz         10,000 inputs for every reader: a result or an error that says what is wrong
+# make fuzz         10,000 inputs for every form that is read, about half an hour on one core: a result or an error in words
 # make test-oldest  the tests with the oldest transformers admitted
 # make parity       rows against TRL's losses on equal inputs: docs/parity.md
 # make learning     each mechanism on the bottleneck it is meant for: docs/learning.md; ARGS="grpo raft" selects
