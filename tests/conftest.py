@@ -14,3 +14,12 @@ def one_thread_fixed_seed():
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
+
+
+SLOW = ("tests/faults/", "tests/fuzz/", "tests/catalogue/test_numbers.py", "tests/cli/test_contracts.py")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.nodeid.startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
